@@ -1,0 +1,139 @@
+"""What training reads again and again, computed once a clip: mouth cuts, mouth points, poses, a few faces, the voice."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from unisync_loss.aligner import resize, sample_mouth
+from unisync_loss.clips import ClipEntry
+from unisync_loss.faces import face_mesh, mouth_of_mesh, pose_of_mesh
+from unisync_loss.media import read_clip
+
+logger = logging.getLogger(__name__)
+VERSION = 1  # of the numbers below; a change makes old caches unused
+CUT_SIZE = 80  # pixels of a mouth cut, with room for the trainer to shift, scale and turn it
+CUT_SIDE = 1.25  # template units of a mouth cut
+VIEW_SIZE = 96  # pixels of a face view, for the aligner
+VIEWS = 8  # face views kept per clip
+_SMOOTHING = 2  # frames on either side that steady the measured pose
+_FEWEST_FACES = 0.8  # share of frames that must show a face
+
+
+class CachedClip(NamedTuple):
+    """A clip as training sees it, before its offset is put right.
+
+    Attributes:
+        cuts: (T, 80, 80, 3) uint8 mouth cuts at the measured pose.
+        points: (T, 52, 2) mouth points in template coordinates.
+        views: (V, 96, 96, 3) uint8 whole crops.
+        poses: (V, 2, 3) their poses.
+        waveform: (640 T,) float32.
+    """
+
+    cuts: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    views: NDArray[np.uint8]
+    poses: NDArray[np.float32]
+    waveform: NDArray[np.float32]
+
+
+def build_cache(entries: list[ClipEntry], folder: Path, workers: int) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """Compute what is missing, a file a clip, each under a temporary name first.
+
+    Args:
+        entries: the clips.
+        folder: of the cache; made if missing.
+        workers: processes.
+
+    Yields:
+        Clips done, clips in all, and the reasons of those skipped so far by clip name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [entry for entry in entries if not cache_path(entry, folder).exists()]
+    skipped: dict[str, str] = {}
+    done = len(entries) - len(todo)
+    yield done, len(entries), skipped
+    # spawned, because MediaPipe and PyTorch threads do not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pending = {pool.submit(_cache_one, entry, folder): entry for entry in todo}
+        for future in as_completed(pending):
+            reason = future.result()
+            done += 1
+            if reason:
+                skipped[pending[future].name] = reason
+            yield done, len(entries), skipped
+
+
+def cache_path(entry: ClipEntry, folder: Path) -> Path:
+    """File of one clip, named by the path, size and time of the source."""
+    status = entry.path.stat()
+    key = f"{VERSION} {entry.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+
+def load_cached(entry: ClipEntry, folder: Path) -> CachedClip:
+    """Read one clip of the cache."""
+    return CachedClip(**load_file(cache_path(entry, folder)))
+
+
+def _cache_one(entry: ClipEntry, folder: Path) -> str:
+    """Cache one clip; returns why it was skipped, or nothing."""
+    torch.set_num_threads(1)
+    try:
+        cached = measure_clip(entry)
+    except ValueError as error:
+        return str(error)
+    path = cache_path(entry, folder)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    save_file({key: np.ascontiguousarray(value) for key, value in cached._asdict().items()}, temporary)
+    temporary.replace(path)
+    return ""
+
+
+def measure_clip(entry: ClipEntry) -> CachedClip:
+    """Decode a clip and measure its face.
+
+    Raises:
+        ValueError: when it cannot be decoded, or shows no face in more than a fifth of its frames.
+    """
+    clip = read_clip(entry.path)
+    mesh = face_mesh(clip.frames)
+    seen = ~np.isnan(mesh).any((1, 2))
+    if seen.mean() < _FEWEST_FACES:
+        raise ValueError(f"{entry.name}: expected a face in every frame, found one in {seen.sum()} of {seen.size}")
+    mesh = _fill_gaps(mesh, seen)
+    pose = _smooth(pose_of_mesh(mesh, clip.frames.shape[1:3]))
+    picture = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w").float()
+    cuts = sample_mouth(picture, torch.from_numpy(pose), size=CUT_SIZE, side=CUT_SIDE)
+    kept = np.linspace(0, len(picture) - 1, VIEWS).round().astype(int)
+    views = resize(picture[kept], VIEW_SIZE, VIEW_SIZE)
+    return CachedClip(_to_bytes(cuts), mouth_of_mesh(mesh, pose), _to_bytes(views), pose[kept], clip.waveform)
+
+
+def _fill_gaps(mesh: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    nearest = np.abs(np.arange(len(mesh))[:, None] - np.flatnonzero(seen)[None]).argmin(1)
+    return mesh[np.flatnonzero(seen)[nearest]]
+
+
+def _smooth(pose: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Running mean over time: the measured pose trembles, a head does not."""
+    padded = np.pad(pose, ((_SMOOTHING, _SMOOTHING), (0, 0), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _SMOOTHING + 1, axis=0)
+    return windows.mean(-1).astype(np.float32)
+
+
+def _to_bytes(picture: torch.Tensor) -> NDArray[np.uint8]:
+    return rearrange(picture.clamp(0, 255).round().byte(), "t c h w -> t h w c").contiguous().numpy()

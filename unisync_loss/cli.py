@@ -1,0 +1,177 @@
+"""The ``unisync`` program. Exit code 0: done; 1: the input's fault, one line on stderr; 2: wrong usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unisync_loss import __version__
+from unisync_loss.config import UniSyncConfig
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Lip-sync expert, loss and measures."
+)
+#: what a user's input can cause; anything else is our defect and keeps its traceback
+INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError, ImportError, FloatingPointError)
+
+Model = Annotated[str, typer.Option(help="Released name, checkpoint folder, or owner/name[@revision] on the Hub.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once."""
+    typer.echo(line, err=True)
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@app.command()
+def demo(
+    video: Annotated[Path | None, typer.Option(help="A clip of one face; default: the embedded drawn face.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("out/demo"),
+    model: Model = "mel-rgb",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; default: some three minutes.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a small generator with and without the loss, and show what it learnt."""
+    from unisync_loss.demo import run_demo
+    from unisync_loss.pretrained import load_expert
+
+    result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, progress=say)
+    typer.echo(result.table())
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    val: Annotated[Path | None, typer.Option(help="Validation folder, of other speakers.")] = None,
+    audio: Annotated[str, typer.Option(help="Audio representation.")] = "mel",
+    visual: Annotated[str, typer.Option(help="Visual representation.")] = "rgb",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")] = None,
+    align_steps: Annotated[int, typer.Option(min=0)] = 1500,
+    geometry_steps: Annotated[int, typer.Option(min=0)] = 500,
+    sync_steps: Annotated[int, typer.Option(min=0)] = 500,
+    joint_steps: Annotated[int, typer.Option(min=0)] = 2000,
+    clips: Annotated[int, typer.Option(min=2, help="Clips of a batch.")] = 32,
+    val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = max(1, (os.cpu_count() or 1)),
+    seed: Seed = 0,
+) -> None:
+    """Train an expert on folders of clips, in stages: face pose, mouth shape, sync, all at once."""
+    from unisync_loss.train import TrainConfig
+    from unisync_loss.train import train as run
+
+    config = TrainConfig(
+        data=tuple(str(folder) for folder in data),
+        out=str(out),
+        val=str(val) if val else None,
+        cache=str(cache) if cache else None,
+        seed=seed,
+        align_steps=align_steps,
+        geometry_steps=geometry_steps,
+        sync_steps=sync_steps,
+        joint_steps=joint_steps,
+        clips=clips,
+        val_every=val_every,
+        workers=workers,
+    )
+    run(config, UniSyncConfig.from_dict({"audio": audio, "visual": visual}), resume=resume, say=say)
+    typer.echo(f"checkpoints: {out / 'best'}, {out / 'last'}")
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4.")],
+    model: Model = "mel-rgb",
+    seed: Seed = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only so many clips, spread over the folder.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
+    from unisync_loss.clips import list_clips
+    from unisync_loss.evaluate import embed_clips, summarise
+    from unisync_loss.pretrained import load_expert
+
+    expert = load_expert(model)
+    entries = list_clips(data)
+    if limit is not None and limit < len(entries):
+        entries = [entries[index * len(entries) // limit] for index in range(limit)]
+    clips = []
+    started, last = time.monotonic(), 0.0
+    for clip in embed_clips(expert, entries):
+        clips.append(clip)
+        now = time.monotonic()
+        if now - last > 5:
+            last, left = now, (now - started) / len(clips) * (len(entries) - len(clips))
+            say(f"{len(clips)}/{len(entries)} clips, {left:.0f} s left")
+    report = summarise(clips, expert, model, seed)
+    if json_file:
+        write_json(json_file, report)
+    typer.echo(report_table(report))
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """The report of ``eval`` as text."""
+    pairs = report["pairs"]
+    lines = [
+        f"{report['model']}: {report['clips']} clips, {report['speakers']} speakers, {pairs['n']} pairs, seed {report['seed']}",
+        f"pairs        accuracy {pairs['accuracy']:.3f} {pairs['ci95']} at {pairs['threshold']}",
+        f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
+        f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
+    ]
+    for frames, row in report["retrieval"].items():
+        lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
+    lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
+    parts = {"voiced": report["voiced"], "unvoiced": report["unvoiced"], **report["by_corpus"], **report["by_language"]}
+    for name, row in parts.items():
+        if row:
+            lines.append(f"  {name:22} accuracy {row['accuracy']:.3f}  AUC {row['auc']:.3f}  of {row['n']}")
+    return "\n".join(lines)
+
+
+@app.command()
+def info(
+    model: Annotated[str | None, typer.Argument(help="Released name, folder or owner/name; none lists what is bundled.")] = None,
+    json_file: Json = None,
+) -> None:
+    """List the bundled checkpoints, or show one's input contract."""
+    from unisync_loss.pretrained import list_pretrained, load_expert
+
+    if model is None:
+        report: dict[str, Any] = {"version": __version__, "pretrained": [str(name) for name in list_pretrained()]}
+    else:
+        expert = load_expert(model)
+        count = sum(parameter.numel() for parameter in expert.parameters())
+        report = {"model": model, "parameters": count, **asdict(expert.config)}
+    if json_file:
+        write_json(json_file, report)
+    typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the program."""
+    try:
+        app()
+    except INPUT_ERRORS as error:
+        sys.exit(f"unisync: {error}")
+
+
+if __name__ == "__main__":
+    main()

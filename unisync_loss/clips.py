@@ -1,0 +1,159 @@
+"""Folders of clips: ``ROOT/<corpus>/<speaker>/<clip>.mp4``, with ``ROOT/offsets.csv`` honoured where present."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.media import Clip, read_clip
+
+logger = logging.getLogger(__name__)
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One clip of a folder.
+
+    Attributes:
+        path: the file.
+        name: path relative to the folder, with forward slashes.
+        corpus: first folder.
+        speaker: ``<corpus>/<speaker>``.
+        offset: frames by which the audio is late (positive) or early, to be put right when read.
+        language: from ``manifest.csv`` beside or above the folder, ``"?"`` where unknown.
+    """
+
+    path: Path
+    name: str
+    corpus: str
+    speaker: str
+    offset: float = 0.0
+    language: str = "?"
+
+
+def list_clips(root: str | os.PathLike[str]) -> list[ClipEntry]:
+    """List the clips of a data folder in order of name.
+
+    Args:
+        root: folder of ``<corpus>/<speaker>/<clip>`` video files. ``offsets.csv`` (``clip,offset_frames,…``) in it
+            shifts the audio of the clips it names and leaves out those with an empty offset.
+
+    Returns:
+        The clips.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: when it holds no clips, or ``offsets.csv`` cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such data folder: {root}")
+    offsets = _read_offsets(root / "offsets.csv")
+    languages = _read_languages(root)
+    entries = []
+    left_out = 0
+    for path in sorted(root.glob("*/*/*")):
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        offset = offsets.get(name, 0.0)
+        if offset is None:
+            left_out += 1
+            continue
+        corpus, speaker, _ = name.split("/")
+        entries.append(ClipEntry(path, name, corpus, f"{corpus}/{speaker}", offset, languages.get(name, "?")))
+    if not entries:
+        raise ValueError(f"expected {root}/<corpus>/<speaker>/<clip>.mp4, found no video file there")
+    logger.info("%s: %d clips, %d left out by offsets.csv", root, len(entries), left_out)
+    return entries
+
+
+def load_clip(entry: ClipEntry) -> Clip:
+    """Decode a clip with its offset put right.
+
+    Args:
+        entry: of :func:`list_clips`.
+
+    Returns:
+        The clip, cut to the frames for which there is audio.
+
+    Raises:
+        ValueError: when the file cannot be decoded, or is shorter than a window.
+    """
+    clip = shift_audio(read_clip(entry.path), entry.offset)
+    if len(clip.frames) < WINDOW_FRAMES:
+        raise ValueError(f"{entry.path}: expected at least {WINDOW_FRAMES} frames, got {len(clip.frames)}")
+    return clip
+
+
+def shift_audio(clip: Clip, offset: float) -> Clip:
+    """Read the audio ``offset`` frames later, so that audio that late comes into sync.
+
+    Args:
+        clip: frames (T, H, W, 3) and waveform (640 T,).
+        offset: frames, may be fractional; positive = audio is late.
+
+    Returns:
+        The clip without the frames at either end that would have no audio.
+    """
+    first, last = frames_with_audio(len(clip.frames), offset)
+    start = round((first + offset) * SAMPLES_PER_FRAME)
+    samples = (last - first) * SAMPLES_PER_FRAME
+    return Clip(clip.frames[first:last], clip.waveform[start : start + samples])
+
+
+def frames_with_audio(frames: int, offset: float) -> tuple[int, int]:
+    """First and last (exclusive) frame that have audio once the offset is put right."""
+    first = max(0, math.ceil(-offset))
+    return first, max(first, min(frames, math.floor(frames - offset)))
+
+
+def _read_offsets(path: Path) -> dict[str, float | None]:
+    if not path.is_file():
+        return {}
+    offsets: dict[str, float | None] = {}
+    for row in _rows(path, ("clip", "offset_frames")):
+        text = row["offset_frames"].strip()
+        try:
+            offset = float(text) if text else None
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a number of frames for {row['clip']}, got {text!r}") from error
+        if offset is not None and not math.isfinite(offset):
+            raise ValueError(f"{path}: expected a finite number of frames for {row['clip']}, got {text!r}")
+        offsets[row["clip"]] = offset
+    return offsets
+
+
+def _read_languages(root: Path) -> dict[str, str]:
+    for folder, split in ((root, None), (root.parent, root.name)):
+        manifest = folder / "manifest.csv"
+        if manifest.is_file():
+            rows = _rows(manifest, ("clip", "language"))
+            return {row["clip"]: row["language"] for row in rows if split is None or row.get("split") == split}
+    return {}
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}: expected columns {', '.join(columns)}, missing {', '.join(missing)}")
+        yield from reader
+
+
+def group_by_speaker(entries: list[ClipEntry]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """Indices of each speaker's clips."""
+    groups: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        groups.setdefault(entry.speaker, []).append(index)
+    return {speaker: np.array(indices) for speaker, indices in groups.items()}

@@ -1,0 +1,146 @@
+"""Everything needed to rebuild an expert and to feed it what it was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Literal, get_args, get_type_hints
+
+AudioRepresentation = Literal["mel", "hubert"]
+VisualRepresentation = Literal["rgb", "parsing", "landmarks", "3dmm"]
+Architecture = Literal["paper", "small"]
+
+SAMPLE_RATE = 16_000  # Hz, of every waveform
+FPS = 25  # video frames per second
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
+WINDOW_FRAMES = 5  # 0.2 s, the paper's section III-B
+#: audio steps per second: mel hop 200 of 16 kHz, HuBERT stride 320 of 16 kHz
+STEP_RATE: dict[str, int] = {"mel": 80, "hubert": 50}
+#: audio steps in a window of 0.2 s
+WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate in STEP_RATE.items()}
+#: features of one audio step, where the representation fixes or suggests them
+AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
+#: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
+VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": 5, "landmarks": 136, "3dmm": 64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniSyncConfig:
+    """An expert's recipe and input contract, saved as ``config.json`` beside the weights.
+
+    Args:
+        audio: audio representation, ``"mel"`` or ``"hubert"``.
+        visual: visual representation, ``"rgb"``, ``"parsing"``, ``"landmarks"`` or ``"3dmm"``.
+        architecture: ``"paper"`` (16.3 M parameters, arXiv 2503.16357 Table III) or ``"small"`` (per-frame visual
+            trunk and dense audio convolutions, under 5 M).
+        embedding: size D of both embeddings.
+        audio_features: features of one audio step; 0 takes the usual number of the representation.
+        visual_features: features of one frame (colour channels, parsing groups, points x dimensions, coefficients);
+            0 takes the usual number of the representation.
+        mel_padding: STFT padding, ``"reflect"`` (librosa before 0.9, Wav2Lip's released weights) or ``"constant"``.
+        channel_order: colour channel order of the frames, always ``"rgb"``.
+        value_range: range of the pixel values.
+        crop: what the frames show, in words.
+        hubert_model: ``transformers`` id of the HuBERT model that made the features, with its revision and layer.
+        hubert_revision: commit of that model.
+        hubert_layer: hidden layer taken, -1 for the last.
+        margin_same: eq. 1 margin of same-speaker negatives in training.
+        margin_cross: eq. 1 margin of cross-speaker negatives in training.
+        threshold: the decision boundary of this checkpoint, chosen on validation data.
+
+    Raises:
+        ValueError: for a value outside its choices or range.
+
+    Example:
+        >>> UniSyncConfig(audio="mel", visual="rgb").window_steps
+        16
+    """
+
+    audio: AudioRepresentation = "mel"
+    visual: VisualRepresentation = "rgb"
+    architecture: Architecture = "small"
+    embedding: int = 512
+    audio_features: int = 0
+    visual_features: int = 0
+    mel_padding: Literal["reflect", "constant"] = "reflect"
+    channel_order: Literal["rgb"] = "rgb"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    crop: str = "one face, forehead to chin or up to 1.8 times that, eyes level to about 20 degrees"
+    hubert_model: str = "facebook/hubert-large-ls960-ft"
+    hubert_revision: str = "main"
+    hubert_layer: int = -1
+    margin_same: float = 0.1
+    margin_cross: float = 0.3
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Fill in the usual feature counts and check every choice and range."""
+        hints = get_type_hints(UniSyncConfig)
+        for name in ("audio", "visual", "architecture", "mel_padding", "channel_order"):
+            choices = get_args(hints[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        object.__setattr__(self, "audio_features", self.audio_features or AUDIO_FEATURES[self.audio])
+        object.__setattr__(self, "visual_features", self.visual_features or VISUAL_FEATURES[self.visual])
+        object.__setattr__(self, "value_range", tuple(self.value_range))
+        for name in ("embedding", "audio_features", "visual_features"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a positive whole number, got {value!r}")
+        for name in ("margin_same", "margin_cross", "threshold"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
+        if self.audio == "mel" and self.audio_features != AUDIO_FEATURES["mel"]:
+            raise ValueError(f"audio_features: expected 80 mel bins, got {self.audio_features}")
+        if self.visual == "rgb" and self.visual_features != VISUAL_FEATURES["rgb"]:
+            raise ValueError(f"visual_features: expected 3 colour channels, got {self.visual_features}")
+
+    @property
+    def window_steps(self) -> int:
+        """Audio steps in one window."""
+        return WINDOW_STEPS[self.audio]
+
+    @property
+    def steps_per_frame(self) -> Fraction:
+        """Audio steps per video frame: 16/5 for mel, 2 for HuBERT."""
+        return Fraction(STEP_RATE[self.audio], FPS)
+
+    @property
+    def name(self) -> str:
+        """Name of the pair, such as ``"mel-rgb"``."""
+        return f"{self.audio}-{self.visual}"
+
+    def to_json(self) -> str:
+        """Return the config as JSON text, one field a line."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UniSyncConfig:
+        """Build a config from a mapping, refusing fields that this version does not know.
+
+        Raises:
+            ValueError: for an unknown field, or a value out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"config: unknown fields {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> UniSyncConfig:
+        """Build a config from JSON text.
+
+        Raises:
+            ValueError: for text that is not a JSON object, an unknown field, or a value out of range.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"config: expected a JSON object, got text that does not parse ({error})") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"config: expected a JSON object, got {type(values).__name__}")
+        return cls.from_dict(values)

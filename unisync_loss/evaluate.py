@@ -1,0 +1,313 @@
+"""How good an expert is: the protocols ``pairs`` and ``retrieval@K``, with intervals, on folders of clips.
+
+``pairs``: each synchronised window against the same clip's audio at a random other place at least two frames away;
+balanced; at 0.5 and at the checkpoint's own threshold. ``retrieval@K``: the right offset within ±1 frame among 31, by
+averaging K - 4 neighbouring windows. Intervals are 95 % percentile bootstraps over clips: windows of one clip are not
+independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unisync_loss.clips import ClipEntry, load_clip
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.functional import offset_matrix, unit_rectified
+
+MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
+MAX_OFFSET = 15  # frames
+RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
+TOLERANCE = 1  # frame
+BOOTSTRAPS = 1000
+_CHUNK_FRAMES = 250  # of a clip encoded at a time: constant memory
+_VOICED = 0.1  # share of the clip's loud level above which a window counts as voiced
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClipEmbedding:
+    """A clip as an expert sees it.
+
+    Attributes:
+        entry: the clip.
+        audio: (W, D) before ReLU.
+        visual: (W, D) before ReLU.
+        voiced: (W,) windows with a voice in them, by level.
+    """
+
+    entry: ClipEntry
+    audio: Tensor
+    visual: Tensor
+    voiced: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Scores of balanced pairs.
+
+    Attributes:
+        positive: (n,) probabilities of the synchronised windows.
+        negative: (n,) of the same windows with audio from elsewhere in the clip.
+        clip: (n,) index of the clip.
+        voiced: (n,) whether the window has a voice in it.
+    """
+
+    positive: Array
+    negative: Array
+    clip: NDArray[np.int64]
+    voiced: NDArray[np.bool_]
+
+    def where(self, mask: NDArray[np.bool_]) -> PairScores:
+        """Select pairs."""
+        return PairScores(self.positive[mask], self.negative[mask], self.clip[mask], self.voiced[mask])
+
+
+def embed_clips(
+    expert: UniSyncExpert, entries: Sequence[ClipEntry], transform: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[ClipEmbedding]:
+    """Decode and embed clips one by one.
+
+    Args:
+        expert: in eval mode.
+        entries: of ``clips.list_clips``.
+        transform: applied to the (1, T, 3, H, W) video first, to test robustness.
+
+    Yields:
+        One embedding a clip, in order.
+
+    Raises:
+        ValueError: for an expert of anything but mel and RGB, or a clip that cannot be read.
+    """
+    if expert.config.name != "mel-rgb":
+        raise ValueError(f"expected a mel-rgb expert for video files, got {expert.config.name}")
+    device = next(expert.parameters()).device
+    for entry in entries:
+        clip = load_clip(entry)
+        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+        waveform = torch.from_numpy(clip.waveform)[None].to(device)
+        with torch.inference_mode():
+            audio = expert.encode_audio(waveform, video.shape[1])[0]
+            visual = torch.cat(
+                [
+                    expert.encode_visual(transform(chunk) if transform else chunk)[0]
+                    for chunk in (piece.to(device).float() / 255 for piece in _overlapping(video))
+                ]
+            )
+        yield ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
+
+
+def _overlapping(video: Tensor) -> Iterator[Tensor]:
+    """Cut (1, T, …) into chunks that share four frames, so that no window is lost."""
+    frames = video.shape[1]
+    for start in range(0, frames - 4, _CHUNK_FRAMES):
+        yield video[:, start : start + _CHUNK_FRAMES + 4]
+
+
+def voiced_windows(waveform: NDArray[np.float32], windows: int) -> NDArray[np.bool_]:
+    """Windows of 0.2 s whose level exceeds a tenth of the clip's loud level."""
+    slices = np.lib.stride_tricks.sliding_window_view(waveform, 3200)[::640][:windows]
+    level = np.sqrt((slices.astype(np.float64) ** 2).mean(1))
+    voiced: NDArray[np.bool_] = level > max(_VOICED * np.percentile(level, 95), 1e-4)
+    return voiced
+
+
+def similarity(clip: ClipEmbedding) -> Array:
+    """Probability of every visual window against every audio window of a clip, (W, W)."""
+    table = unit_rectified(clip.visual) @ unit_rectified(clip.audio).T
+    return table.clamp(0, 1).double().numpy()
+
+
+def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
+    """Draw one negative for every window and score both.
+
+    Args:
+        clips: embedded clips; those of fewer than three windows have no negative and are left out.
+        seed: of the draw.
+
+    Returns:
+        Scores of balanced pairs.
+
+    Raises:
+        ValueError: when no clip is long enough.
+    """
+    generator = np.random.default_rng(seed)
+    columns: list[tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]] = []
+    for index, clip in enumerate(clips):
+        windows = len(clip.visual)
+        other = draw_elsewhere(windows, generator)
+        rows = np.flatnonzero(other >= 0)
+        table = similarity(clip)
+        columns.append((table[rows, rows], table[rows, other[rows]], np.full(len(rows), index), clip.voiced[rows]))
+    if not sum(len(column[0]) for column in columns):
+        raise ValueError(f"pairs: expected clips of at least {MIN_SHIFT + 5} frames, got none")
+    positive, negative, clip_index, voiced = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return PairScores(positive, negative, clip_index, voiced)
+
+
+def draw_elsewhere(windows: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """For each window another one at least MIN_SHIFT away, uniformly; -1 where there is none."""
+    here = np.arange(windows)
+    before = np.maximum(here - MIN_SHIFT + 1, 0)
+    after = np.maximum(windows - here - MIN_SHIFT, 0)
+    total = before + after
+    pick = np.floor(generator.random(windows) * total).astype(np.int64)
+    return np.where(total == 0, -1, np.where(pick < before, pick, pick - before + here + MIN_SHIFT))
+
+
+def area_under_curve(positive: Array, negative: Array) -> float:
+    """Probability that a positive outscores a negative, ties counted half (Mann-Whitney)."""
+    order = np.sort(negative)
+    below = np.searchsorted(order, positive, side="left")
+    ties = np.searchsorted(order, positive, side="right") - below
+    return float((below + ties / 2).mean() / len(negative))
+
+
+def accuracy_at(scores: PairScores, threshold: float) -> float:
+    """Balanced accuracy of ``p > threshold``."""
+    return float(((scores.positive > threshold).mean() + (scores.negative <= threshold).mean()) / 2)
+
+
+def best_threshold(scores: PairScores) -> float:
+    """Threshold with the highest balanced accuracy; for validation data only."""
+    candidates = np.quantile(np.concatenate([scores.positive, scores.negative]), np.linspace(0.005, 0.995, 199))
+    return float(max(candidates, key=lambda threshold: accuracy_at(scores, float(threshold))))
+
+
+def bootstrap(values: dict[str, Callable[[PairScores], float]], scores: PairScores, seed: int) -> dict[str, list[float]]:
+    """95 % percentile intervals over clips.
+
+    Args:
+        values: statistics by name.
+        scores: the pairs.
+        seed: of the resampling.
+
+    Returns:
+        [low, high] by name.
+    """
+    generator = np.random.default_rng(seed)
+    order = np.argsort(scores.clip, kind="stable")
+    clips, first = np.unique(scores.clip[order], return_index=True)
+    rows = np.split(order, first[1:])
+    drawn: dict[str, list[float]] = {name: [] for name in values}
+    for _ in range(BOOTSTRAPS):
+        index = np.concatenate([rows[i] for i in generator.integers(len(clips), size=len(clips))])
+        sample = PairScores(scores.positive[index], scores.negative[index], scores.clip[index], scores.voiced[index])
+        for name, statistic in values.items():
+            drawn[name].append(statistic(sample))
+    return {name: [round(float(x), 4) for x in np.percentile(series, [2.5, 97.5])] for name, series in drawn.items()}
+
+
+def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
+    """Whether the best of 31 offsets is within one frame of 0, for every run of ``frames`` frames.
+
+    Args:
+        clip: embedded clip.
+        frames: K, 5 or more; K - 4 neighbouring windows are averaged.
+
+    Returns:
+        (n,) with n the runs; none for a clip shorter than K frames.
+    """
+    # offsets whose audio lies outside the clip cannot be chosen: short clips have fewer candidates
+    table = offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double()
+    runs = table.unfold(0, frames - 4, 1) if len(table) >= frames - 4 else table[:0].unfold(0, 0, 1)
+    mean = runs.mean(-1).nan_to_num(-1).numpy()
+    return np.abs(mean.argmax(1) - MAX_OFFSET) <= TOLERANCE
+
+
+def estimate_offset(clip: ClipEmbedding) -> int:
+    """Offset of a whole clip in frames, positive = audio late: the highest mean probability among 31."""
+    table = offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double().numpy()
+    enough = (~np.isnan(table)).sum(0) >= max(1, min(len(table), 10) // 2)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(enough, np.nansum(table, 0) / np.maximum((~np.isnan(table)).sum(0), 1), -1)
+    return int(mean.argmax()) - MAX_OFFSET
+
+
+def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
+    """Accuracy at 0.5 and at the threshold, and AUC, with intervals."""
+    statistics: dict[str, Callable[[PairScores], float]] = {
+        "accuracy_at_0.5": lambda s: accuracy_at(s, 0.5),
+        "accuracy": lambda s: accuracy_at(s, threshold),
+        "auc": lambda s: area_under_curve(s.positive, s.negative),
+    }
+    intervals = bootstrap(statistics, scores, seed)
+    values = {name: round(statistic(scores), 4) for name, statistic in statistics.items()}
+    return {
+        **values,
+        "threshold": round(threshold, 4),
+        "n": 2 * len(scores.positive),
+        "ci95": intervals["accuracy"],
+        "ci95_accuracy_at_0.5": intervals["accuracy_at_0.5"],
+        "ci95_auc": intervals["auc"],
+    }
+
+
+def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, dict[str, Any]]:
+    """``retrieval@K`` for every K, with intervals over clips."""
+    generator = np.random.default_rng(seed)
+    summary: dict[str, dict[str, Any]] = {}
+    for frames in RETRIEVAL_FRAMES:
+        hits = [hit for hit in (retrieve(clip, frames) for clip in clips if len(clip.visual) >= frames - 4) if hit.size]
+        if not hits:
+            continue
+        right, count = np.array([hit.sum() for hit in hits]), np.array([hit.size for hit in hits])
+        draws = generator.integers(len(hits), size=(BOOTSTRAPS, len(hits)))
+        interval = np.percentile(right[draws].sum(1) / count[draws].sum(1), [2.5, 97.5])
+        summary[str(frames)] = {
+            "accuracy": round(float(right.sum() / count.sum()), 4),
+            "ci95": [round(float(x), 4) for x in interval],
+            "n": int(count.sum()),
+        }
+    return summary
+
+
+def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str, seed: int) -> dict[str, Any]:
+    """Everything that ``unisync eval`` writes.
+
+    Args:
+        clips: embedded clips.
+        expert: for its config.
+        model: its name or folder.
+        seed: of pairs and intervals.
+
+    Returns:
+        The report, ready for JSON.
+    """
+    threshold = expert.config.threshold
+    scores = score_pairs(clips, seed)
+
+    def brief(mask: NDArray[np.bool_]) -> dict[str, Any]:
+        part = scores.where(mask)
+        area = area_under_curve(part.positive, part.negative)
+        return {"accuracy": round(accuracy_at(part, threshold), 4), "auc": round(area, 4), "n": 2 * len(part.positive)}
+
+    def by(key: Callable[[ClipEntry], str]) -> dict[str, Any]:
+        keys = np.array([key(clip.entry) for clip in clips])
+        return {name: brief(keys[scores.clip] == name) for name in sorted(set(keys[np.unique(scores.clip)]))}
+
+    offsets = np.array([estimate_offset(clip) for clip in clips])
+    return {
+        "model": model,
+        "audio": expert.config.audio,
+        "visual": expert.config.visual,
+        "clips": len(clips),
+        "speakers": len({clip.entry.speaker for clip in clips}),
+        "seed": seed,
+        "protocol": f"pairs: same clip, at least {MIN_SHIFT} frames away, balanced; retrieval@K: ±1 frame among 31",
+        "pairs": summarise_pairs(scores, threshold, seed),
+        "voiced": brief(scores.voiced) if scores.voiced.any() else None,
+        "unvoiced": brief(~scores.voiced) if (~scores.voiced).any() else None,
+        "retrieval": summarise_retrieval(clips, seed),
+        "offset_within_1": round(float((np.abs(offsets) <= TOLERANCE).mean()), 4),
+        "by_corpus": by(lambda entry: entry.corpus),
+        "by_language": by(lambda entry: entry.language),
+    }

@@ -1,0 +1,184 @@
+"""The mathematics: pure functions of tensors.
+
+Axes: B batch, W windows, D embedding, K candidate offsets. A positive offset means that the audio is late.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EPSILON = 1e-6  # probabilities are kept in [EPSILON, 1 - EPSILON] before a logarithm: no loss above 13.8
+SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that stands in for ReLU in the backward pass
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def straight_through_clamp(value: Tensor, low: float, high: float) -> Tensor:
+    """Clamp in the forward pass, identity in the backward pass.
+
+    A plain clamp has no gradient outside its range, just where a generator needs one.
+
+    Args:
+        value: any shape.
+        low: lower bound.
+        high: upper bound.
+
+    Returns:
+        Same shape, in [low, high].
+    """
+    return value + (value.clamp(low, high) - value).detach()
+
+
+def relu_cosine(audio: Tensor, visual: Tensor, *, negative_slope: float = 0.0) -> Tensor:
+    """Cosine of the rectified embeddings in float32, whatever autocast says.
+
+    bfloat16 has no value between 0.996 and 1, so the head of the expert never runs in it.
+
+    Args:
+        audio: (..., D) before ReLU.
+        visual: (..., D) before ReLU, broadcast against ``audio``.
+        negative_slope: 0 is ReLU; above 0 a leaky ReLU.
+
+    Returns:
+        (...) in [0, 1] for ReLU, up to rounding; 0 where an embedding is all zero.
+    """
+    with torch.autocast(device_type=audio.device.type, enabled=False):
+        audio, visual = (at_least_float32(embedding) for embedding in (audio, visual))
+        rectified = (F.leaky_relu(embedding, negative_slope) for embedding in (audio, visual))
+        return F.cosine_similarity(*rectified, dim=-1)
+
+
+def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) -> Tensor:
+    """Probability that audio and face belong together, ``cos(relu(a), relu(v))`` (eq. 2).
+
+    Args:
+        audio: (..., D) audio embedding before ReLU.
+        visual: (..., D) visual embedding before ReLU.
+        surrogate: take the backward pass from a leaky ReLU. Embeddings that do not overlap have probability 0 and
+            an exactly zero gradient under ReLU; a generator could never leave that. The value is unchanged.
+
+    Returns:
+        (...) float32 in [0, 1]; gradients pass through the clamp.
+
+    Example:
+        >>> sync_probability(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])).item()  # doctest: +ELLIPSIS
+        0.7071...
+    """
+    probability = relu_cosine(audio, visual)
+    if surrogate:
+        soft = relu_cosine(audio, visual, negative_slope=SURROGATE_SLOPE)
+        probability = soft + (probability - soft).detach()
+    return straight_through_clamp(probability, 0.0, 1.0)
+
+
+def margin_loss(probability: Tensor, target: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Margin-based binary cross-entropy of the paper's eq. 1, one value per pair, without the weight decay term.
+
+    ``-[y log p + (1 - y) log(1 - max(0, p - m))]``. The margin lowers the penalty of a negative: no loss up to
+    ``p = m``, at most ``-log m`` at ``p = 1``. Positives have none.
+
+    Args:
+        probability: (...) in [0, 1].
+        target: (...) 1 for synchronised, 0 for not; broadcast.
+        margin: (...) margin of each pair's kind, in [0, 1); broadcast.
+
+    Returns:
+        (...) float32, in [0, -log EPSILON].
+
+    Example:
+        >>> margin_loss(torch.tensor(0.8), torch.tensor(0.0), 0.3).item()  # doctest: +ELLIPSIS
+        0.693...
+    """
+    probability = at_least_float32(probability)
+    excess = F.relu(probability - margin)
+    positive = -straight_through_clamp(probability, EPSILON, 1.0).log()
+    negative = -straight_through_clamp(1 - excess, EPSILON, 1.0).log()
+    return target * positive + (1 - target) * negative
+
+
+def margin_plateau(margin_same: float, margin_cross: float, cross_share: float, positive_share: float = 0.5) -> float:
+    """Loss of the best constant answer: what a model that has learnt nothing shows (0.693 only without margins).
+
+    Args:
+        margin_same: margin of same-speaker negatives.
+        margin_cross: margin of cross-speaker negatives.
+        cross_share: share of cross-speaker pairs among the negatives.
+        positive_share: share of synchronised pairs among all.
+
+    Returns:
+        The plateau of eq. 1.
+    """
+    constant = torch.linspace(EPSILON, 1 - EPSILON, 100_001, dtype=torch.float64)
+    same, cross = (-(1 - F.relu(constant - margin)).log() for margin in (margin_same, margin_cross))
+    negative = (1 - cross_share) * same + cross_share * cross
+    loss = positive_share * -constant.log() + (1 - positive_share) * negative
+    return loss.min().item()
+
+
+def offset_matrix(audio: Tensor, visual: Tensor, max_offset: int = 15) -> Tensor:
+    """Probability of every window against the audio of every candidate offset.
+
+    Args:
+        audio: (B, W, D) embeddings of consecutive windows.
+        visual: (B, W, D) embeddings of the same windows.
+        max_offset: largest offset in frames.
+
+    Returns:
+        (B, W, K) with K = 2 * max_offset + 1; entry k holds visual window w against audio window
+        w + k - max_offset, so a maximum at ``k = max_offset + d`` means that the audio is d frames late.
+        NaN where that audio window does not exist.
+    """
+    windows = visual.shape[1]
+    table = torch.einsum("bvd,bad->bva", unit_rectified(visual), unit_rectified(audio)).clamp(0, 1)
+    table = F.pad(table, (max_offset, max_offset), value=torch.nan)
+    columns = torch.arange(2 * max_offset + 1, device=table.device) + torch.arange(windows, device=table.device)[:, None]
+    return table.gather(2, columns.expand(table.shape[0], -1, -1))
+
+
+def unit_rectified(embedding: Tensor) -> Tensor:
+    """ReLU and L2 normalisation in float32, so that an inner product is the sync probability.
+
+    Args:
+        embedding: (..., D) before ReLU.
+
+    Returns:
+        (..., D) of norm 1, or 0 for an embedding without a positive entry.
+    """
+    with torch.autocast(device_type=embedding.device.type, enabled=False):
+        return F.normalize(F.relu(at_least_float32(embedding)), dim=-1, eps=1e-8)
+
+
+def reduce(values: Tensor, weights: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
+    """Weighted reduction over windows.
+
+    Args:
+        values: (B, W).
+        weights: (B, W), at least 0; None weighs all windows alike. A weight of 0 leaves the window out.
+        reduction: ``"mean"`` (weighted mean of all windows, 0 without any), ``"sum"``, or ``"none"`` (weighted
+            mean of each clip, (B,)).
+
+    Returns:
+        Scalar, or (B,) for ``"none"``.
+
+    Raises:
+        ValueError: for another reduction.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+    weights = torch.ones_like(values) if weights is None else weights.to(values).expand_as(values)
+    # where(), not a product: 0 * NaN of a window that is left out would be NaN
+    weighted = torch.where(weights > 0, values * weights, 0.0)
+    if reduction == "sum":
+        return weighted.sum()
+    axes = (0, 1) if reduction == "mean" else (1,)
+    total = weights.sum(axes)
+    return weighted.sum(axes) / torch.where(total > 0, total, 1.0)
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Raise half precision to float32 and leave float64 alone."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

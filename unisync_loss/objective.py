@@ -1,0 +1,85 @@
+"""What the trainer minimises: all pairs of a batch at once, and eq. 1 on the same pairs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisync_loss.functional import margin_loss, unit_rectified
+
+MIN_SHIFT = 2  # frames; windows of a clip one frame apart are neither a match nor a mismatch
+
+
+class PairKinds(NamedTuple):
+    """Kind of every pair of the N windows of a batch, (N, N) each; rows are visual, columns audio.
+
+    Attributes:
+        same: same clip, at least two frames apart.
+        cross: two speakers.
+        ignored: same clip, one frame apart.
+    """
+
+    same: Tensor
+    cross: Tensor
+    ignored: Tensor
+
+
+def pair_kinds(clip: Tensor, speaker: Tensor, time: Tensor) -> PairKinds:
+    """Sort pairs by kind.
+
+    Args:
+        clip: (N,) index of the clip.
+        speaker: (N,) index of the speaker.
+        time: (N,) first frame of the window.
+    """
+    same_clip = clip[:, None] == clip[None]
+    near = (time[:, None] - time[None]).abs() < MIN_SHIFT
+    own = torch.eye(len(clip), dtype=torch.bool, device=clip.device)
+    return PairKinds(same_clip & ~near, speaker[:, None] != speaker[None], same_clip & near & ~own)
+
+
+def contrastive_loss(probability: Tensor, kinds: PairKinds, scale: Tensor) -> Tensor:
+    """Softmax over the whole batch plus one within each clip, in both directions.
+
+    Args:
+        probability: (N, N) sync probability of all pairs, matches on the diagonal.
+        kinds: of the pairs.
+        scale: factor from probability to logit.
+
+    Returns:
+        Scalar.
+    """
+    logits = (scale * probability).masked_fill(kinds.ignored, -torch.inf)
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    within = logits.masked_fill(~(kinds.same | own), -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    return sum((F.cross_entropy(x, target) for x in (logits, logits.T, within, within.T)), torch.zeros(())) / 4
+
+
+def all_pairs_margin_loss(
+    probability: Tensor, kinds: PairKinds, margin_same: float, margin_cross: float, cross_share: float = 0.2
+) -> Tensor:
+    """Eq. 1 over all pairs: half positives; of the negatives a fifth by weight are of two speakers.
+
+    Args:
+        probability: (N, N), matches on the diagonal.
+        kinds: of the pairs.
+        margin_same: margin of same-speaker negatives.
+        margin_cross: margin of cross-speaker negatives.
+        cross_share: weight of cross-speaker pairs among the negatives.
+
+    Returns:
+        Scalar.
+    """
+    positive = margin_loss(probability.diagonal(), torch.ones(()), 0.0).mean()
+    same = margin_loss(probability[kinds.same], torch.zeros(()), margin_same).mean()
+    cross = margin_loss(probability[kinds.cross], torch.zeros(()), margin_cross).mean()
+    return (positive + (1 - cross_share) * same + cross_share * cross) / 2
+
+
+def all_pairs(audio: Tensor, visual: Tensor) -> Tensor:
+    """Sync probability of all pairs of (N, D) embeddings, (N, N); rows visual, columns audio."""
+    return (unit_rectified(visual) @ unit_rectified(audio).T).clamp(max=1)

@@ -1,0 +1,32 @@
+"""What an expert can look at and listen to: one file each, two base classes that fix the shapes."""
+
+from __future__ import annotations
+
+from unisync_loss.config import UniSyncConfig
+from unisync_loss.representations.base import AudioInput, VisualInput
+from unisync_loss.representations.hubert import HubertInput
+from unisync_loss.representations.landmarks import LandmarksInput
+from unisync_loss.representations.mel import MelInput, mel_spectrogram
+from unisync_loss.representations.morphable import MorphableInput
+from unisync_loss.representations.parsing import ParsingInput
+from unisync_loss.representations.rgb import RGBInput, lower_half
+
+__all__ = ["AudioInput", "VisualInput", "audio_input", "lower_half", "mel_spectrogram", "visual_input"]
+
+_AUDIO: dict[str, type[AudioInput]] = {"mel": MelInput, "hubert": HubertInput}
+_VISUAL: dict[str, type[VisualInput]] = {
+    "rgb": RGBInput,
+    "parsing": ParsingInput,
+    "landmarks": LandmarksInput,
+    "3dmm": MorphableInput,
+}
+
+
+def audio_input(config: UniSyncConfig) -> AudioInput:
+    """Build the audio representation that a config names."""
+    return _AUDIO[config.audio](config)
+
+
+def visual_input(config: UniSyncConfig) -> VisualInput:
+    """Build the visual representation that a config names."""
+    return _VISUAL[config.visual](config)

@@ -1,0 +1,181 @@
+"""Training data in memory, and the batches drawn from it: many clips, a few short segments of each, every pair scored.
+
+Axes: N segments of a batch, L frames of a segment, W = L - 4 windows of a segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unisync_loss.cache import CUT_SIZE, VIEWS, CachedClip, cache_path, load_cached
+from unisync_loss.clips import ClipEntry, frames_with_audio
+from unisync_loss.config import SAMPLES_PER_FRAME, STEP_RATE, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.representations import mel_spectrogram
+
+MEL_PER_FRAME = STEP_RATE["mel"] / 25
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Segments of clips.
+
+    Attributes:
+        cuts: (N, L, 80, 80, 3) uint8 mouth cuts.
+        points: (N, L, 52, 2) mouth points in template coordinates.
+        mel: (N, 80, M) mel of the same time, M = floor(3.2 (L - 5)) + 16.
+        clip: (N,) which clip.
+        speaker: (N,) whose voice.
+        start: (N,) first frame.
+    """
+
+    cuts: Tensor
+    points: Tensor
+    mel: Tensor
+    clip: Tensor
+    speaker: Tensor
+    start: Tensor
+
+    def window_labels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Clip, speaker and first frame of every window, each (N * W,)."""
+        windows = self.cuts.shape[1] - WINDOW_FRAMES + 1
+        time = self.start[:, None] + torch.arange(windows)
+        repeated = [rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)]
+        return repeated[0], repeated[1], rearrange(time, "n w -> (n w)")
+
+
+class ClipData:
+    """All cached clips of a set, offsets put right, with the odds of drawing each.
+
+    Args:
+        entries: clips, all cached.
+        folder: of the cache.
+        config: for the mel.
+        shortest: frames that a clip must have.
+        seed: of the test whether features vary, unused otherwise.
+
+    Raises:
+        ValueError: when no clip is long enough.
+    """
+
+    def __init__(self, entries: list[ClipEntry], folder: Path, config: UniSyncConfig, shortest: int) -> None:
+        """Read the cache into a few large arrays."""
+        kept = [entry for entry in entries if cache_path(entry, folder).exists()]
+        parts = [_put_right(load_cached(entry, folder), entry.offset, config) for entry in kept]
+        long_enough = [index for index, part in enumerate(parts) if len(part.cuts) >= shortest]
+        if not long_enough:
+            raise ValueError(f"expected at least one clip of {shortest} frames with a face and a voice, got none")
+        self.entries = [kept[index] for index in long_enough]
+        parts = [parts[index] for index in long_enough]
+        self.frames = np.array([len(part.cuts) for part in parts])
+        self.first_frame = np.cumsum([0, *self.frames[:-1]])
+        self.first_step = np.cumsum([0, *[len(part.mel) for part in parts[:-1]]])
+        self.cuts = np.concatenate([part.cuts for part in parts])
+        self.points = np.concatenate([part.points for part in parts])
+        self.mel = np.concatenate([part.mel for part in parts])
+        self.views = np.concatenate([part.views for part in parts])
+        self.poses = np.concatenate([part.poses for part in parts])
+        _, self.speaker = np.unique([entry.speaker for entry in self.entries], return_inverse=True)
+        self.odds = speaker_odds(self.speaker, self.frames)
+
+    def __len__(self) -> int:
+        """Count the clips."""
+        return len(self.frames)
+
+    def draw(self, generator: np.random.Generator, clips: int, segments: int, length: int) -> Batch:
+        """Draw a batch: different clips, segments of one clip apart where it is long enough.
+
+        Args:
+            generator: source of chance.
+            clips: clips of the batch.
+            segments: segments of each.
+            length: frames L of a segment.
+
+        Returns:
+            The batch, N = clips * segments.
+        """
+        chosen = generator.choice(len(self), size=min(clips, len(self)), replace=False, p=self.odds)
+        room = self.frames[chosen] - length
+        apart = np.maximum(room - (segments - 1) * length, 0)
+        places = np.sort(generator.random((len(chosen), segments)), axis=1)
+        starts = np.floor(places * (apart + 1)[:, None]).astype(int) + np.arange(segments) * length
+        crowded = (self.frames[chosen] < segments * length)[:, None]
+        loose = np.floor(places * (room + 1)[:, None]).astype(int)
+        return self.segments(np.repeat(chosen, segments), np.where(crowded, loose, starts).ravel(), length)
+
+    def segments(self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
+        """Gather given segments.
+
+        Args:
+            clip: (N,) indices of clips.
+            start: (N,) first frames.
+            length: frames L of a segment.
+
+        Returns:
+            The batch.
+        """
+        frames = (self.first_frame[clip] + start)[:, None] + np.arange(length)
+        steps = int((length - WINDOW_FRAMES) * MEL_PER_FRAME) + 16
+        first = self.first_step[clip] + np.floor(start * MEL_PER_FRAME).astype(int)
+        mel = torch.from_numpy(self.mel[first[:, None] + np.arange(steps)]).float()
+        return Batch(
+            cuts=torch.from_numpy(self.cuts[frames]),
+            points=torch.from_numpy(self.points[frames]),
+            mel=rearrange(mel, "n m f -> n f m"),
+            clip=torch.from_numpy(clip),
+            speaker=torch.from_numpy(self.speaker[clip]),
+            start=torch.from_numpy(start),
+        )
+
+    def draw_views(self, generator: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Draw whole-crop views for the aligner.
+
+        Returns:
+            (count, 3, 96, 96) in [0, 1] and their poses (count, 2, 3).
+        """
+        clip = generator.choice(len(self), size=count, p=self.odds)
+        index = clip * VIEWS + generator.integers(VIEWS, size=count)
+        views = rearrange(torch.from_numpy(self.views[index]), "n h w c -> n c h w").float() / 255
+        return views, torch.from_numpy(self.poses[index])
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    cuts: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    mel: NDArray[np.float16]
+    views: NDArray[np.uint8]
+    poses: NDArray[np.float32]
+
+
+def _put_right(clip: CachedClip, offset: float, config: UniSyncConfig) -> _Aligned:
+    """Shift the audio by the offset and take its mel."""
+    first, last = frames_with_audio(len(clip.cuts), offset)
+    start = round((first + offset) * SAMPLES_PER_FRAME)
+    waveform = clip.waveform[start : start + (last - first) * SAMPLES_PER_FRAME]
+    mel = np.zeros((0, 80), np.float16)
+    if waveform.size >= WINDOW_FRAMES * SAMPLES_PER_FRAME:
+        mel = mel_spectrogram(torch.from_numpy(waveform.copy())[None], config.mel_padding)[0].T.half().numpy()
+    return _Aligned(clip.cuts[first:last], clip.points[first:last], mel, clip.views, clip.poses)
+
+
+def speaker_odds(speaker: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Odds of each clip: speakers by the square root of their minutes, clips of a speaker by their length.
+
+    One talker with 25 minutes would otherwise be heard more than all others.
+    """
+    total = np.bincount(speaker, weights=frames)
+    odds = np.sqrt(total[speaker]) * frames / total[speaker]
+    return odds / odds.sum()
+
+
+def to_pixels(cuts: Tensor) -> Tensor:
+    """(N, L, 80, 80, 3) uint8 → (N * L, 3, 80, 80) in [0, 1]."""
+    assert cuts.shape[2] == CUT_SIZE
+    return rearrange(cuts, "n l h w c -> (n l) c h w").float() / 255

@@ -1,0 +1,246 @@
+"""The networks: stems (ε1, ε3) and trunks (ε2, ε4) of both architectures.
+
+``paper``: every window is stacked and goes through a deep 2-D tower (peers: Wav2Lip's), 16.3 M parameters.
+``small``: the visual stem sees each frame once, the trunks slide over time without padding, so that a clip of T frames
+costs T frames, not 5·T, and the embedding of a window depends on that window alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from unisync_loss.aligner import PATCH_SIZE, Aligner, resize
+from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.representations import lower_half
+
+FRAME_FEATURES = 192  # of the small visual stem
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, optional shortcut, ReLU."""
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        *,
+        residual: bool = False,
+    ) -> None:
+        """Build the block; a shortcut needs equal sizes before and after, up to unpadded time steps."""
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C', H', W')."""
+        out: Tensor = self.norm(self.conv(x))
+        if self.residual:
+            cut = (x.shape[-1] - out.shape[-1]) // 2  # unpadded time loses a step at each end
+            out = out + x[..., cut : x.shape[-1] - cut]
+        return out.relu()
+
+
+def residuals(channels: int, count: int) -> list[nn.Module]:
+    """Blocks with a shortcut."""
+    return [ConvBlock(channels, channels, residual=True) for _ in range(count)]
+
+
+def paper_visual_stem(config: UniSyncConfig) -> nn.Sequential:
+    """ε1: pictures (N, 5·C, 48, 96) or vectors (N, 1, 5, E) → (N, 128, 12, 12)."""
+    if config.visual in ("rgb", "parsing"):
+        layers = [
+            ConvBlock(WINDOW_FRAMES * config.visual_features, 32, 7, 1, 3),
+            ConvBlock(32, 64, 5, (1, 2), 1),
+            *residuals(64, 2),
+            ConvBlock(64, 128, 3, 2),
+            *residuals(128, 3),
+        ]
+    else:
+        layers = [ConvBlock(1, 32), ConvBlock(32, 64), ConvBlock(64, 128)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((12, 12)))
+
+
+def paper_visual_trunk(config: UniSyncConfig) -> nn.Sequential:
+    """ε2: (N, 128, 12, 12) → (N, D, 1, 1) before ReLU."""
+    return nn.Sequential(
+        ConvBlock(128, 256),
+        *residuals(256, 2),
+        ConvBlock(256, 512, 3, 2),
+        *residuals(512, 2),
+        ConvBlock(512, 512, 3, 2),
+        ConvBlock(512, 512, 3, 1, 0),
+        nn.Conv2d(512, config.embedding, 1, bias=False),
+        nn.BatchNorm2d(config.embedding),
+    )
+
+
+def paper_audio_stem() -> nn.Sequential:
+    """ε3: (N, 1, L, F) → (N, 64, 10, 14)."""
+    layers = [ConvBlock(1, 32), *residuals(32, 2), ConvBlock(32, 64, 3, (1, 3)), *residuals(64, 2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((10, 14)))
+
+
+def paper_audio_trunk(config: UniSyncConfig) -> nn.Sequential:
+    """ε4: (N, 64, 10, 14) → (N, D, 1, 1) before ReLU."""
+    return nn.Sequential(
+        ConvBlock(64, 128),
+        *residuals(128, 1),
+        ConvBlock(128, 256, 3, 2),
+        *residuals(256, 2),
+        ConvBlock(256, 512, 3, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(512, config.embedding, 1, bias=False),
+        nn.BatchNorm2d(config.embedding),
+    )
+
+
+class WindowTower(nn.Module):
+    """Stacks the steps of every window and encodes each window by itself (``paper``)."""
+
+    def __init__(self, stem: nn.Module, trunk: nn.Module, steps: int, *, pictures: bool) -> None:
+        """Keep the networks and the number of time steps of a window."""
+        super().__init__()
+        self.stem, self.trunk, self.steps, self.pictures = stem, trunk, steps, pictures
+
+    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
+        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``."""
+        x = lower_half(x) if self.pictures else x
+        index = torch.tensor(starts, device=x.device)[:, None] + torch.arange(self.steps, device=x.device)
+        windows = x[:, index]  # (B, W, steps, …)
+        if self.pictures:
+            windows = rearrange(windows, "b w f c h x -> (b w) (f c) h x")
+        else:
+            windows = rearrange(windows, "b w f e -> (b w) 1 f e")
+        return rearrange(self.trunk(self.stem(windows)), "(b w) d 1 1 -> b w d", b=x.shape[0])
+
+
+class FrameStem(nn.Module):
+    """Small ε1 for pictures: the mouth of each frame (N, C, 64, 64) → (N, 192)."""
+
+    def __init__(self, channels: int) -> None:
+        """Build the network."""
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(channels, 24, 5, 2, 2),
+            ConvBlock(24, 48, 3, 2),
+            *residuals(48, 1),
+            ConvBlock(48, 96, 3, 2),
+            *residuals(96, 1),
+            ConvBlock(96, 160, 3, 2),
+            *residuals(160, 1),
+        )
+        self.out = nn.Sequential(nn.Linear(160 * (PATCH_SIZE // 16) ** 2, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
+
+    def forward(self, mouths: Tensor) -> Tensor:
+        """Encode; see the class for shapes."""
+        # each picture by itself is made of mean 0 and deviation 1: light and camera are not speech
+        mean = mouths.mean((1, 2, 3), keepdim=True)
+        deviation = mouths.var((1, 2, 3), keepdim=True).add(1e-4).sqrt()
+        features: Tensor = self.out(self.layers((mouths - mean) / deviation).flatten(1))
+        return features
+
+
+class DenseVisualTower(nn.Module):
+    """Encodes each frame once, then slides over time (``small``)."""
+
+    def __init__(self, config: UniSyncConfig) -> None:
+        """Build stem and trunk."""
+        super().__init__()
+        self.aligner = Aligner() if config.visual == "rgb" else None
+        self.pictures = config.visual in ("rgb", "parsing")
+        if self.pictures:
+            self.stem: nn.Module = FrameStem(config.visual_features)
+        else:
+            self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
+        self.trunk = nn.Sequential(
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv1d(FRAME_FEATURES, 320, 3, bias=False),
+            nn.BatchNorm1d(320),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv1d(320, 320, 3, bias=False),
+            nn.BatchNorm1d(320),
+            nn.ReLU(),
+            nn.Conv1d(320, config.embedding, 1, bias=False),
+            nn.BatchNorm1d(config.embedding),
+        )
+
+    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
+        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``."""
+        frames = rearrange(x, "b t ... -> (b t) ...")
+        if self.aligner is not None:
+            frames = self.aligner.mouths(frames)
+        elif self.pictures:
+            half = lower_half(x)
+            frames = resize(rearrange(half, "b t c h w -> (b t) c h w"), PATCH_SIZE, PATCH_SIZE)
+        return self.encode_frames(self.stem(frames), x.shape[0])[:, list(starts)]
+
+    def encode_frames(self, features: Tensor, batch: int) -> Tensor:
+        """Frame features (B·T, 192) → (B, T - 4, D), every window."""
+        series = rearrange(features, "(b t) c -> b c t", b=batch)
+        return rearrange(self.trunk(series), "b d w -> b w d")
+
+
+class DenseAudioTower(nn.Module):
+    """Convolutions without padding in time, whose field is one window (``small``)."""
+
+    def __init__(self, config: UniSyncConfig) -> None:
+        """Build the network of the config's audio representation."""
+        super().__init__()
+        self.network = small_mel_network(config) if config.audio == "mel" else small_hubert_network(config)
+
+    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
+        """(B, L, F) → (B, W, D) for windows at ``starts``."""
+        dense = self.network(rearrange(x, "b l f -> b 1 f l"))
+        return rearrange(dense, "b d 1 l -> b l d")[:, list(starts)]
+
+
+def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
+    """ε3 and ε4: (B, 1, 80, L) → (B, D, 1, L - 15); six times two steps and one of three are lost."""
+    time_unpadded = (1, 0)
+    return nn.Sequential(
+        ConvBlock(1, 32, 3, (2, 1), time_unpadded),
+        ConvBlock(32, 64, 3, (2, 1), time_unpadded),
+        ConvBlock(64, 64, 3, 1, time_unpadded, residual=True),
+        ConvBlock(64, 128, 3, (2, 1), time_unpadded),
+        ConvBlock(128, 128, 3, 1, time_unpadded, residual=True),
+        ConvBlock(128, 256, 3, (2, 1), time_unpadded),
+        nn.Dropout(0.2),
+        ConvBlock(256, 384, (5, 4), 1, 0),
+        nn.Dropout(0.2),
+        nn.Conv2d(384, config.embedding, 1, bias=False),
+        nn.BatchNorm2d(config.embedding),
+    )
+
+
+def small_hubert_network(config: UniSyncConfig) -> nn.Sequential:
+    """ε3 and ε4: (B, 1, F, L) → (B, D, 1, L - 9): the features are mixed first, then four steps over time."""
+    return nn.Sequential(
+        ConvBlock(1, 320, (config.audio_features, 1), 1, 0),
+        nn.Dropout(0.2),
+        ConvBlock(320, 320, (1, 4), 1, 0),
+        ConvBlock(320, 320, (1, 4), 1, 0),
+        ConvBlock(320, 384, (1, 4), 1, 0),
+        nn.Dropout(0.2),
+        nn.Conv2d(384, config.embedding, 1, bias=False),
+        nn.BatchNorm2d(config.embedding),
+    )
+
+
+def build_towers(config: UniSyncConfig) -> tuple[nn.Module, nn.Module]:
+    """Build the visual and the audio tower of a config."""
+    if config.architecture == "small":
+        return DenseVisualTower(config), DenseAudioTower(config)
+    pictures = config.visual in ("rgb", "parsing")
+    visual = WindowTower(paper_visual_stem(config), paper_visual_trunk(config), WINDOW_FRAMES, pictures=pictures)
+    audio = WindowTower(paper_audio_stem(), paper_audio_trunk(config), config.window_steps, pictures=False)
+    return visual, audio
