@@ -1,3 +1,18 @@
 """A differentiable lip-sync expert and the loss made of it (UniSync, arXiv 2503.16357)."""
 
+from unisync_loss.config import UniSyncConfig
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.loss import SyncTerms, UniSyncLoss
+from unisync_loss.pretrained import list_pretrained, load_expert, save_pretrained
+
 __version__ = "0.1.0"
+__all__ = [
+    "SyncTerms",
+    "UniSyncConfig",
+    "UniSyncExpert",
+    "UniSyncLoss",
+    "__version__",
+    "list_pretrained",
+    "load_expert",
+    "save_pretrained",
+]

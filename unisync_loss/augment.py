@@ -95,9 +95,9 @@ def augment_camera(pixels: Tensor, length: int) -> Tensor:
     x = x + grey * (x.mean(2, keepdim=True) - x)
     x = x.clamp(1e-3, 1) ** spread(one, -0.4, 0.4).exp()
     x = x * spread((segments, 1, 3, 1, 1), -0.12, 0.12).exp() * spread(one, -0.35, 0.35).exp() + spread(one, -0.12, 0.12)
-    x = _blur_some(x, 0.35)
+    x = _blur_some(x, 0.25)
     x = x + torch.randn_like(x) * (spread(one, 0.0, 0.04) * chance(segments, 0.5).float()[:, None, None, None, None])
-    return rearrange(_hide_some(x, 0.15), "n l c h w -> (n l) c h w").clamp(0, 1)
+    return rearrange(_hide_some(x, 0.1), "n l c h w -> (n l) c h w").clamp(0, 1)
 
 
 def _blur_some(x: Tensor, share: float) -> Tensor:
@@ -106,7 +106,7 @@ def _blur_some(x: Tensor, share: float) -> Tensor:
     if not len(chosen):
         return x
     picked = rearrange(x[chosen], "n l c h w -> (n l) c h w")
-    side = int(torch.randint(20, 48, ()).item())
+    side = int(torch.randint(26, 50, ()).item())
     small = F.interpolate(picked, (side, side), mode="bilinear", antialias=True)
     blurred = F.interpolate(small, x.shape[-2:], mode="bilinear")
     x = x.clone()
@@ -126,7 +126,7 @@ def _hide_some(x: Tensor, share: float) -> Tensor:
     return torch.where(box[:, None, None], spread((count, 1, 1, 1, 1), 0, 1), x)
 
 
-def augment_voice(mel: Tensor, *, clean: float = 0.15) -> Tensor:
+def augment_voice(mel: Tensor, *, clean: float = 0.25) -> Tensor:
     """Change the speaker's vocal tract, the equaliser, the level, the noise and the noise floor.
 
     Args:
@@ -137,11 +137,11 @@ def augment_voice(mel: Tensor, *, clean: float = 0.15) -> Tensor:
         Same shape and range.
     """
     count, bins, steps = mel.shape
-    changed = _warp(mel, spread((count,), -0.14, 0.14).exp())
-    curve = F.interpolate(torch.randn(count, 1, 6) * 4, bins, mode="linear", align_corners=True)[:, 0, :, None]
+    changed = _warp(mel, spread((count,), -0.12, 0.12).exp())
+    curve = F.interpolate(torch.randn(count, 1, 6) * 3, bins, mode="linear", align_corners=True)[:, 0, :, None]
     changed = changed + DB * (curve + spread((count, 1, 1), -12, 8))
-    changed = _add_noise(changed, mel[torch.randperm(count)], 0.6)
-    floor = torch.where(chance(count, 0.4), spread((count,), -4, -2), torch.full((count,), -4.0))[:, None, None]
+    changed = _add_noise(changed, mel[torch.randperm(count)], 0.4)
+    floor = torch.where(chance(count, 0.3), spread((count,), -4, -2.5), torch.full((count,), -4.0))[:, None, None]
     changed = torch.maximum(changed, floor + torch.randn(count, bins, steps) * 0.1 * (floor > -4))
     changed = _mask_bands(changed, 0.3)
     keep = chance(count, clean)[:, None, None]
@@ -161,8 +161,8 @@ def _warp(mel: Tensor, ratio: Tensor) -> Tensor:
 def _add_noise(mel: Tensor, other: Tensor, share: float) -> Tensor:
     """Add steady coloured noise, or another voice, as powers."""
     count, bins, _ = mel.shape
-    tilt = torch.linspace(0, 1, bins)[None, :, None] * spread((count, 1, 1), -3, 1)
-    steady = spread((count, 1, 1), -2.5, 1.0) + tilt + torch.randn_like(mel) * 0.45
+    tilt = torch.linspace(0, 1, bins)[None, :, None] * spread((count, 1, 1), -2, 0.5)
+    steady = spread((count, 1, 1), -3.5, -0.5) + tilt + torch.randn_like(mel) * 0.45
     babble = other - spread((count, 1, 1), 10, 30) * DB
     noise = torch.where(chance(count, 0.3)[:, None, None], babble, steady)
     noise = torch.where(chance(count, share)[:, None, None], noise, torch.full_like(mel, -9.0))

@@ -1,0 +1,107 @@
+"""How an expert's scores change with the crop, the picture size and the length of what it is given.
+
+    python benchmarks/robustness.py --model mel-rgb --data DIR --json out/robustness.json
+
+Every row scores the same clips and the same pairs (one seed): crops 10 % looser and tighter, shifted by 10 % in each
+direction, pictures of 96² and 256², a tight squeezed box as Wav2Lip's face detector cuts it, and inputs of just five
+frames (window by window, each with its own 3200 samples). Differences are to the clips as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisync_loss.clips import list_clips, load_clip
+from unisync_loss.evaluate import ClipEmbedding, embed_clips, summarise_pairs, score_pairs, voiced_windows
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.pretrained import load_expert
+
+
+def crop(x: float, y: float, width: float, height: float, size: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Crop given as centre and size in shares of the picture, the border repeated outside.
+
+    Args:
+        x: centre.
+        y: centre.
+        width: of the crop.
+        height: of the crop.
+        size: pixels of the result; None keeps the picture's.
+    """
+
+    def apply(video: Tensor) -> Tensor:
+        frames = rearrange(video, "b t c h w -> (b t) c h w")
+        side = size or frames.shape[-1]
+        theta = torch.tensor([[width, 0, 2 * x - 1], [0, height, 2 * y - 1]]).expand(len(frames), 2, 3)
+        # oversampled by two and averaged, so that smaller pictures do not alias
+        grid = F.affine_grid(theta, [len(frames), 3, 2 * side, 2 * side], align_corners=False)
+        cut = F.avg_pool2d(F.grid_sample(frames, grid, padding_mode="border", align_corners=False), 2)
+        return rearrange(cut, "(b t) c h w -> b t c h w", b=video.shape[0])
+
+    return apply
+
+
+#: a tight face box in the clips of this layout (side 1.7 faces): forehead to chin, 0.59 high and 0.46 wide
+CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "as they are": None,
+    "10 % looser": crop(0.5, 0.5, 1.1, 1.1),
+    "10 % tighter": crop(0.5, 0.5, 0.9, 0.9),
+    "shifted left": crop(0.4, 0.5, 1, 1),
+    "shifted right": crop(0.6, 0.5, 1, 1),
+    "shifted up": crop(0.5, 0.4, 1, 1),
+    "shifted down": crop(0.5, 0.6, 1, 1),
+    "96 x 96": crop(0.5, 0.5, 1, 1, 96),
+    "256 x 256": crop(0.5, 0.5, 1, 1, 256),
+    "tight box, squeezed to 96 x 96": crop(0.5, 0.5, 0.46, 0.59, 96),
+    "tight box, squeezed to 256 x 256": crop(0.5, 0.5, 0.46, 0.59, 256),
+}
+
+
+def embed_by_window(expert: UniSyncExpert, entries: list) -> list[ClipEmbedding]:  # type: ignore[type-arg]
+    """Embed every window from its own five frames and 3200 samples, nothing around them."""
+    clips = []
+    for entry in entries:
+        clip = load_clip(entry)
+        frames = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w").float() / 255
+        windows = rearrange(frames.unfold(0, 5, 1), "n c h w t -> n t c h w")
+        sound = torch.from_numpy(clip.waveform).unfold(0, 3200, 640)
+        with torch.inference_mode():
+            audio = torch.cat([expert.encode_audio(part, 5)[:, 0] for part in sound.split(256)])
+            visual = torch.cat([expert.encode_visual(part)[:, 0] for part in windows.split(32)])
+        clips.append(ClipEmbedding(entry, audio, visual, voiced_windows(clip.waveform, len(visual))))
+    return clips
+
+
+def main() -> None:
+    """Score every condition."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mel-rgb")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    expert, entries = load_expert(options.model), list_clips(options.data)
+    report: dict[str, object] = {"model": options.model, "seed": options.seed, "clips": len(entries)}
+
+    def record(name: str, clips: list[ClipEmbedding]) -> None:
+        row = summarise_pairs(score_pairs(clips, options.seed), expert.config.threshold, options.seed)
+        report[name] = row
+        print(f"{name:34} accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f} {row['ci95_auc']}", flush=True)
+
+    for name, transform in CONDITIONS.items():
+        record(name, list(embed_clips(expert, entries, transform)))
+    record("five frames at a time", embed_by_window(expert, entries))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
