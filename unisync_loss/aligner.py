@@ -12,6 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unisync_loss.functional import at_least_float32
+
 #: mean face: the rigid points of ``faces.RIGID_POINTS`` in units of the outer eye corners' distance, origin between
 #: them, y down. Median of the training speakers, made symmetric.
 TEMPLATE = (
@@ -48,7 +50,8 @@ def sample_mouth(
 
 
 def resize(frames: Tensor, height: int, width: int) -> Tensor:
-    """Differentiable anti-aliased resize of (N, C, H, W)."""
+    """Differentiable anti-aliased resize of (N, C, H, W), in float32 at least."""
+    frames = at_least_float32(frames)
     if frames.shape[-2:] == (height, width):
         return frames
     return F.interpolate(frames, (height, width), mode="bilinear", antialias=True, align_corners=False)
@@ -139,10 +142,13 @@ class Aligner(nn.Module):
         Returns:
             (N, 3, 64, 64), differentiable in the frames but not through the pose.
         """
-        height, width = frames.shape[-2:]
-        if max(height, width) > _LARGEST_SIDE:
-            ratio = _LARGEST_SIDE / max(height, width)
-            frames = resize(frames, max(1, round(height * ratio)), max(1, round(width * ratio)))
-        with torch.no_grad():
-            pose = self(frames).float()
-        return sample_mouth(frames, pose)
+        # in float32: bfloat16 places the mouth only to a percent, and cannot be resized on a CPU
+        with torch.autocast(device_type=frames.device.type, enabled=False):
+            frames = at_least_float32(frames)
+            height, width = frames.shape[-2:]
+            if max(height, width) > _LARGEST_SIDE:
+                ratio = _LARGEST_SIDE / max(height, width)
+                frames = resize(frames, max(1, round(height * ratio)), max(1, round(width * ratio)))
+            with torch.no_grad():
+                pose = self(frames)
+            return sample_mouth(frames, pose)

@@ -109,7 +109,7 @@ class DemoResult:
         probability: of held-out windows: ``truth``, ``truth_shifted``, ``reconstruction``, ``unisync`` and
             ``unisync_shifted``.
         gain: ``unisync`` minus ``reconstruction``, window by window.
-        truth_offset_frames: estimated on the held-out part, positive = audio is late.
+        truth_offset_frames: estimated on the whole clip, positive = audio is late.
         runs: by name, ``reconstruction`` and ``unisync``.
         series: probability of every held-out window, for the plots.
         seconds: everything took.
@@ -183,10 +183,10 @@ class Judge:
         return sync_probability(self.audio[heard[there]], visual[there])
 
     @torch.no_grad()
-    def offset(self, video: Tensor) -> int:
-        """Estimate how late the audio is, in frames, from consecutive held-out frames."""
+    def offset(self, video: Tensor, first: int) -> int:
+        """Estimate how late the audio is, in frames, from consecutive frames of which the clip's ``first`` is one."""
         visual = self.expert.encode_visual(video[None])
-        audio = self.audio[None, self.held.start : self.held.start + visual.shape[1]]
+        audio = self.audio[None, first : first + visual.shape[1]]
         most = min(MAX_OFFSET, visual.shape[1] // 2)
         return int(offset_matrix(audio, visual, most)[0].nanmean(dim=0).argmax()) - most
 
@@ -250,7 +250,7 @@ def run_one(
         psnr=float(-10 * error.square().mean().clamp(min=1e-12).log10()),
         mouth_correlation=motion_correlation(drawn, truth),
         mouth_correlation_shifted=motion_correlation(shifted, truth),
-        offset_frames=judge.offset(drawn),
+        offset_frames=judge.offset(drawn, material.held.start),
         reconstruction=reconstruction,
         sync=sync,
         check_steps=check_steps,
@@ -321,7 +321,7 @@ def summarise(
         "unisync_shifted": judge.probability(drawn["unisync"], SHIFT),
     }
     values = {name: probability.double().numpy() for name, probability in series.items()}
-    late, config = judge.offset(truth), judge.expert.config
+    late, config = judge.offset(material.frames, 0), judge.expert.config
     return DemoResult(
         clip=clip,
         expert=f"{config.name} ({config.architecture})",

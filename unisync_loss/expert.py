@@ -49,8 +49,9 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for a wrong shape, dtype or length.
         """
-        visual = self.encode_visual(video, stride=stride)
-        return sync_probability(self.encode_audio(audio, video.shape[1], stride=stride), visual)
+        # the audio first: a wrong length is found before the larger work on the video
+        heard = self.encode_audio(audio, self.visual_input(video).shape[1], stride=stride)
+        return sync_probability(heard, self.encode_visual(video, stride=stride))
 
     def encode_visual(self, video: Tensor, *, stride: int = 1) -> Tensor:
         """Embed every window of the video.

@@ -1,7 +1,7 @@
-"""Checkpoints: a released name, a folder, or a repository of the Hugging Face Hub → an expert, strictly.
+"""Checkpoints: a folder, a released name, or a repository of the Hugging Face Hub → an expert, strictly.
 
-A checkpoint folder holds ``config.json``, ``model.safetensors`` and ``README.md``. No pickle is ever read, no key may be
-missing or left over: a frozen loss with random layers would pass unseen.
+A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. No pickle is ever read, no key may
+be missing or left over, no field of the config is guessed: a frozen loss with random layers would pass unseen.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
-import socket
-from collections.abc import Iterator
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -25,180 +31,393 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+#: the package's own checkpoints, one folder a name, and the table that pins them
 BUNDLED = Path(__file__).parent / "weights"
-#: sha256 of the weights of every released name
 RELEASED = "released.json"
-_CONNECT_SECONDS = 3.0
+
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_SECONDS = 4.0  # for the Hub's first answer; left alone, its client retries for 23 s to 47 s
+#: answers of the Hub that no cached copy may paper over, by the client's exception
+_REFUSALS = {
+    "GatedRepoError": "access is gated: accept its terms on the Hub, then run `hf auth login`",
+    "RepositoryNotFoundError": "no such repository on the Hub (a private one needs `hf auth login`), nor such a folder",
+    "RevisionNotFoundError": "no such revision in that repository",
+    "RemoteEntryNotFoundError": "no {file} in that repository; pickles (pytorch_model.bin, …) are never loaded instead",
+}
+_T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 
-def list_pretrained() -> list[str]:
-    """Names that load from the installed package, without network.
+@dataclass(frozen=True, kw_only=True)
+class PretrainedInfo:
+    """A released checkpoint, as pinned in ``weights/released.json``."""
+
+    name: str
+    config: UniSyncConfig  # audio, visual, architecture, threshold and the rest of the input contract
+    parameters: int
+    size: int  # bytes of model.safetensors
+    sha256: str  # of model.safetensors
+    path: Path | None  # folder in the installed package; None where only the Hub has it
+    repo: str | None = None  # owner/name on the Hub, if published there
+    revision: str | None = None  # commit of that repository
+
+
+def list_pretrained() -> dict[str, PretrainedInfo]:
+    """Released checkpoints by name; reads one small file, no weights and no network.
 
     Returns:
-        Such as ``["mel-rgb"]``.
+        By name, in alphabetical order; iterating gives the names.
     """
-    return sorted(_released())
+    released = {}
+    for name, entry in sorted(_released().items()):
+        local = (BUNDLED / name).is_dir() or "repo" not in entry
+        values = {**entry, "name": name, "path": BUNDLED / name if local else None}
+        released[name] = PretrainedInfo(**{**values, "config": UniSyncConfig.from_dict(entry["config"])})
+    return released
 
 
-def load_expert(name: str | os.PathLike[str]) -> UniSyncExpert:
+def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | None = None) -> UniSyncExpert:
     """Load an expert in eval mode and float32.
 
     Args:
-        name: a checkpoint folder, a released name, or ``owner/name[@revision]`` on the Hub; looked for in this order.
+        name: an existing folder, a released name, or ``owner/name[@revision]`` on the Hugging Face Hub; looked for in
+            this order. A :class:`~pathlib.Path` is always a folder. Weights of released names are checked by their
+            sha256. A revision that is a full commit needs no network once cached; for any other the Hub is asked
+            first, and the cached copy serves when it does not answer.
+        device: to put it on; None leaves it where modules are created.
 
     Returns:
-        The expert.
+        The expert; the caller's random numbers are left as they were.
 
     Raises:
-        ValueError: for an unknown name, a Hub that cannot be reached, or a checkpoint that is not exactly right.
+        ValueError: for an unknown name, a checkpoint that is not exactly right, a Hub that refuses or gives no answer.
+
+    Example:
+        >>> load_expert("mel-rgb").config.threshold  # doctest: +SKIP
+        0.5
     """
     text = os.fspath(name)
-    if Path(text).is_dir():
-        return load_folder(Path(text))
-    released = _released()
-    if text in released:
-        return load_folder(BUNDLED / text, sha256=released[text])
-    owner, slash, rest = text.partition("/")
-    if not (slash and owner and rest) or "/" in rest or owner in (".", "..", "~") or "\\" in text:
-        known = ", ".join(sorted(released)) or "none"
-        raise ValueError(f"{text!r}: expected a released name ({known}), an existing folder, or owner/name[@revision]")
-    repo, _, revision = text.partition("@")
-    return load_folder(_download(repo, revision or "main"))
-
-
-def load_folder(folder: Path, *, sha256: str | None = None) -> UniSyncExpert:
-    """Load a checkpoint folder.
-
-    Args:
-        folder: with ``config.json`` and ``model.safetensors``.
-        sha256: of the weights; checked where given.
-
-    Raises:
-        ValueError: for a missing, damaged, foreign or changed file.
-    """
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
-            raise ValueError(f"{folder}: expected {CONFIG} and {WEIGHTS} (pickles are never read), got {found or 'nothing'}")
+    if not isinstance(name, str) or (text and os.path.isdir(text)):
+        return _load(partial(_folder_file, Path(text)), device)
+    released = list_pretrained()
+    info = released.get(text)
+    if info is not None and info.path is not None:
+        return _load(partial(_folder_file, info.path), device, info)
+    match = _REPOSITORY.fullmatch(text if info is None else f"{info.repo}@{info.revision}")
+    if match is None:
+        expected = f"a released name ({', '.join(released) or 'none in this installation'}), an existing folder"
+        raise ValueError(f"expected {expected} or owner/name[@revision] on the Hub, got {text!r}")
+    repo, revision = match[1], match[2] or "main"
     try:
-        config = UniSyncConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
-    path = folder / WEIGHTS
-    if sha256 is not None and (actual := _sha256(path)) != sha256:
-        raise ValueError(f"{path}: expected sha256 {sha256}, got {actual}: the file was changed, install the package again")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: expected a whole safetensors file, got one that cannot be read ({error})") from error
-    expert = UniSyncExpert(config)
-    _fill(expert, tensors, path)
-    return expert.eval()
+        return _load(_hub_source(repo, revision), device, info)
+    except ValueError as error:
+        raise ValueError(f"{repo}@{revision}: {error}") from error
 
 
 def save_pretrained(
-    expert: UniSyncExpert, folder: str | os.PathLike[str], *, card: str | None = None, half: bool = False
+    expert: UniSyncExpert,
+    folder: str | os.PathLike[str],
+    *,
+    card: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a checkpoint folder, each file under a temporary name and then renamed.
+    """Write a checkpoint folder whole or not at all.
 
     Args:
         expert: to be saved.
-        folder: made if missing; files of an earlier checkpoint are replaced.
-        card: text of ``README.md``; None leaves that file as it is.
-        half: store floating-point weights as float16.
+        folder: made if missing; an earlier checkpoint in it is replaced.
+        card: text of ``README.md``; None keeps the one there is, or writes a few lines made from the config.
+        dtype: of the stored floating-point weights, such as ``torch.float16``; None keeps theirs.
 
     Raises:
-        OSError: when the disk is full or the folder cannot be written; an earlier checkpoint stays whole.
+        ValueError: for weights that are not finite, before or after the cast.
+        OSError: when the disk is full or the folder cannot be written; an earlier checkpoint stays as it was.
+
+    Example:
+        >>> save_pretrained(UniSyncExpert(UniSyncConfig()), "my-expert", dtype=torch.float16)  # doctest: +SKIP
     """
     folder = Path(folder)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating-point type, got {dtype}")
+    contents = {WEIGHTS: _serialise(expert, dtype), CONFIG: expert.config.to_json().encode()}
+    if card is not None or not (folder / CARD).exists():
+        contents[CARD] = (card if card is not None else _default_card(expert.config)).encode()
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        key: value.detach().to("cpu", torch.float16 if half and value.is_floating_point() else value.dtype).contiguous()
-        for key, value in expert.state_dict().items()
-    }
-    files = {WEIGHTS: to_safetensors(tensors), CONFIG: expert.config.to_json().encode()}
-    if card is not None:
-        files[CARD] = card.encode()
-    temporary = {file: folder / f".{file}.{os.getpid()}" for file in files}
     try:
-        for file, content in files.items():
-            temporary[file].write_bytes(content)
-        for file in files:
-            temporary[file].replace(folder / file)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+        _write(folder, contents)
+    except BaseException:
+        if created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
-def _released() -> dict[str, str]:
-    table: dict[str, str] = json.loads((BUNDLED / RELEASED).read_text(encoding="utf-8"))
+def pin(name: str, *, repo: str | None = None, revision: str | None = None) -> PretrainedInfo:
+    """Release ``weights/<name>``: check it and record it in ``weights/released.json``.
+
+    From a checkout: ``python -c "from unisync_loss.pretrained import pin; pin('mel-rgb')"``.
+
+    Args:
+        name: of the folder.
+        repo: ``owner/name`` where the same files are published; serves when the package does not carry them.
+        revision: full commit of that repository.
+
+    Raises:
+        ValueError: for a folder that does not load, or a repository without a full commit.
+    """
+    if (repo is None) != (revision is None) or not _COMMIT.fullmatch(revision or "0" * 40):
+        raise ValueError(f"expected a repo with a revision of 40 hex digits, or neither, got {repo!r} and {revision!r}")
+    expert = load_expert(BUNDLED / name)
+    content = (BUNDLED / name / WEIGHTS).read_bytes()
+    entry = {
+        "config": asdict(expert.config),
+        "parameters": sum(parameter.numel() for parameter in expert.parameters()),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **({} if repo is None else {"repo": repo, "revision": revision}),
+    }
+    table = dict(sorted({**_released(), name: entry}.items()))
+    _write(BUNDLED, {RELEASED: (json.dumps(table, indent=2) + "\n").encode()})
+    return list_pretrained()[name]
+
+
+def _released() -> dict[str, Any]:
+    path = BUNDLED / RELEASED
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return table
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file.read())
+def _load(
+    fetch: Callable[[str], Path], device: str | torch.device | None, released: PretrainedInfo | None = None
+) -> UniSyncExpert:
+    path = fetch(CONFIG)
+    config = _read_config(path)
+    if released is not None and config != released.config:
+        raise ValueError(f"{path}: expected the config released as {released.name!r}, got another: install it again")
+    try:
+        with torch.device("meta"):  # shapes first: a config may ask for more memory than there is
+            expected = UniSyncExpert(config).state_dict()
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path}: expected the config of an expert, got one that cannot be built ({error})") from error
+    path = fetch(WEIGHTS)  # only now: the repository of another project need not be downloaded to be refused
+    content = path.read_bytes()  # once, so that what was checked is what is loaded
+    if released is not None and (digest := hashlib.sha256(content).hexdigest()) != released.sha256:
+        raise ValueError(f"{path}: expected sha256 {released.sha256}, got {digest}: changed, install it again")
+    tensors = _matched(_parse(content, path), expected, path)
+    with torch.random.fork_rng(devices=[]):
+        expert = UniSyncExpert(config).float()
+    expert.load_state_dict(tensors)
+    expert = expert.eval()
+    return expert if device is None else expert.to(device)
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()  # Python 3.10 has no file_digest
+def _read_config(path: Path) -> UniSyncConfig:
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = UniSyncConfig.from_json(text)
+        missing = sorted({field.name for field in fields(UniSyncConfig)} - set(json.loads(text)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if missing:  # a default in its place would be a guess
+        raise ValueError(f"{path}: expected every field of the config, got none of {', '.join(missing)}")
+    return config
 
 
-def _fill(expert: UniSyncExpert, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy the tensors into the expert if every key and shape is as expected."""
-    expected = expert.state_dict()
+def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
+    if not content:
+        raise ValueError(f"{path}: expected a safetensors file, got an empty one")
+    # torch.save's zip or a bare pickle; a safetensors file may start alike, but its length field goes on with zeros
+    if (content[:2] == b"PK" or content[:1] == b"\x80") and content[4:8].strip(b"\0"):
+        raise ValueError(f"{path}: expected a safetensors file, got a pickle under its name; pickles are never loaded")
+    try:
+        return parse_safetensors(content)
+    except Exception as error:  # the parser raises its own type, KeyError, ValueError … by what is broken
+        raise ValueError(f"{path}: expected a whole safetensors file, got one that cannot be read ({error})") from error
+
+
+def _matched(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors in the expert's types, if every key, shape and kind is as expected and every value finite."""
     problems = [f"missing {key}" for key in expected if key not in tensors]
     problems += [f"unexpected {key}" for key in tensors if key not in expected]
-    problems += [
-        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    problems += [f"{key} is not finite" for key, value in tensors.items() if not torch.isfinite(value).all()]
+    matched = {}
+    for key in [key for key in expected if key in tensors]:
+        got, want = tensors[key], expected[key]
+        if got.shape != want.shape:
+            problems.append(f"{key}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}")
+        elif got.is_floating_point() != want.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
+            problems.append(f"{key}: expected {want.dtype}, got {got.dtype}")
+        else:
+            matched[key] = got.to(torch.float32 if want.is_floating_point() else want.dtype)
+            if not torch.isfinite(matched[key]).all():
+                problems.append(f"{key}: expected finite values, got NaN or infinity")
     if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ValueError(f"{path}: does not fit its config: {shown}")
-    expert.load_state_dict(tensors)
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise ValueError(f"{path}: does not fit {CONFIG}: {shown}")
+    return matched
 
 
-def _download(repo: str, revision: str) -> Path:
-    """Fetch a checkpoint from the Hub, the cache first where it is enough."""
+def _folder_file(folder: Path, file: str) -> Path:
+    path = folder / file
+    if path.is_file():
+        return path
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: expected a checkpoint folder, got {found}")
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    pickled = any(name.endswith(_PICKLES) for name in names)
+    found = ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
+    advice = "; pickles are never loaded, convert the weights to safetensors" if pickled else ""
+    raise ValueError(f"{folder}: expected {CONFIG} and {WEIGHTS}, got {found}{advice}")
+
+
+def _hub_source(repo: str, revision: str) -> Callable[[str], Path]:
+    """How to get files of a repository, all of one commit: from the cache where that is right, else from the Hub."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    def cached(file: str) -> Path | None:
+        found = try_to_load_from_cache(repo, file, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+
+    commit = revision
+
+    def download(file: str) -> Path:
+        nonlocal commit
+        path = _download(repo, commit, file)
+        commit = path.parent.name  # snapshots/<commit>/<file>: a push between two files cannot mix them
+        return path
+
+    held = {file: path for file in (CONFIG, WEIGHTS) if (path := cached(file))}
+    if len(held) == 2 and _COMMIT.fullmatch(revision):
+        return held.__getitem__
+    problem = _hub_problem(repo, revision)
+    if problem is None:
+        return download
+    if len(held) == 2:
+        logger.warning("%s@%s: using the cached copy, the Hub gave no answer (%s)", repo, revision, problem)
+        return held.__getitem__
+    raise ValueError(
+        f"the Hub at {constants.ENDPOINT} gave no answer ({problem}) and no copy is cached; pass a folder, or run "
+        f"`hf download {repo} --revision {revision}` where there is a network"
+    )
+
+
+def _hub_problem(repo: str, revision: str) -> str | None:
+    """Why the Hub cannot be used now, or None if it can; raises where it refuses.
+
+    One request, never repeated; in a thread, as looking up a name or a dripping answer outlasts a client's timeouts.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    chosen = constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT  # by the user, for a slow network
+    seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if chosen else _HUB_SECONDS
+    url = hf_hub_url(repo, CONFIG, revision=revision)
+    try:
+        metadata = _within(seconds + 0.3, lambda: get_hf_file_metadata(url, timeout=seconds))
+    except Exception as error:  # the client's own types: httpx2, httpx or requests, by its version
+        if (refusal := _refusal(error, CONFIG)) is not None:
+            raise ValueError(refusal) from error
+        return _brief(error) if str(error) else f"nothing within {seconds:g} s"
+    return None if metadata.commit_hash else "what answers there is no Hub, or a proxy or sign-in page before it"
+
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T:
+    future: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()  # an executor would be waited for at exit
+    return future.result(timeout=seconds)
+
+
+def _download(repo: str, revision: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    where = f"{repo}@{revision}"
     try:
-        with contextlib.suppress(LocalEntryNotFoundError):
-            if len(revision) == 40 or not _reachable():  # a commit does not change; without a hub the cache must do
-                paths = [hf_hub_download(repo, file, revision=revision, local_files_only=True) for file in (CONFIG, WEIGHTS)]
-                return Path(paths[0]).parent
-        if not _reachable():
-            raise ValueError(
-                f"{where}: the Hub cannot be reached and the checkpoint is not cached; "
-                f"run `hf download {repo}` with a network, or pass a folder"
-            )
-        paths = [hf_hub_download(repo, file, revision=revision, etag_timeout=_CONNECT_SECONDS) for file in (CONFIG, WEIGHTS)]
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{where}: cannot be fetched from the Hub ({type(error).__name__}: {error})") from error
-    return Path(paths[0]).parent
+        return Path(hf_hub_download(repo, file, revision=revision))
+    except Exception as error:
+        advice = f"try again, or run `hf download {repo}` and pass the folder"
+        problem = _refusal(error, file) or f"{file} could not be downloaded ({_brief(error)}); {advice}"
+        raise ValueError(problem) from error
 
 
-def _reachable() -> bool:
-    """Whether the Hub's host takes a connection: the Hub's own client would retry for half a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    with _quick_socket(address.hostname or "", port) as connected:
-        return connected
+def _refusal(error: Exception, file: str) -> str | None:
+    known = _REFUSALS.get(type(error).__name__)
+    if known is not None:
+        return known.format(file=file)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"access denied (HTTP {status}): run `hf auth login`" if status in (401, 403) else None
 
 
-@contextlib.contextmanager
-def _quick_socket(host: str, port: int) -> Iterator[bool]:
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _serialise(expert: UniSyncExpert, dtype: torch.dtype | None) -> bytes:
+    tensors = {}
+    for key, value in expert.state_dict().items():
+        kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        tensors[key] = value.detach().to("cpu", kept).contiguous()
+        if not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"{key}: expected values that are finite in {kept}, got NaN or infinity")
+    return to_safetensors(tensors, metadata={"format": "pt"})
+
+
+def _default_card(config: UniSyncConfig) -> str:
+    return (
+        f"---\nlibrary_name: unisync_loss\ntags:\n- lip-sync\n---\n\n# UniSync expert, {config.name}\n\n"
+        f"Audio-visual synchronisation expert (arXiv 2503.16357), architecture {config.architecture!r}, decision "
+        f"threshold {config.threshold}.\nData, licence and scores: not stated.\n\n"
+        '```python\nfrom unisync_loss.pretrained import load_expert\n\nexpert = load_expert("this/folder")\n```\n'
+    )
+
+
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Put files into the folder, all or none; unchanged ones are left alone, so that one change is one rename."""
+    paths = {file: folder / file for file in contents}
+    changed = {
+        file: content
+        for file, content in contents.items()
+        if not paths[file].is_file() or paths[file].read_bytes() != content
+    }
+    scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
-            yield True
-    except OSError:
-        yield False
+        for file, content in changed.items():
+            with (scratch / file).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        _publish(scratch, folder, list(changed))
+    finally:
+        if not any(scratch.glob("old-*")):  # else the earlier files could not be put back: they stay there
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, folder: Path, files: list[str]) -> None:
+    """Rename into place; the config goes first and comes last, for a folder without one does not load."""
+    if len(files) == 1:
+        os.replace(scratch / files[0], folder / files[0])
+        return
+    order = sorted(files, key=[WEIGHTS, CARD, CONFIG].index)
+    moved: list[str] = []
+    try:
+        for file in reversed(order):
+            if (folder / file).exists():
+                os.replace(folder / file, scratch / f"old-{file}")
+                moved.append(file)
+        for file in order:
+            os.replace(scratch / file, folder / file)
+    except BaseException:
+        for file in [file for file in order if file not in moved]:
+            (folder / file).unlink(missing_ok=True)
+        for file in reversed(moved):
+            os.replace(scratch / f"old-{file}", folder / file)
+        raise
+    for file in moved:
+        (scratch / f"old-{file}").unlink()

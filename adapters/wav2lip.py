@@ -1,0 +1,113 @@
+"""Wav2Lip (Rudrabha/Wav2Lip at 5c90fa9): the same call as its ``get_sync_loss``, and a weight that survives a restart.
+
+The README beside this file names the lines to change.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from unisync_loss import UniSyncLoss
+
+logger = logging.getLogger(__name__)
+
+
+class Wav2LipSync(nn.Module):
+    """``get_sync_loss(mel, g)`` by a UniSync expert.
+
+    Args:
+        loss: of a mel-rgb expert.
+
+    Raises:
+        ValueError: for an expert of another pair.
+
+    Example:
+        >>> get_sync_loss = Wav2LipSync(UniSyncLoss.from_pretrained("mel-rgb"))  # doctest: +SKIP
+        >>> get_sync_loss(mel, g).backward()  # doctest: +SKIP
+    """
+
+    def __init__(self, loss: UniSyncLoss) -> None:
+        """Keep the loss."""
+        super().__init__()
+        if loss.expert.config.name != "mel-rgb":
+            raise ValueError(f"Wav2Lip's loop carries mel and RGB: expected a mel-rgb expert, got {loss.expert.config.name}")
+        self.loss = loss
+
+    def forward(self, mel: Tensor, g: Tensor) -> Tensor:
+        """Score generated windows.
+
+        Args:
+            mel: (B, 1, 80, 16), as Wav2Lip's loader gives it.
+            g: (B, 3, 5, H, W) generated frames, BGR in [0, 1], any H and W.
+
+        Returns:
+            Scalar, the mean of ``-log p``.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        if mel.ndim != 4 or mel.shape[1] != 1 or g.ndim != 5 or g.shape[1] != 3:
+            shapes = f"{tuple(mel.shape)} and {tuple(g.shape)}"
+            raise ValueError(f"expected mel (B, 1, 80, 16) and g (B, 3, 5, H, W), got {shapes}")
+        video = rearrange(g.flip(1), "b c t h w -> b t c h w")  # BGR → RGB
+        loss = self.loss(video, mel[:, 0])
+        assert isinstance(loss, Tensor)
+        return loss
+
+
+class SyncWeightSchedule:
+    """Weight of the sync term: 0 until the generator's held-out loss is low, then a ramp; kept in checkpoints.
+
+    Wav2Lip switches from 0 to 0.03 at one blow, at a fixed value of its own SyncNet's loss, and forgets it when resumed.
+
+    Args:
+        weight: final weight.
+        threshold: held-out sync loss, in units of our loss (mean ``-log p``), below which the ramp begins. None begins
+            at once, which our loss allows: it has a gradient for faces that are far off, too.
+        ramp_steps: calls of :meth:`step` from 0 to the final weight.
+
+    Raises:
+        ValueError: for a negative weight or ramp.
+
+    Example:
+        >>> schedule = SyncWeightSchedule(0.03, ramp_steps=2)
+        >>> [round(schedule.step(), 3) for _ in range(3)]
+        [0.015, 0.03, 0.03]
+    """
+
+    def __init__(self, weight: float = 0.03, *, threshold: float | None = None, ramp_steps: int = 1000) -> None:
+        """Start at weight 0."""
+        if weight < 0 or ramp_steps < 1:
+            raise ValueError(f"expected weight >= 0 and ramp_steps >= 1, got {weight} and {ramp_steps}")
+        self.final, self.threshold, self.ramp_steps = weight, threshold, ramp_steps
+        self.enabled = threshold is None
+        self.steps = 0
+
+    @property
+    def weight(self) -> float:
+        """The weight now."""
+        return self.final * min(1.0, self.steps / self.ramp_steps)
+
+    def step(self) -> float:
+        """Count a training step and return the weight to use in it."""
+        if self.enabled:
+            self.steps = min(self.steps + 1, self.ramp_steps)
+        return self.weight
+
+    def update(self, held_out_loss: float) -> None:
+        """Begin the ramp once the held-out sync loss is below the threshold; it never goes back."""
+        if not self.enabled and self.threshold is not None and held_out_loss < self.threshold:
+            self.enabled = True
+            logger.info("sync loss %.3f is below %.3f: its weight rises to %g", held_out_loss, self.threshold, self.final)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        return {"enabled": self.enabled, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.enabled, self.steps = bool(state["enabled"]), int(state["steps"])

@@ -1,0 +1,36 @@
+"""Shared fixtures: everything offline, one thread, one seed."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unisync_loss import UniSyncConfig, UniSyncExpert
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def expert():
+    return UniSyncExpert(UniSyncConfig(embedding=16)).eval()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Numbers made with the original Wav2Lip and SyncNet code; not part of the repository."""
+    import numpy as np
+
+    path = SHARED / "golden" / "syncnet_golden.npz"
+    if not path.is_file():
+        pytest.skip(f"golden numbers are not here ({path})")
+    return np.load(path)

@@ -1,0 +1,127 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from unisync_loss import UniSyncConfig, UniSyncExpert
+
+VIDEO = {
+    "rgb": lambda b, t: torch.rand(b, t, 3, 64, 48),
+    "parsing": lambda b, t: torch.rand(b, t, 5, 64, 48),
+    "landmarks": lambda b, t: torch.rand(b, t, 68, 2),
+    "3dmm": lambda b, t: torch.randn(b, t, 64),
+}
+AUDIO = {"mel": lambda b, t: torch.rand(b, 80, t * 16 // 5), "hubert": lambda b, t: torch.randn(b, 2 * t, 1024)}
+
+
+def size(config):
+    """Parameters and multiply-adds of one window."""
+    expert = UniSyncExpert(config).eval()
+    video = torch.rand(1, 5, 3, 96, 96) if config.visual == "rgb" else VIDEO[config.visual](1, 5)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        expert(video, AUDIO[config.audio](1, 5))
+    return sum(parameter.numel() for parameter in expert.parameters()), counter.get_total_flops() / 2
+
+
+def test_paper_has_the_papers_size():
+    parameters, multiply_adds = size(UniSyncConfig(audio="hubert", visual="rgb", architecture="paper"))
+    assert parameters / 1e6 == pytest.approx(16.3, abs=0.1)
+    assert multiply_adds / 1e9 == pytest.approx(1.73, abs=0.02)
+
+
+def test_small_is_small():
+    parameters, multiply_adds = size(UniSyncConfig())
+    paper = size(UniSyncConfig(architecture="paper"))[1]
+    assert parameters <= 5e6
+    assert multiply_adds < paper / 5
+
+
+@pytest.mark.parametrize("architecture", ["paper", "small"])
+@pytest.mark.parametrize("visual", list(VIDEO))
+@pytest.mark.parametrize("audio", list(AUDIO))
+def test_every_pair_runs_and_learns(architecture, visual, audio):
+    expert = UniSyncExpert(UniSyncConfig(audio=audio, visual=visual, architecture=architecture, embedding=16))
+    p = expert(VIDEO[visual](2, 6), AUDIO[audio](2, 6))
+    assert p.shape == (2, 2)
+    assert ((p >= 0) & (p <= 1)).all()
+    p.sum().backward()
+    # the aligner is a constant in the forward pass by design; everything else must learn
+    idle = [name for name, q in expert.named_parameters() if q.grad is None and "aligner" not in name]
+    assert not idle
+
+
+@pytest.mark.parametrize("height_width", [(96, 96), (256, 256), (61, 117), (300, 40)])
+def test_any_picture_size(expert, height_width):
+    assert expert(torch.rand(1, 5, 3, *height_width), torch.rand(1, 3200)).shape == (1, 1)
+
+
+def test_a_long_clip_equals_window_by_window(expert):
+    video, mel = torch.rand(1, 14, 3, 48, 48), torch.rand(1, 80, 45)
+    with torch.no_grad():
+        whole = expert(video, mel)
+        single = [expert(video[:, f : f + 5], mel[:, :, f * 16 // 5 : f * 16 // 5 + 16]) for f in range(10)]
+    assert torch.allclose(whole, torch.cat(single, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["paper", "small"])
+def test_batch_of_three_is_three_batches_of_one(architecture):
+    expert = UniSyncExpert(UniSyncConfig(architecture=architecture, embedding=16)).eval()
+    video, audio = torch.rand(3, 7, 3, 48, 48), torch.randn(3, 7 * 640) / 10
+    with torch.no_grad():
+        together = expert(video, audio)
+        apart = torch.cat([expert(video[i : i + 1], audio[i : i + 1]) for i in range(3)])
+    assert torch.allclose(together, apart, atol=1e-5)
+
+
+def test_stride_picks_windows(expert):
+    video, audio = torch.rand(1, 17, 3, 32, 32), torch.randn(1, 17 * 640)
+    with torch.no_grad():
+        assert torch.allclose(expert(video, audio)[:, ::5], expert(video, audio, stride=5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "message"),
+    [
+        (torch.rand(1, 4, 3, 96, 96), torch.rand(1, 2560), "at least T = 5 frames .* got T = 4"),
+        (torch.rand(1, 3, 5, 96, 96), torch.rand(1, 3200), r"expected rgb as \(B, T, 3, H, W\).*got \(1, 3, 5, 96, 96\)"),
+        (torch.zeros(1, 5, 3, 96, 96, dtype=torch.uint8), torch.rand(1, 3200), "floating point.*got .*uint8"),
+        (torch.rand(5, 3, 96, 96), torch.rand(1, 3200), r"expected .*got \(5, 3, 96, 96\)"),
+        (torch.rand(1, 25, 3, 96, 96), torch.rand(1, 44100), r"expected about \(B, 16000\) samples for T = 25.*44100"),
+        (torch.rand(1, 25, 3, 96, 96), torch.rand(1, 8000), r"expected about \(B, 16000\) samples"),
+        (torch.rand(1, 5, 3, 96, 96), torch.rand(1, 16, 80), r"mel features as \(B, 80, L\).*got \(1, 16, 80\)"),
+        (torch.rand(1, 5, 3, 96, 96), torch.zeros(1, 3200, dtype=torch.int16), "floating point, got .*int16"),
+        (torch.rand(1, 5, 3, 96, 96), "speech.wav", "got str"),
+    ],
+)
+def test_wrong_input(expert, video, audio, message):
+    with pytest.raises(ValueError, match=message):
+        expert(video, audio)
+
+
+@pytest.mark.parametrize(
+    ("visual", "audio", "video", "sound", "message"),
+    [
+        ("landmarks", "mel", torch.rand(1, 5, 67, 2), torch.rand(1, 3200), "136 coordinates.*got .1, 5, 67, 2"),
+        ("3dmm", "mel", torch.rand(1, 5, 50), torch.rand(1, 3200), "got .1, 5, 50"),
+        ("parsing", "mel", torch.full((1, 5, 32, 32), 9), torch.rand(1, 3200), r"labels in \[0, 5\), got 9"),
+        ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 3200), "not a waveform"),
+        ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 768), "1024.*got .1, 10, 768"),
+    ],
+)
+def test_wrong_input_of_other_pairs(visual, audio, video, sound, message):
+    with pytest.raises(ValueError, match=message):
+        UniSyncExpert(UniSyncConfig(visual=visual, audio=audio, embedding=8))(video, sound)
+
+
+def test_labels_equal_their_probabilities():
+    expert = UniSyncExpert(UniSyncConfig(visual="parsing", embedding=8)).eval()
+    labels = torch.randint(5, (1, 5, 32, 32))
+    one_hot = torch.nn.functional.one_hot(labels, 5).movedim(-1, 2).float()
+    with torch.no_grad():
+        assert torch.equal(expert(labels, torch.ones(1, 80, 16)), expert(one_hot, torch.ones(1, 80, 16)))
+
+
+def test_landmarks_are_free_of_place_and_size():
+    expert = UniSyncExpert(UniSyncConfig(visual="landmarks", embedding=8)).eval()
+    points, audio = torch.rand(1, 5, 68, 2), torch.rand(1, 80, 16)
+    with torch.no_grad():
+        assert torch.allclose(expert(points, audio), expert(7 * points + 3, audio), atol=1e-4)

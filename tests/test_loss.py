@@ -1,0 +1,237 @@
+import copy
+import math
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from unisync_loss import UniSyncExpert, UniSyncLoss
+from unisync_loss.functional import sync_probability
+
+
+@pytest.fixture
+def loss(expert):
+    return UniSyncLoss(expert)
+
+
+@pytest.fixture
+def batch():
+    return torch.rand(2, 9, 3, 48, 48), torch.randn(2, 9 * 640) / 10
+
+
+class Generator(nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.paint = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        self.sync = loss
+
+    def forward(self, video, audio):
+        made = torch.sigmoid(self.norm(self.paint(video.flatten(0, 1)))).unflatten(0, video.shape[:2])
+        return self.sync(made, audio)
+
+
+def snapshot(expert):
+    return {key: value.clone() for key, value in expert.state_dict().items()}
+
+
+def assert_frozen(loss, before):
+    expert = loss.expert
+    assert not any(module.training for module in expert.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in expert.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in expert.state_dict().items())
+
+
+def train_a_little(generator, batch):
+    optimiser = torch.optim.AdamW(generator.parameters(), 0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimiser.zero_grad()
+        generator(*batch).backward()
+        optimiser.step()
+
+
+def test_mean_of_minus_log_p(loss, batch):
+    with torch.no_grad():
+        p = loss.expert(*batch)
+    terms = loss(*batch, return_terms=True)
+    assert torch.allclose(terms.probability, p, atol=1e-6)
+    assert terms.loss.item() == pytest.approx((-p.log()).mean().item(), rel=1e-5)
+    assert loss(*batch).ndim == 0
+
+
+def test_gradient_reaches_the_video_and_nothing_else(loss, batch):
+    video, audio = (x.requires_grad_() for x in batch)
+    loss(video, audio).backward()
+    assert video.grad.isfinite().all()
+    assert (video.grad.abs().sum((1, 2, 3, 4)) > 0).all()
+    assert audio.grad is None
+    assert all(parameter.grad is None for parameter in loss.expert.parameters())
+
+
+def test_gradient_is_that_of_the_value(loss, batch):
+    video, audio = batch[0][:1].double(), batch[1][:1].double()
+    loss = loss.double()
+    video.requires_grad_()
+    with torch.no_grad():
+        assert (loss.expert(video, audio) > 0.05).all()
+
+    def exact(x):
+        return sync_probability(loss.expert.encode_audio(audio, 9), loss.expert.encode_visual(x)).log().mean().neg()
+
+    (ours,) = torch.autograd.grad(loss(video, audio), video)
+    (true,) = torch.autograd.grad(exact(video), video)
+    # the surrogate bends the direction a little where ReLU cuts; it must not turn it
+    assert torch.cosine_similarity(ours.flatten(), true.flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("act", ["train", "requires_grad", "deepcopy", "to", "double", "zero_grad", "apply"])
+def test_frozen_for_good(loss, batch, act):
+    generator = Generator(loss)
+    before = snapshot(loss.expert)
+    if act == "train":
+        generator.eval()
+        generator.train()
+        loss.train(True)
+    elif act == "requires_grad":
+        generator.requires_grad_(True)
+        loss.requires_grad_(True)
+    elif act == "deepcopy":
+        generator = copy.deepcopy(generator).train()
+        assert generator.sync.expert is not loss.expert
+    elif act == "to":
+        generator.to("cpu", torch.float32).train()
+    elif act == "double":
+        generator.double().float().train()
+    elif act == "zero_grad":
+        generator.zero_grad(set_to_none=False)
+    else:
+        generator.apply(lambda module: module.train())
+    train_a_little(generator, batch)
+    assert_frozen(generator.sync, before)
+
+
+def test_frozen_under_autocast(loss, batch):
+    generator = Generator(loss).train()
+    before = snapshot(loss.expert)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = generator(*batch)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert abs(value.item() - generator(*batch).item()) < 0.1
+    assert_frozen(loss, before)
+
+
+def test_frozen_under_ddp(loss, batch, tmp_path):
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        generator = DistributedDataParallel(Generator(loss)).train()
+        before = snapshot(loss.expert)
+        train_a_little(generator, batch)
+        assert_frozen(loss, before)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_moves_with_its_parent(loss, batch):
+    generator = Generator(loss).double()
+    assert all(p.dtype == torch.float64 for p in loss.expert.parameters())
+    assert generator(batch[0].double(), batch[1].double()).dtype == torch.float64
+
+
+def test_no_part_of_a_generators_checkpoint(loss, expert):
+    generator = Generator(loss)
+    assert not [key for key in generator.state_dict() if "expert" in key]
+    assert not [name for name, _ in generator.named_parameters() if "expert" in name]
+    other = Generator(UniSyncLoss(UniSyncExpert(expert.config)))
+    other.load_state_dict(generator.state_dict(), strict=True)
+
+
+def test_dead_windows_have_a_gradient(loss, batch, monkeypatch):
+    heard = torch.randn(2, 5, 16)
+    monkeypatch.setattr(loss.expert, "encode_audio", lambda *_, **__: heard)
+    seen = -heard.clone().requires_grad_()
+    seen.retain_grad()
+    monkeypatch.setattr(loss.expert, "encode_visual", lambda *_, **__: seen)
+    terms = loss(*batch, return_terms=True)
+    terms.loss.backward()
+    assert terms.probability.max() == 0
+    assert terms.loss.item() == pytest.approx(5.0, abs=0.01)
+    assert (seen.grad.norm(dim=-1) > 1e-3).all()
+    assert seen.grad.norm(dim=-1).max() < 150
+
+
+class TestWindows:
+    def test_batch_is_the_mean_of_its_clips(self, loss, batch):
+        single = [loss(batch[0][i : i + 1], batch[1][i : i + 1]) for i in range(2)]
+        assert loss(*batch).item() == pytest.approx(sum(single).item() / 2, rel=1e-5)
+        assert torch.allclose(loss(*batch, reduction="none"), torch.stack(single), atol=1e-5)
+        assert loss(*batch, reduction="sum").item() == pytest.approx(loss(*batch).item() * 10, rel=1e-5)
+
+    def test_frame_mask_equals_a_shorter_clip(self, loss, batch):
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        mask[:, 7:] = False
+        # the window that ends at frame 6 hears up to its own end: the shorter clip sounds the same but for STFT edges
+        mel = loss.expert.audio_input(batch[1]).transpose(1, 2)
+        short = loss(batch[0][:, :7], mel[:, :, :23])
+        assert loss(batch[0], mel, mask=mask).item() == pytest.approx(short.item(), rel=1e-4)
+
+    def test_window_mask_equals_weights(self, loss, batch):
+        mask = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]).bool()
+        assert loss(*batch, mask=mask).item() == pytest.approx(loss(*batch, weights=mask.float()).item(), rel=1e-6)
+        terms = loss(*batch, mask=mask, weights=torch.full((2, 5), 2.0), return_terms=True)
+        assert terms.weights.tolist() == (2 * mask.float()).tolist()
+
+    def test_frame_mask_with_stride(self, loss, batch):
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        mask[0, 3] = False  # windows at 0 and 2 see it, that at 4 does not
+        assert loss(*batch, mask=mask, stride=2, return_terms=True).weights.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+    def test_masked_frames_get_no_gradient(self, loss, batch):
+        video = batch[0].requires_grad_()
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        mask[0] = False
+        loss(video, batch[1], mask=mask).backward()
+        assert video.grad[0].abs().max() == 0
+        assert video.grad[1].abs().max() > 0
+
+    def test_shortest_clip(self, loss):
+        assert math.isfinite(loss(torch.rand(1, 5, 3, 96, 96), torch.randn(1, 3200)).item())
+
+    def test_features_equal_the_waveform(self, loss, batch):
+        mel = loss.expert.audio_input(batch[1]).transpose(1, 2)
+        assert loss(batch[0], mel).item() == pytest.approx(loss(*batch).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio": torch.rand(3, 5760)}, "2 videos and 3 audios"),
+        ({"audio": torch.rand(5760)}, r"audio: expected a batch .*got \(5760,\)"),
+        ({"audio": torch.rand(2, 3200)}, "expected about"),
+        ({"video": torch.rand(2, 4, 3, 48, 48)}, "at least T = 5"),
+        ({"video": 255 * torch.rand(2, 9, 3, 48, 48)}, r"expected RGB in \[0, 1\], got values in"),
+        ({"video": 2 * torch.rand(2, 9, 3, 48, 48) - 1}, r"expected RGB in \[0, 1\], got values in \[-"),
+        ({"video": torch.full((2, 9, 3, 48, 48), torch.nan)}, "got values in .nan"),
+        ({"video": torch.zeros(2, 9, 3, 48, 48, dtype=torch.uint8)}, "floating point"),
+        ({"mask": torch.ones(2, 3)}, r"\(B, T\) = \(2, 9\) or \(B, W\) = \(2, 5\), got \(2, 3\)"),
+        ({"weights": torch.ones(2, 9)}, r"weights: expected \(B, W\) = \(2, 5\), got \(2, 9\)"),
+        ({"stride": 0}, "stride: expected at least 1"),
+        ({"reduction": "max"}, "reduction: expected"),
+    ],
+)
+def test_wrong_input(loss, batch, change, message):
+    arguments = {"video": batch[0], "audio": batch[1], **change}
+    with pytest.raises(ValueError, match=message):
+        loss(**arguments)
+
+
+def test_slight_excess_is_said_once(loss, batch, caplog):
+    video = batch[0] * 1.03
+    loss(video, batch[1])
+    loss(video, batch[1])
+    assert caplog.text.count("expected RGB in [0, 1]") == 1
