@@ -34,7 +34,9 @@ class Wav2LipSync(nn.Module):
         """Keep the loss."""
         super().__init__()
         if loss.expert.config.name != "mel-rgb":
-            raise ValueError(f"Wav2Lip's loop carries mel and RGB: expected a mel-rgb expert, got {loss.expert.config.name}")
+            raise ValueError(
+                f"Wav2Lip's loop carries mel and RGB: expected a mel-rgb expert, got {loss.expert.config.name}"
+            )
         self.loss = loss
 
     def forward(self, mel: Tensor, g: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ class Wav2LipSync(nn.Module):
 class SyncWeightSchedule:
     """Weight of the sync term: 0 until the generator's held-out loss is low, then a ramp; kept in checkpoints.
 
-    Wav2Lip switches from 0 to 0.03 at one blow, at a fixed value of its own SyncNet's loss, and forgets it when resumed.
+    Wav2Lip switches from 0 to 0.03 at one blow, at a fixed value of its own SyncNet's loss, and forgets it on resume.
 
     Args:
         weight: final weight.
@@ -102,7 +104,9 @@ class SyncWeightSchedule:
         """Begin the ramp once the held-out sync loss is below the threshold; it never goes back."""
         if not self.enabled and self.threshold is not None and held_out_loss < self.threshold:
             self.enabled = True
-            logger.info("sync loss %.3f is below %.3f: its weight rises to %g", held_out_loss, self.threshold, self.final)
+            logger.info(
+                "sync loss %.3f is below %.3f: its weight rises to %g", held_out_loss, self.threshold, self.final
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from syncnet_color import SyncNetColor, wav2lip_sync_loss
-from torch import Tensor
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
 
@@ -76,7 +75,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    report: dict[str, object] = {"torch": torch.__version__, "machine": platform.machine(), "threads": 2, "batch": options.batch}
+    report: dict[str, object] = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": 2,
+        "batch": options.batch,
+    }
     for architecture in ("small", "paper"):
         expert = UniSyncExpert(UniSyncConfig(architecture=architecture))
         for frames in (5, 25):
@@ -84,7 +88,8 @@ def main() -> None:
             batch = options.batch if frames == 5 else max(1, options.batch // 4)
             row = compare(*make_steps(expert, batch, frames), rounds)
             report[f"{architecture}_{frames}_frames"] = {"batch": batch, **row}
-            print(f"{architecture:6} {frames:2} frames, batch {batch}: SyncNet takes {row['ratio_median']} x ours {row['ratio_quartiles']}")
+            ratio = f"{row['ratio_median']} x ours {row['ratio_quartiles']}"
+            print(f"{architecture:6} {frames:2} frames, batch {batch}: SyncNet takes {ratio}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")

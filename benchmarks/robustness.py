@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.clips import list_clips, load_clip
-from unisync_loss.evaluate import ClipEmbedding, embed_clips, summarise_pairs, score_pairs, voiced_windows
+from unisync_loss.evaluate import ClipEmbedding, embed_clips, score_pairs, summarise_pairs, voiced_windows
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.pretrained import load_expert
 
@@ -93,7 +93,10 @@ def main() -> None:
     def record(name: str, clips: list[ClipEmbedding]) -> None:
         row = summarise_pairs(score_pairs(clips, options.seed), expert.config.threshold, options.seed)
         report[name] = row
-        print(f"{name:34} accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f} {row['ci95_auc']}", flush=True)
+        print(
+            f"{name:34} accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f} {row['ci95_auc']}",
+            flush=True,
+        )
 
     for name, transform in CONDITIONS.items():
         record(name, list(embed_clips(expert, entries, transform)))

@@ -8,14 +8,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: (channels, kernel, stride, padding, blocks with a shortcut that follow)
-FACE = ((32, 7, 1, 3, 0), (64, 5, (1, 2), 1, 2), (128, 3, 2, 1, 3), (256, 3, 2, 1, 2), (512, 3, 2, 1, 2), (512, 3, 2, 1, 0), (512, 3, 1, 0, 0), (512, 1, 1, 0, 0))  # fmt: skip
-AUDIO = ((32, 3, 1, 1, 2), (64, 3, (3, 1), 1, 2), (128, 3, 3, 1, 2), (256, 3, (3, 2), 1, 2), (512, 3, 1, 0, 0), (512, 1, 1, 0, 0))  # fmt: skip
+# fmt: off
+FACE = ((32, 7, 1, 3, 0), (64, 5, (1, 2), 1, 2), (128, 3, 2, 1, 3), (256, 3, 2, 1, 2), 
+    (512, 3, 2, 1, 2), (512, 3, 2, 1, 0), (512, 3, 1, 0, 0), (512, 1, 1, 0, 0),
+)
+AUDIO = ((32, 3, 1, 1, 2), (64, 3, (3, 1), 1, 2), (128, 3, 3, 1, 2), (256, 3, (3, 2), 1, 2),
+    (512, 3, 1, 0, 0), (512, 1, 1, 0, 0),
+)
+# fmt: on
 
 
 class Block(nn.Module):
     """Convolution with bias, batch norm, optional shortcut, ReLU."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int | tuple[int, int], padding: int, shortcut: bool) -> None:
+    def __init__(
+        self, before: int, after: int, kernel: int, stride: int | tuple[int, int], padding: int, shortcut: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(before, after, kernel, stride, padding), nn.BatchNorm2d(after))
         self.shortcut = shortcut

@@ -82,7 +82,11 @@ def test_stride_picks_windows(expert):
     ("video", "audio", "message"),
     [
         (torch.rand(1, 4, 3, 96, 96), torch.rand(1, 2560), "at least T = 5 frames .* got T = 4"),
-        (torch.rand(1, 3, 5, 96, 96), torch.rand(1, 3200), r"expected rgb as \(B, T, 3, H, W\).*got \(1, 3, 5, 96, 96\)"),
+        (
+            torch.rand(1, 3, 5, 96, 96),
+            torch.rand(1, 3200),
+            r"expected rgb as \(B, T, 3, H, W\).*got \(1, 3, 5, 96, 96\)",
+        ),
         (torch.zeros(1, 5, 3, 96, 96, dtype=torch.uint8), torch.rand(1, 3200), "floating point.*got .*uint8"),
         (torch.rand(5, 3, 96, 96), torch.rand(1, 3200), r"expected .*got \(5, 3, 96, 96\)"),
         (torch.rand(1, 25, 3, 96, 96), torch.rand(1, 44100), r"expected about \(B, 16000\) samples for T = 25.*44100"),

@@ -1,11 +1,13 @@
-"""Where the mouth is: a small network that finds the face's pose in a crop, and the sampler that cuts the mouth out.
+"""Where the mouth is: a small network that finds the face's pose in a crop, and the sampler that cuts it out.
 
 Generators hand over face crops of every tightness and aspect ratio (Wav2Lip squeezes a tight box to a square). The
 ``small`` RGB expert looks at the mouth at one place, size and tilt, so that crops need no landmarks and no agreement.
-The pose is treated as a constant: no gradient flows through it, a generator cannot please the expert by moving the face.
+The pose is treated as a constant: no gradient flows through it, a generator cannot win by moving the face.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -93,7 +95,7 @@ class PoseNetwork(nn.Module):
         super().__init__()
         channels = (3, 16, 32, 64, 96)
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         last = nn.Linear(64, 6)

@@ -38,9 +38,9 @@ def random_affine(
         shift: largest shift in the map's units.
         flip: (count,) which ones are mirrored.
     """
-    size = spread((count, 1), -scale, scale) + torch.stack([spread((count,), -aspect, aspect) / 2] * 2, 1) * torch.tensor(
-        [1.0, -1.0]
-    )
+    size = spread((count, 1), -scale, scale) + torch.stack(
+        [spread((count,), -aspect, aspect) / 2] * 2, 1
+    ) * torch.tensor([1.0, -1.0])
     angle = spread((count,), -turn, turn)
     rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(count, 2, 2)
     linear = rotation * size.exp()[:, None, :]
@@ -94,7 +94,9 @@ def augment_camera(pixels: Tensor, length: int) -> Tensor:
     grey = chance(segments, 0.2).float()[:, None, None, None, None] * spread(one, 0.5, 1.0)
     x = x + grey * (x.mean(2, keepdim=True) - x)
     x = x.clamp(1e-3, 1) ** spread(one, -0.4, 0.4).exp()
-    x = x * spread((segments, 1, 3, 1, 1), -0.12, 0.12).exp() * spread(one, -0.35, 0.35).exp() + spread(one, -0.12, 0.12)
+    x = x * spread((segments, 1, 3, 1, 1), -0.12, 0.12).exp() * spread(one, -0.35, 0.35).exp() + spread(
+        one, -0.12, 0.12
+    )
     x = _blur_some(x, 0.25)
     x = x + torch.randn_like(x) * (spread(one, 0.0, 0.04) * chance(segments, 0.5).float()[:, None, None, None, None])
     return rearrange(_hide_some(x, 0.1), "n l c h w -> (n l) c h w").clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What training reads again and again, computed once a clip: mouth cuts, mouth points, poses, a few faces, the voice."""
+"""What training reads again and again, computed once a clip: mouths, mouth points, poses, a few faces, the voice."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def measure_clip(entry: ClipEntry) -> CachedClip:
     if seen.mean() < _FEWEST_FACES:
         raise ValueError(f"{entry.name}: expected a face in every frame, found one in {seen.sum()} of {seen.size}")
     mesh = _fill_gaps(mesh, seen)
-    pose = _smooth(pose_of_mesh(mesh, clip.frames.shape[1:3]))
+    pose = _smooth(pose_of_mesh(mesh, (clip.frames.shape[1], clip.frames.shape[2])))
     picture = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w").float()
     cuts = sample_mouth(picture, torch.from_numpy(pose), size=CUT_SIZE, side=CUT_SIDE)
     kept = np.linspace(0, len(picture) - 1, VIEWS).round().astype(int)

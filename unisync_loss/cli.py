@@ -16,10 +16,21 @@ from unisync_loss import __version__
 from unisync_loss.config import UniSyncConfig
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Lip-sync expert, loss and measures."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Lip-sync expert, loss and measures.",
 )
 #: what a user's input can cause; anything else is our defect and keeps its traceback
-INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError, ImportError, FloatingPointError)
+INPUT_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    PermissionError,
+    ImportError,
+    FloatingPointError,
+)
 
 Model = Annotated[str, typer.Option(help="Released name, checkpoint folder, or owner/name[@revision] on the Hub.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
@@ -44,7 +55,9 @@ def demo(
     video: Annotated[Path | None, typer.Option(help="A clip of one face; default: the embedded drawn face.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("out/demo"),
     model: Model = "mel-rgb",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; default: some three minutes.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each training; default: some three minutes.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a small generator with and without the loss, and show what it learnt."""
@@ -58,7 +71,9 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[list[Path], typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4; may be given several times.")],
+    data: Annotated[
+        list[Path], typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4; may be given several times.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     val: Annotated[Path | None, typer.Option(help="Validation folder, of other speakers.")] = None,
     audio: Annotated[str, typer.Option(help="Audio representation.")] = "mel",
@@ -131,7 +146,7 @@ def report_table(report: dict[str, Any]) -> str:
     """The report of ``eval`` as text."""
     pairs = report["pairs"]
     lines = [
-        f"{report['model']}: {report['clips']} clips, {report['speakers']} speakers, {pairs['n']} pairs, seed {report['seed']}",
+        f"{report['model']}: {report['clips']} clips, {report['speakers']} speakers, {pairs['n']} pairs",
         f"pairs        accuracy {pairs['accuracy']:.3f} {pairs['ci95']} at {pairs['threshold']}",
         f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
         f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
@@ -148,14 +163,17 @@ def report_table(report: dict[str, Any]) -> str:
 
 @app.command()
 def info(
-    model: Annotated[str | None, typer.Argument(help="Released name, folder or owner/name; none lists what is bundled.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Released name, folder or owner/name; none lists what is bundled.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """List the bundled checkpoints, or show one's input contract."""
     from unisync_loss.pretrained import list_pretrained, load_expert
 
     if model is None:
-        report: dict[str, Any] = {"version": __version__, "pretrained": [str(name) for name in list_pretrained()]}
+        rows = {name: {"parameters": row.parameters, "bytes": row.size} for name, row in list_pretrained().items()}
+        report: dict[str, Any] = {"version": __version__, "pretrained": rows}
     else:
         expert = load_expert(model)
         count = sum(parameter.numel() for parameter in expert.parameters())

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.media import Clip, read_clip
 
@@ -149,11 +147,3 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
         if missing:
             raise ValueError(f"{path}: expected columns {', '.join(columns)}, missing {', '.join(missing)}")
         yield from reader
-
-
-def group_by_speaker(entries: list[ClipEntry]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    """Indices of each speaker's clips."""
-    groups: dict[str, list[int]] = {}
-    for index, entry in enumerate(entries):
-        groups.setdefault(entry.speaker, []).append(index)
-    return {speaker: np.array(indices) for speaker, indices in groups.items()}

@@ -127,7 +127,9 @@ class UniSyncConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"config: unknown fields {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+            raise ValueError(
+                f"config: unknown fields {', '.join(unknown)}; expected some of {', '.join(sorted(known))}"
+            )
         return cls(**values)
 
     @classmethod

@@ -182,7 +182,9 @@ def best_threshold(scores: PairScores) -> float:
     return float(max(candidates, key=lambda threshold: accuracy_at(scores, float(threshold))))
 
 
-def bootstrap(values: dict[str, Callable[[PairScores], float]], scores: PairScores, seed: int) -> dict[str, list[float]]:
+def bootstrap(
+    values: dict[str, Callable[[PairScores], float]], scores: PairScores, seed: int
+) -> dict[str, list[float]]:
     """95 % percentile intervals over clips.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from torch import Tensor, nn
 
 from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
@@ -34,6 +36,27 @@ class UniSyncExpert(nn.Module):
         self.visual_input = visual_input(config)
         self.audio_input = audio_input(config)
         self.visual_tower, self.audio_tower = build_towers(config)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str]) -> UniSyncExpert:
+        """Load a released name, a checkpoint folder, or ``owner/name[@revision]`` from the Hub, in eval mode.
+
+        Raises:
+            ValueError: see :func:`unisync_loss.pretrained.load_expert`.
+        """
+        from unisync_loss.pretrained import load_expert  # it imports this room
+
+        return load_expert(name)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a checkpoint folder; see :func:`unisync_loss.pretrained.save_pretrained` for card and dtype.
+
+        Raises:
+            OSError: when the disk is full or the folder cannot be written.
+        """
+        from unisync_loss.pretrained import save_pretrained
+
+        save_pretrained(self, folder)
 
     def forward(self, video: Tensor, audio: Tensor, *, stride: int = 1) -> Tensor:
         """Probability that each window is in sync (eq. 2).

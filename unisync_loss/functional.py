@@ -47,9 +47,9 @@ def relu_cosine(audio: Tensor, visual: Tensor, *, negative_slope: float = 0.0) -
         (...) in [0, 1] for ReLU, up to rounding; 0 where an embedding is all zero.
     """
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        audio, visual = (at_least_float32(embedding) for embedding in (audio, visual))
-        rectified = (F.leaky_relu(embedding, negative_slope) for embedding in (audio, visual))
-        return F.cosine_similarity(*rectified, dim=-1)
+        heard = F.leaky_relu(at_least_float32(audio), negative_slope)
+        seen = F.leaky_relu(at_least_float32(visual), negative_slope)
+        return F.cosine_similarity(heard, seen, dim=-1)
 
 
 def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) -> Tensor:
@@ -135,7 +135,9 @@ def offset_matrix(audio: Tensor, visual: Tensor, max_offset: int = 15) -> Tensor
     windows = visual.shape[1]
     table = torch.einsum("bvd,bad->bva", unit_rectified(visual), unit_rectified(audio)).clamp(0, 1)
     table = F.pad(table, (max_offset, max_offset), value=torch.nan)
-    columns = torch.arange(2 * max_offset + 1, device=table.device) + torch.arange(windows, device=table.device)[:, None]
+    columns = (
+        torch.arange(2 * max_offset + 1, device=table.device) + torch.arange(windows, device=table.device)[:, None]
+    )
     return table.gather(2, columns.expand(table.shape[0], -1, -1))
 
 

@@ -66,8 +66,8 @@ class UniSyncLoss(nn.Module):
         return self._held[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniSyncLoss:
-        super()._apply(fn, recurse)
-        self.expert._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.expert._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @classmethod

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +63,10 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
     return Clip(frames, waveform)
 
 
-def _decode_video(container: object, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
+def _decode_video(container: Any, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
     pictures: list[NDArray[np.uint8]] = []
     times: list[float] = []
-    for index, frame in enumerate(container.decode(video=0)):  # type: ignore[attr-defined]
+    for index, frame in enumerate(container.decode(video=0)):
         time = frame.time if frame.time is not None else index / FPS
         if max_frames is not None and times and time - times[0] > max_frames / FPS:
             break
@@ -89,14 +89,14 @@ def _upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
 
 
-def _decode_audio(container: object, start: float, samples: int) -> NDArray[np.float32]:
+def _decode_audio(container: Any, start: float, samples: int) -> NDArray[np.float32]:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
     pieces: list[NDArray[np.float32]] = []
     first: float | None = None
     heard = 0
-    for frame in _with_flush(container.decode(audio=0)):  # type: ignore[attr-defined]
+    for frame in _with_flush(container.decode(audio=0)):
         if frame is not None and first is None:
             first = frame.time or 0.0
         for piece in resampler.resample(frame):
@@ -112,7 +112,7 @@ def _decode_audio(container: object, start: float, samples: int) -> NDArray[np.f
     return np.pad(sound[:samples], (0, max(0, samples - sound.size))).astype(np.float32)
 
 
-def _with_flush(frames: Iterable[object]) -> Iterator[object]:
+def _with_flush(frames: Iterable[Any]) -> Iterator[Any]:
     yield from frames
     yield None
 
@@ -141,7 +141,13 @@ def write_clip(
     """
     import av
 
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or frames.shape[1] % 2 or frames.shape[2] % 2:
+    if (
+        frames.ndim != 4
+        or frames.shape[-1] != 3
+        or frames.dtype != np.uint8
+        or frames.shape[1] % 2
+        or frames.shape[2] % 2
+    ):
         raise ValueError(f"frames: expected (T, H, W, 3) uint8 with even H and W, got {frames.shape} {frames.dtype}")
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
@@ -162,12 +168,12 @@ def write_clip(
             temporary.unlink()
 
 
-def _encode_audio(stream: object, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[object]:
+def _encode_audio(stream: Any, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[Any]:
     import av
 
     for start in range(0, waveform.size, 1024):
         block = np.ascontiguousarray(waveform[None, start : start + 1024], dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
-        yield stream.encode(frame)  # type: ignore[attr-defined]
-    yield stream.encode(None)  # type: ignore[attr-defined]
+        yield stream.encode(frame)
+    yield stream.encode(None)

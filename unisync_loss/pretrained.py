@@ -117,11 +117,7 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
 
 
 def save_pretrained(
-    expert: UniSyncExpert,
-    folder: str | os.PathLike[str],
-    *,
-    card: str | None = None,
-    dtype: torch.dtype | None = None,
+    expert: UniSyncExpert, folder: str | os.PathLike[str], *, card: str | None = None, dtype: torch.dtype | None = None
 ) -> None:
     """Write a checkpoint folder whole or not at all.
 
@@ -129,14 +125,11 @@ def save_pretrained(
         expert: to be saved.
         folder: made if missing; an earlier checkpoint in it is replaced.
         card: text of ``README.md``; None keeps the one there is, or writes a few lines made from the config.
-        dtype: of the stored floating-point weights, such as ``torch.float16``; None keeps theirs.
+        dtype: of the stored floating-point numbers, such as ``torch.float16``; None keeps theirs.
 
     Raises:
         ValueError: for weights that are not finite, before or after the cast.
         OSError: when the disk is full or the folder cannot be written; an earlier checkpoint stays as it was.
-
-    Example:
-        >>> save_pretrained(UniSyncExpert(UniSyncConfig()), "my-expert", dtype=torch.float16)  # doctest: +SKIP
     """
     folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
@@ -227,15 +220,14 @@ def _read_config(path: Path) -> UniSyncConfig:
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
-    if not content:
-        raise ValueError(f"{path}: expected a safetensors file, got an empty one")
-    # torch.save's zip or a bare pickle; a safetensors file may start alike, but its length field goes on with zeros
-    if (content[:2] == b"PK" or content[:1] == b"\x80") and content[4:8].strip(b"\0"):
-        raise ValueError(f"{path}: expected a safetensors file, got a pickle under its name; pickles are never loaded")
     try:
         return parse_safetensors(content)
     except Exception as error:  # the parser raises its own type, KeyError, ValueError … by what is broken
-        raise ValueError(f"{path}: expected a whole safetensors file, got one that cannot be read ({error})") from error
+        pickled = content.startswith((b"PK", b"\x80"))  # torch.save, pickle
+        found = "a pickle under its name; pickles are never loaded" if pickled else f"one that cannot be read ({error})"
+        raise ValueError(
+            f"{path}: expected a whole safetensors file, got {found if content else 'an empty one'}"
+        ) from error
 
 
 def _matched(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -406,6 +398,7 @@ def _publish(scratch: Path, folder: Path, files: list[str]) -> None:
         return
     order = sorted(files, key=[WEIGHTS, CARD, CONFIG].index)
     moved: list[str] = []
+    placed: list[str] = []
     try:
         for file in reversed(order):
             if (folder / file).exists():
@@ -413,9 +406,10 @@ def _publish(scratch: Path, folder: Path, files: list[str]) -> None:
                 moved.append(file)
         for file in order:
             os.replace(scratch / file, folder / file)
+            placed.append(file)
     except BaseException:
-        for file in [file for file in order if file not in moved]:
-            (folder / file).unlink(missing_ok=True)
+        for file in placed:
+            (folder / file).unlink()
         for file in reversed(moved):
             os.replace(scratch / f"old-{file}", folder / file)
         raise

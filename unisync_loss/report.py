@@ -81,7 +81,7 @@ def new_figure(width: float, height: float) -> Figure:
 def curves_picture(result: DemoResult) -> bytes:
     """Losses, held-out probability during training, and final probabilities as bars, as PNG."""
     figure = new_figure(13, 8)
-    axes: Any = figure.subplots(2, 2, gridspec_kw={"hspace": 0.36, "wspace": 0.22})
+    axes: Any = figure.subplots(2, 2, gridspec_kw={"hspace": 0.36, "wspace": 0.34})
     loss, sync, checks, bars = axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]
     steps = np.arange(1, result.steps + 1)
     for name, run in result.runs.items():

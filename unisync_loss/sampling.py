@@ -46,7 +46,9 @@ class Batch:
         """Clip, speaker and first frame of every window, each (N * W,)."""
         windows = self.cuts.shape[1] - WINDOW_FRAMES + 1
         time = self.start[:, None] + torch.arange(windows)
-        repeated = [rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)]
+        repeated = [
+            rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
+        ]
         return repeated[0], repeated[1], rearrange(time, "n w -> (n w)")
 
 

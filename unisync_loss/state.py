@@ -33,7 +33,9 @@ def save_state(
             tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({key: value.contiguous().clone() for key, value in tensors.items()}, temporary, {"place": json.dumps(place)})
+        save_file(
+            {key: value.contiguous().clone() for key, value in tensors.items()}, temporary, {"place": json.dumps(place)}
+        )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -58,7 +60,7 @@ def load_state(
     """
     with safe_open(path, framework="pt") as file:
         place: dict[str, Any] = json.loads(file.metadata()["place"])
-        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
     learner.load_state_dict({k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")})
     average.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
     optimiser = prepare(place["stage"])

@@ -134,7 +134,7 @@ def random_voice(rng: np.random.Generator) -> Voice:
         melody=float(rng.uniform(0.1, 0.3)),
         jitter=float(rng.uniform(0.004, 0.015)),
         pause=float(rng.uniform(0.5, 1.1)),
-        tilt=float(rng.uniform(1400, 3200)),
+        tilt=float(rng.uniform(1800, 4000)),
     )
 
 
@@ -152,10 +152,12 @@ def random_sentence(rng: np.random.Generator, voice: Voice, seconds: float) -> l
     segments: list[Segment] = []
     time = _append(segments, "_", 0.0, min(0.3 * seconds, float(rng.uniform(0.12, 0.3))), 1.0)
     words_left = int(rng.integers(4, 9))
-    while True:
+    misfits = 0
+    while misfits < 8:  # a shorter word may still fit where a long one did not
         word = _random_word(rng, voice)
         if time + sum(length for _, length, _ in word) > seconds - 0.12:
-            break
+            misfits += 1
+            continue
         for symbol, length, stress in word:
             time = _append(segments, symbol, time, length, stress)
         words_left -= 1
@@ -178,7 +180,9 @@ def _random_word(rng: np.random.Generator, voice: Voice) -> list[tuple[str, floa
         coda = str(rng.choice(CODAS)) if rng.random() < (0.45 if index == syllables - 1 else 0.12) else ""
         for symbol in onset + nucleus + coda:
             phoneme = PHONEMES[symbol]
-            scale = (0.7 + 0.4 * stress if phoneme.kind == "vowel" else 1.0) / len(onset if symbol in onset else "1") ** 0.3
+            scale = (0.7 + 0.4 * stress if phoneme.kind == "vowel" else 1.0) / len(
+                onset if symbol in onset else "1"
+            ) ** 0.3
             word.append((symbol, phoneme.seconds * scale * float(rng.uniform(0.88, 1.15)) / voice.rate, stress))
     return word
 

@@ -137,7 +137,9 @@ class FrameStem(nn.Module):
             ConvBlock(96, 160, 3, 2),
             *residuals(160, 1),
         )
-        self.out = nn.Sequential(nn.Linear(160 * (PATCH_SIZE // 16) ** 2, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
+        self.out = nn.Sequential(
+            nn.Linear(160 * (PATCH_SIZE // 16) ** 2, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES)
+        )
 
     def forward(self, mouths: Tensor) -> Tensor:
         """Encode; see the class for shapes."""

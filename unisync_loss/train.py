@@ -154,12 +154,13 @@ class _Run:
         entries = [entry for folder in folders for entry in list_clips(folder)]
         cache = Path(self.config.cache or self.out / "cache")
         started, last = time.monotonic(), 0.0
-        skipped: dict[str, str] = {}
-        for done, total, skipped in build_cache(entries, cache, self.config.workers):
+        reasons: dict[str, str] = {}
+        for progress in build_cache(entries, cache, self.config.workers):
+            done, total, reasons = progress
             if time.monotonic() - last > 5:
                 last = time.monotonic()
                 self.say(f"{what}: {done}/{total} clips read, {last - started:.0f} s")
-        for name, reason in skipped.items():
+        for name, reason in reasons.items():
             self.say(f"{what}: left out {name}: {reason}")
         data = ClipData(entries, cache, UniSyncConfig(), shortest)
         minutes = data.frames.sum() / 25 / 60
@@ -229,7 +230,7 @@ class _Run:
         if not torch.isfinite(terms["loss"]):
             raise FloatingPointError(f"loss is {terms['loss'].item()} at step {self.step} of stage {self.stage}")
         self.optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        terms["loss"].backward()
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, 5.0)
         self.optimiser.step()
@@ -314,6 +315,3 @@ def embed_data(learner: Learner, data: ClipData) -> list[ClipEmbedding]:
         audio = learner.audio(rearrange(batch.mel, "n f m -> n m f"), window_steps(frames))[0]
         clips.append(ClipEmbedding(data.entries[index], audio, visual, np.ones(len(visual), bool)))
     return clips
-
-
-

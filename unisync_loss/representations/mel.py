@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.config import AUDIO_FEATURES, SAMPLE_RATE
-from unisync_loss.representations.base import AudioInput
+from unisync_loss.representations.base import AudioInput, describe
 
 N_FFT = 800
 HOP = 200
@@ -39,9 +39,7 @@ def mel_spectrogram(waveform: Tensor, padding: Literal["reflect", "constant"] = 
         ImportError: when torchaudio is missing or does not fit the installed PyTorch.
     """
     if waveform.ndim != 2 or not waveform.is_floating_point() or waveform.shape[1] <= N_FFT // 2:
-        raise ValueError(
-            f"waveform: expected (B, S) floating point with S > {N_FFT // 2}, got {tuple(waveform.shape)} {waveform.dtype}"
-        )
+        raise ValueError(f"waveform: expected (B, S) floating point with S > {N_FFT // 2}, got {describe(waveform)}")
     with torch.autocast(device_type=waveform.device.type, enabled=False):
         waveform = waveform if waveform.dtype == torch.float64 else waveform.float()
         emphasised = torch.cat([waveform[:, :1], waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]], dim=1)

@@ -21,10 +21,22 @@ class ParsingInput(VisualInput):
     def forward(self, video: Tensor) -> Tensor:
         """Check and convert; see the class for shapes."""
         groups = self.config.visual_features
-        if isinstance(video, Tensor) and video.ndim == 4 and not video.is_floating_point() and video.dtype != torch.bool:
+        if (
+            isinstance(video, Tensor)
+            and video.ndim == 4
+            and not video.is_floating_point()
+            and video.dtype != torch.bool
+        ):
             if video.min() < 0 or video.max() >= groups:
-                raise ValueError(f"video: expected labels in [0, {groups}), got {int(video.min())} … {int(video.max())}")
+                raise ValueError(
+                    f"video: expected labels in [0, {groups}), got {int(video.min())} … {int(video.max())}"
+                )
             return F.one_hot(video.long(), groups).movedim(-1, 2).to(torch.get_default_dtype())
-        if not isinstance(video, Tensor) or video.ndim != 5 or video.shape[2] != groups or not video.is_floating_point():
+        if (
+            not isinstance(video, Tensor)
+            or video.ndim != 5
+            or video.shape[2] != groups
+            or not video.is_floating_point()
+        ):
             raise self.refuse(video)
         return video

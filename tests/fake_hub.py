@@ -1,0 +1,134 @@
+"""A Hugging Face Hub of one page on 127.0.0.1: enough of ``/resolve/`` for the real client, and ways to go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+_RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^?]+)")
+
+
+@dataclass
+class FakeHub:
+    """What the server holds and does.
+
+    Args:
+        url: where it listens.
+        files: (repository, commit) → name → content.
+        refs: (repository, branch or tag) → commit.
+        gated: repositories that need terms accepted.
+        cut: file name → bytes after which every answer breaks off, or None for whole ones.
+        status: answer everything with this HTTP status.
+        identify: send the header by which a client knows a Hub.
+        requests: ``"METHOD path"`` of everything asked.
+    """
+
+    url: str = ""
+    files: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[tuple[str, str], str] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    cut: dict[str, int] = field(default_factory=dict)
+    status: int | None = None
+    identify: bool = True
+    requests: list[str] = field(default_factory=list)
+
+    def add(self, repo: str, files: dict[str, bytes], *, revision: str = "main") -> str:
+        """Push a commit and point the branch at it.
+
+        Returns:
+            The commit.
+        """
+        commit = hashlib.sha1(repr((repo, revision, sorted(files.items()))).encode()).hexdigest()
+        self.files[repo, commit] = files
+        self.refs[repo, revision] = commit
+        return commit
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body for a path."""
+        match = _RESOLVE.fullmatch(path)
+        if self.status is not None:
+            return self.status, {}, b""
+        if match is None or not any(repo == match["repo"] for repo, _ in self.files):
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        repo, revision = match["repo"], unquote(match["revision"])
+        if repo in self.gated:
+            return 403, {"X-Error-Code": "GatedRepo"}, b""
+        commit = self.refs.get((repo, revision), revision)
+        if (repo, commit) not in self.files:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        content = self.files[repo, commit].get(unquote(match["file"]))
+        identity = {"X-Repo-Commit": commit} if self.identify else {}
+        if content is None:
+            return 404, {"X-Error-Code": "EntryNotFound", **identity}, b""
+        return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **identity}, content
+
+
+@contextlib.contextmanager
+def fake_hub() -> Iterator[FakeHub]:
+    """Serve a fresh :class:`FakeHub` on a free port."""
+    hub = FakeHub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._send(body=False)
+
+        def do_GET(self) -> None:
+            self._send(body=True)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            hub.requests.append(f"{self.command} {self.path}")
+
+        def _send(self, *, body: bool) -> None:
+            status, headers, content = hub.answer(self.path)
+            start = self._range_start() if status == 200 else 0
+            if start:
+                status, headers["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content) - start)}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            end = hub.cut.get(self.path.rpartition("/")[2], len(content))
+            if body:
+                self.wfile.write(content[start:end])
+                self.close_connection = end < len(content)
+
+        def _range_start(self) -> int:
+            match = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            return int(match[1]) if match else 0
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def dead_port() -> str:
+    """URL of a port where nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """URL of a port that takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

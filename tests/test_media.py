@@ -1,0 +1,108 @@
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from unisync_loss.media import read_clip, write_clip
+
+
+def film(frames=50, size=64):
+    """Frame t is grey of its own level, so that it can be told which frame is shown when."""
+    levels = (40 + 2 * np.arange(frames)).astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (frames, size, size, 3)).copy()
+
+
+def clicks(seconds, sample_rate=16000, at=(0.5, 1.2)):
+    """A burst of tone at known times."""
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    sound = np.zeros_like(time)
+    for start in at:
+        inside = (time >= start) & (time < start + 0.02)
+        sound[inside] = 0.8 * np.sin(2 * np.pi * 1000 * (time[inside] - start))
+    return sound.astype(np.float32)
+
+
+def onsets(waveform):
+    loud = np.abs(waveform) > 0.2
+    starts = np.flatnonzero(loud & ~np.r_[False, loud[:-1]])
+    return [start / 16000 for start in starts[np.r_[True, np.diff(starts) > 1600]]]
+
+
+def mux(path, frames, sound, *, fps=25, sample_rate=16000, audio_start=0.0):
+    """Write a file whose audio starts at a given time."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps)
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=sample_rate, layout="mono")
+        for picture in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        frame = av.AudioFrame.from_ndarray((sound * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
+        frame.pts = round(audio_start * sample_rate)
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+
+
+def test_round_trip(tmp_path):
+    frames, sound = film(), clicks(2)
+    write_clip(tmp_path / "a.mp4", frames, sound)
+    clip = read_clip(tmp_path / "a.mp4")
+    assert clip.frames.shape == frames.shape
+    assert clip.waveform.shape == (50 * 640,)
+    assert np.abs(clip.frames.mean((1, 2, 3)) - frames.mean((1, 2, 3))).max() < 3
+    assert onsets(clip.waveform) == pytest.approx([0.5, 1.2], abs=0.002)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
+
+
+@pytest.mark.parametrize("fps", [30, 50, 15])
+def test_frame_rates_are_converted_by_time(tmp_path, fps):
+    levels = film(2 * fps)
+    mux(tmp_path / "a.mkv", levels, clicks(2), fps=fps)
+    clip = read_clip(tmp_path / "a.mkv")
+    assert abs(len(clip.frames) - 50) <= 1
+    shown = (clip.frames.mean((1, 2, 3)) - 40) / 2
+    expected = np.floor(np.arange(len(shown)) / 25 * fps + 0.02)
+    assert np.abs(shown - expected).max() < 1.6
+
+
+@pytest.mark.parametrize("start", [0.176, 0.4])
+def test_late_audio_is_put_where_its_time_stamps_say(tmp_path, start):
+    mux(tmp_path / "a.mkv", film(), clicks(1.5), audio_start=start)
+    assert onsets(read_clip(tmp_path / "a.mkv").waveform) == pytest.approx([0.5 + start, 1.2 + start], abs=0.003)
+
+
+@pytest.mark.parametrize("sample_rate", [44100, 48000, 8000])
+def test_sample_rates(tmp_path, sample_rate):
+    mux(tmp_path / "a.mkv", film(), clicks(2, sample_rate), sample_rate=sample_rate)
+    assert onsets(read_clip(tmp_path / "a.mkv").waveform) == pytest.approx([0.5, 1.2], abs=0.003)
+
+
+def test_max_frames(tmp_path):
+    write_clip(tmp_path / "a.mp4", film(), clicks(2))
+    clip = read_clip(tmp_path / "a.mp4", max_frames=20)
+    assert (len(clip.frames), len(clip.waveform)) == (20, 20 * 640)
+
+
+def test_damaged_and_missing(tmp_path):
+    write_clip(tmp_path / "a.mp4", film(), clicks(2))
+    whole = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    write_clip(tmp_path / "mute.mp4", film())
+    for name in ("cut", "text", "empty"):
+        with pytest.raises(ValueError, match=f"{name}.mp4: cannot be decoded"):
+            read_clip(tmp_path / f"{name}.mp4")
+    with pytest.raises(ValueError, match=r"mute.mp4: .*no audio stream"):
+        read_clip(tmp_path / "mute.mp4")
+    with pytest.raises(FileNotFoundError, match=r"gone.mp4"):
+        read_clip(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize("frames", [film().astype(np.float32), film(size=63), film()[0]])
+def test_wrong_frames(tmp_path, frames):
+    with pytest.raises(ValueError, match=r"expected \(T, H, W, 3\) uint8 with even H and W, got"):
+        write_clip(tmp_path / "a.mp4", frames)
+    assert list(tmp_path.iterdir()) == []
