@@ -7,6 +7,7 @@ import hashlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,6 +117,35 @@ def fake_hub() -> Iterator[FakeHub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class Stopwatch:
+    """Seconds spent in a ``with`` block, without those in which the whole process stood still.
+
+    A suspended laptop, or a machine that pauses one job for another, would else fail a test of a time limit.
+    """
+
+    _TICK, _LONGEST = 0.05, 1.0
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Stopwatch:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self._stopped.wait(self._TICK):
+            now = time.monotonic()
+            self.seconds += min(now - last, self._LONGEST)
+            last = now
 
 
 def dead_port() -> str:

@@ -1,0 +1,264 @@
+"""Training from video files, with a real face tracker on drawn faces."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unisync_loss import UniSyncConfig, load_expert
+from unisync_loss.augment import augment_mouths, augment_views, augment_voice, pose_in_crop
+from unisync_loss.cache import build_cache, load_cached
+from unisync_loss.clips import list_clips
+from unisync_loss.media import write_clip
+from unisync_loss.objective import all_pairs_margin_loss, contrastive_loss, pair_kinds
+from unisync_loss.sampling import ClipData, speaker_odds
+from unisync_loss.stages import AlignStage, Learner, pose_error, window_steps
+from unisync_loss.synthetic import synthesize_clip
+from unisync_loss.train import TrainConfig, train
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Three drawn people with two clips each."""
+    root = tmp_path_factory.mktemp("clips")
+    for speaker in range(3):
+        for number in range(2):
+            path = root / "drawn" / f"s{speaker}" / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            clip = synthesize_clip(10 * speaker + number, seconds=1.2, speaker_seed=speaker)
+            write_clip(path, clip.frames, clip.waveform)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(folder, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    *_, (done, total, skipped) = build_cache(list_clips(folder), cache, 1)
+    assert (done, total, skipped) == (6, 6, {})
+    return cache
+
+
+@pytest.fixture(scope="session")
+def data(folder, cache):
+    return ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+
+
+def run_config(folder, cache, out, **changes):
+    steps = {"align_steps": 1, "geometry_steps": 1, "sync_steps": 2, "joint_steps": 2}
+    values = {"data": (str(folder),), "val": str(folder), "out": str(out), "cache": str(cache), "clips": 3, "val_every": 2}
+    return TrainConfig(**{**values, **steps, "save_minutes": 0.0, **changes})
+
+
+class TestCache:
+    def test_what_is_kept(self, folder, cache):
+        clip = load_cached(list_clips(folder)[0], cache)
+        assert clip.cuts.shape == (30, 80, 80, 3)
+        assert clip.points.shape == (30, 52, 2)
+        assert clip.waveform.shape == (30 * 640,)
+
+    def test_the_face_tracker_sees_the_drawn_mouth_move(self, folder, cache):
+        correlations = []
+        for entry in list_clips(folder):
+            speaker, number = int(entry.speaker[-1]), int(Path(entry.name).stem)
+            truth = synthesize_clip(10 * speaker + number, seconds=1.2, speaker_seed=speaker).mouth_opening
+            inner = load_cached(entry, cache).points[:, 20:40, 1]
+            correlations.append(np.corrcoef(inner.max(1) - inner.min(1), truth)[0, 1])
+        assert np.median(correlations) > 0.7
+
+    def test_nothing_is_done_twice(self, folder, cache):
+        before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+        assert [step[0] for step in build_cache(list_clips(folder), cache, 1)] == [6]
+        assert before == {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+
+    def test_a_clip_without_a_face_is_named(self, tmp_path):
+        path = tmp_path / "a" / "b" / "c.mp4"
+        path.parent.mkdir(parents=True)
+        write_clip(path, np.full((10, 64, 64, 3), 128, np.uint8), np.zeros(6400, np.float32))
+        *_, (_, _, skipped) = build_cache(list_clips(tmp_path), tmp_path / "cache", 1)
+        assert "expected a face in every frame, found one in 0 of 10" in skipped["a/b/c.mp4"]
+
+
+class TestSampling:
+    def test_segments_do_not_overlap_where_there_is_room(self, data):
+        batch = data.draw(np.random.default_rng(0), 6, 2, 13)
+        assert batch.cuts.shape == (12, 13, 80, 80, 3)
+        assert batch.mel.shape == (12, 80, int(8 * 3.2) + 16)
+        first, second = batch.start[::2], batch.start[1::2]
+        assert (second - first >= 13).all()
+        assert torch.equal(batch.clip[::2], batch.clip[1::2])
+        assert len(batch.clip[::2].unique()) == 6
+
+    def test_sound_and_picture_are_of_one_time(self, data):
+        batch = data.segments(np.array([2]), np.array([7]), 13)
+        whole = data.segments(np.array([2]), np.array([0]), int(data.frames[2]))
+        assert torch.equal(batch.cuts[0], whole.cuts[0, 7:20])
+        assert torch.equal(batch.mel[0], whole.mel[0, :, 22 : 22 + batch.mel.shape[2]])  # floor(3.2 * 7) = 22
+
+    def test_offsets_move_the_sound(self, folder, cache):
+        (folder / "offsets.csv").write_text("clip,offset_frames\ndrawn/s0/0.mp4,5\n")
+        try:
+            shifted = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+        finally:
+            (folder / "offsets.csv").unlink()
+        plain = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+        assert shifted.frames.tolist() == [25, *plain.frames[1:].tolist()]
+        ours = shifted.segments(np.array([0]), np.array([5]), 13).mel
+        theirs = plain.segments(np.array([0]), np.array([10]), 13).mel
+        assert torch.allclose(ours, theirs, atol=0.01)
+
+    def test_speakers_by_the_root_of_their_minutes(self):
+        odds = speaker_odds(np.array([0, 0, 1]), np.array([300, 600, 100]))
+        assert odds.sum() == pytest.approx(1)
+        assert odds[:2].sum() / odds[2] == pytest.approx(3)
+        assert odds[1] / odds[0] == pytest.approx(2)
+
+
+class TestObjective:
+    def test_kinds(self):
+        kinds = pair_kinds(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 0]))
+        assert kinds.same.int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+        assert kinds.ignored.int().tolist() == [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+        assert kinds.cross.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
+
+    def test_cross_speaker_pairs_really_are_of_two_speakers(self, data):
+        batch = data.draw(np.random.default_rng(0), 6, 2, 13)
+        clip, speaker, time = batch.window_labels()
+        kinds = pair_kinds(clip, speaker, time)
+        names = [data.entries[index].speaker for index in clip.tolist()]
+        rows, columns = kinds.cross.nonzero(as_tuple=True)
+        assert len(rows) > 0
+        assert all(names[i] != names[j] for i, j in zip(rows.tolist(), columns.tolist(), strict=True))
+
+    def test_constant_answers_sit_on_the_plateau(self):
+        clip = torch.arange(8).repeat_interleave(4)
+        kinds = pair_kinds(clip, clip, torch.arange(4).repeat(8) * 3)
+        constant = torch.full((32, 32), 0.3)
+        value = contrastive_loss(constant, kinds, torch.tensor(10.0))
+        assert value.item() == pytest.approx((np.log(32) + np.log(4)) / 2, rel=1e-5)
+        expected = (-np.log(0.5) - 0.8 * np.log(0.6) - 0.2 * np.log(0.8)) / 2
+        margin = all_pairs_margin_loss(torch.full((32, 32), 0.5), kinds, 0.1, 0.3)
+        assert margin.item() == pytest.approx(expected, rel=1e-5)
+
+    def test_right_answers_are_better(self):
+        clip = torch.arange(8).repeat_interleave(4)
+        kinds = pair_kinds(clip, clip, torch.arange(4).repeat(8) * 3)
+        right, constant = torch.eye(32) * 0.9, torch.full((32, 32), 0.3)
+        assert contrastive_loss(right, kinds, torch.tensor(20.0)) < 0.1
+        assert all_pairs_margin_loss(right, kinds, 0.1, 0.3) < all_pairs_margin_loss(constant, kinds, 0.1, 0.3)
+
+
+class TestAugmentation:
+    def test_shapes_and_ranges(self):
+        mouths = augment_mouths(torch.rand(26, 3, 80, 80), 13)
+        assert mouths.shape == (26, 3, 64, 64)
+        assert 0 <= mouths.min() <= mouths.max() <= 1
+        mel = augment_voice(torch.rand(4, 80, 41) * 8 - 4)
+        assert mel.shape == (4, 80, 41)
+        assert -4 <= mel.min() <= mel.max() <= 4
+
+    def test_the_pose_follows_the_crop(self):
+        # a point seen through crop and pose lands where the pose in the crop says
+        pose = torch.tensor([[[0.3, 0.02, 0.5], [-0.02, 0.3, 0.4]]])
+        crop = torch.tensor([[[0.8, 0.1, 0.05], [-0.1, 0.7, -0.2]]])
+        point = torch.tensor([0.2, 0.9, 1.0])
+        in_crop = 2 * (pose_in_crop(pose, crop)[0] @ point) - 1
+        in_view = crop[0] @ torch.cat([in_crop, torch.ones(1)])
+        assert torch.allclose((in_view + 1) / 2, pose[0] @ point, atol=1e-6)
+
+    def test_views(self):
+        views, poses = augment_views(torch.rand(5, 3, 96, 96), torch.tensor([[0.3, 0, 0.5], [0, 0.3, 0.4]]).repeat(5, 1, 1))
+        assert views.shape == (5, 3, 64, 64)
+        assert poses.shape == (5, 2, 3)
+
+
+def test_the_aligner_learns(data):
+    learner, stage, generator = Learner(UniSyncConfig(embedding=16)), AlignStage(batch=32), np.random.default_rng(0)
+    aligner = learner.visual.aligner
+    optimiser = torch.optim.Adam(aligner.parameters(), 2e-3)
+    aligner.train()
+    errors = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        terms = stage.loss(learner, data, generator)
+        terms["loss"].backward()
+        optimiser.step()
+        errors.append(terms["loss"].item())
+    assert np.mean(errors[-5:]) < 0.75 * np.mean(errors[:5])
+
+
+def test_pose_error_is_in_units_of_the_face():
+    pose = torch.tensor([[[0.2, 0.0, 0.5], [0.0, 0.2, 0.4]]])
+    moved = pose.clone()
+    moved[:, 0, 2] += 0.02
+    assert pose_error(moved, pose).item() == pytest.approx(0.1)
+
+
+def test_window_steps_are_those_of_the_expert():
+    expert_steps = [int(start * 3.2 + 1e-9) for start in range(21)]
+    assert window_steps(25) == expert_steps
+
+
+class TestRun:
+    def test_leaves_what_it_promises(self, folder, cache, tmp_path):
+        lines = []
+        train(run_config(folder, cache, tmp_path / "run"), UniSyncConfig(), resume=False, say=lines.append)
+        names = {path.name for path in (tmp_path / "run").iterdir()}
+        assert {"last", "best", "log.jsonl", "config.yaml", "state.safetensors"} <= names
+        expert = load_expert(tmp_path / "run" / "last")
+        assert expert(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
+        log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        assert {record["stage"] for record in log} == {"align", "geometry", "sync", "joint"}
+        assert any("val_auc" in record for record in log)
+
+    def test_a_resumed_run_equals_an_undisturbed_one(self, folder, cache, tmp_path):
+        whole = run_config(folder, cache, tmp_path / "whole")
+        train(whole, UniSyncConfig(), resume=False, say=lambda line: None)
+        parts = run_config(folder, cache, tmp_path / "parts")
+        for attempt in range(20):
+            if not stop_after_two_steps(parts, resume=attempt > 0):
+                break
+        ours, theirs = (load_expert(tmp_path / run / "last").state_dict() for run in ("parts", "whole"))
+        assert attempt > 1
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+    def test_an_existing_run_is_not_overwritten(self, folder, cache, tmp_path):
+        (tmp_path / "log.jsonl").touch()
+        with pytest.raises(FileExistsError, match="--resume"):
+            train(run_config(folder, cache, tmp_path), UniSyncConfig(), resume=False, say=print)
+
+    def test_other_pairs_are_refused_before_any_work(self, folder, cache, tmp_path):
+        with pytest.raises(ValueError, match="got small hubert-rgb"):
+            train(run_config(folder, cache, tmp_path / "run"), UniSyncConfig(audio="hubert"), resume=False, say=print)
+        assert not (tmp_path / "run").exists()
+
+
+def stop_after_two_steps(config, *, resume):
+    """Run until the process is asked to stop after two steps, as by SIGTERM; whether it was."""
+    import os
+    import signal
+
+    from unisync_loss import stages
+
+    count = 0
+    original = stages.ClipData.draw
+    views = stages.ClipData.draw_views
+
+    def counted(function):
+        def wrapper(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return function(*arguments, **options)
+
+        return wrapper
+
+    stages.ClipData.draw, stages.ClipData.draw_views = counted(original), counted(views)
+    lines = []
+    try:
+        train(config, UniSyncConfig(), resume=resume, say=lines.append)
+    finally:
+        stages.ClipData.draw, stages.ClipData.draw_views = original, views
+    return any("stopped" in line for line in lines)
