@@ -48,7 +48,9 @@ def test_eval_writes_the_report_that_scripts_rely_on(folder, model, tmp_path):
 
 def test_eval_is_reproducible_and_limited(folder, model, tmp_path):
     for name in ("1.json", "2.json"):
-        assert unisync("eval", "--model", model, "--data", folder, "--limit", 2, "--json", tmp_path / name).returncode == 0
+        assert (
+            unisync("eval", "--model", model, "--data", folder, "--limit", 2, "--json", tmp_path / name).returncode == 0
+        )
     assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
     assert json.loads((tmp_path / "1.json").read_text())["clips"] == 2
 

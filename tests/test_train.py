@@ -47,7 +47,14 @@ def data(folder, cache):
 
 def run_config(folder, cache, out, **changes):
     steps = {"align_steps": 1, "geometry_steps": 1, "sync_steps": 2, "joint_steps": 2}
-    values = {"data": (str(folder),), "val": str(folder), "out": str(out), "cache": str(cache), "clips": 3, "val_every": 2}
+    values = {
+        "data": (str(folder),),
+        "val": str(folder),
+        "out": str(out),
+        "cache": str(cache),
+        "clips": 3,
+        "val_every": 2,
+    }
     return TrainConfig(**{**values, **steps, "save_minutes": 0.0, **changes})
 
 
@@ -168,9 +175,19 @@ class TestAugmentation:
         assert torch.allclose((in_view + 1) / 2, pose[0] @ point, atol=1e-6)
 
     def test_views(self):
-        views, poses = augment_views(torch.rand(5, 3, 96, 96), torch.tensor([[0.3, 0, 0.5], [0, 0.3, 0.4]]).repeat(5, 1, 1))
+        views, poses = augment_views(
+            torch.rand(5, 3, 96, 96), torch.tensor([[0.3, 0, 0.5], [0, 0.3, 0.4]]).repeat(5, 1, 1)
+        )
         assert views.shape == (5, 3, 64, 64)
         assert poses.shape == (5, 2, 3)
+
+    def test_a_mirrored_face_has_an_upright_pose(self):
+        # nobody can tell a mirrored face from another one: a pose that mirrors could only be learnt by heart
+        _, poses = augment_views(
+            torch.rand(64, 3, 96, 96), torch.tensor([[0.3, 0, 0.5], [0, 0.3, 0.4]]).repeat(64, 1, 1)
+        )
+        assert (torch.linalg.det(poses[:, :, :2]) > 0).all()
+        assert (poses[:, 0, 0] > 0).all()
 
 
 def test_the_aligner_learns(data):

@@ -194,7 +194,8 @@ def augment_views(views: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     # a tight box is 0.59 of a view's height (scale -0.53) and narrower than high; 0.1 is looser than any view
     height = spread((count,), -0.62, 0.12)
     width = height - spread((count,), -0.12, 0.32)
-    crop = random_affine(count, scale=0.0, aspect=0.0, turn=0.3, shift=0.0, flip=chance(count, 0.5))
+    mirrored = chance(count, 0.5)
+    crop = random_affine(count, scale=0.0, aspect=0.0, turn=0.3, shift=0.0, flip=mirrored)
     crop[:, :, :2] = crop[:, :, :2] * torch.stack([width, height], 1).exp()[:, None, :]
     face = torch.einsum("nij,j->ni", poses, torch.tensor([0.0, 0.3, 1.0]))  # middle of the face
     room = torch.stack([width, height], 1).exp()
@@ -202,7 +203,10 @@ def augment_views(views: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     crop[:, :, 2] = middle + spread((count, 2), -0.14, 0.14) * room
     grid = F.affine_grid(crop, [count, 3, FACE_SIZE, FACE_SIZE], align_corners=False)
     picture = F.grid_sample(views, grid, padding_mode="border", align_corners=False)
-    return augment_camera(picture, 1), pose_in_crop(poses, crop)
+    # a mirrored face is a face like any other: its template is mirrored along, or nobody could tell the pose
+    upright = torch.stack([1 - 2 * mirrored.float(), torch.ones(count)], 1)[:, None, :]
+    pose = pose_in_crop(poses, crop)
+    return augment_camera(picture, 1), torch.cat([pose[:, :, :2] * upright, pose[:, :, 2:]], dim=2)
 
 
 def pose_in_crop(poses: Tensor, crop: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ from unisync_loss.evaluate import (
     accuracy_at,
     area_under_curve,
     best_threshold,
+    embed_clips,
     estimate_offset,
     score_pairs,
 )
-from unisync_loss.pretrained import save_pretrained
+from unisync_loss.pretrained import load_expert, save_pretrained
 from unisync_loss.sampling import ClipData, to_pixels
 from unisync_loss.stages import (
     AlignStage,
@@ -179,6 +180,16 @@ class _Run:
         if self.stopped:
             self.save()
             self.say("stopped; --resume goes on from here")
+        elif self.config.val and (self.out / "best").is_dir():
+            self._choose_threshold(self.config.val)
+
+    def _choose_threshold(self, folder: str) -> None:
+        """Set the best checkpoint's threshold on whole validation files, just as ``unisync eval`` reads them."""
+        self.say("choosing the threshold on the validation files")
+        expert = load_expert(self.out / "best")
+        scores = score_pairs(list(embed_clips(expert, list_clips(folder))), seed=0)
+        expert.config = replace(expert.config, threshold=round(best_threshold(scores), 4))
+        save_pretrained(expert, self.out / "best")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
