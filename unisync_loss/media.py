@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+
+if TYPE_CHECKING:
+    from av import AudioStream
+    from av.container import InputContainer
 
 
 class Clip(NamedTuple):
@@ -63,14 +67,15 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
     return Clip(frames, waveform)
 
 
-def _decode_video(container: Any, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
+def _decode_video(container: InputContainer, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
     pictures: list[NDArray[np.uint8]] = []
     times: list[float] = []
     for index, frame in enumerate(container.decode(video=0)):
         time = frame.time if frame.time is not None else index / FPS
         if max_frames is not None and times and time - times[0] > max_frames / FPS:
             break
-        pictures.append(_upright(frame.to_ndarray(format="rgb24"), frame.rotation))
+        picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+        pictures.append(_upright(picture, frame.rotation))
         times.append(time)
     if not pictures:
         raise ValueError("expected a video with at least one frame, got none")
@@ -89,7 +94,7 @@ def _upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
 
 
-def _decode_audio(container: Any, start: float, samples: int) -> NDArray[np.float32]:
+def _decode_audio(container: InputContainer, start: float, samples: int) -> NDArray[np.float32]:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
@@ -168,7 +173,7 @@ def write_clip(
             temporary.unlink()
 
 
-def _encode_audio(stream: Any, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[Any]:
+def _encode_audio(stream: AudioStream, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[Any]:
     import av
 
     for start in range(0, waveform.size, 1024):
