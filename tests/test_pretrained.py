@@ -296,6 +296,24 @@ class TestSave:
         order = ["old-config.json", "old-README.md", "old-model.safetensors", WEIGHTS, CARD, CONFIG]
         assert renamed[:fail_at] == order[:fail_at]
 
+    @pytest.mark.parametrize("fail_at", [1, 2, 3])
+    def test_interrupted_first_save(
+        self, expert: UniSyncExpert, tmp_path: Path, fail_at: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls, replace = 0, os.replace
+
+        def failing(source: Path, target: Path) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == fail_at:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(KeyboardInterrupt):
+            save_pretrained(expert, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
     def test_rollback_that_fails_loses_nothing(
         self, expert: UniSyncExpert, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

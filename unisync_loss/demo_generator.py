@@ -216,7 +216,7 @@ def generate(generator: LipGenerator, material: Material, *, late: int = 0) -> T
     Returns:
         (T, 3, 96, 96).
     """
-    frames = torch.arange(material.held.start, material.held.stop).split(50)  # type: ignore[no-untyped-call]
+    frames = torch.arange(material.held.start, material.held.stop).split(50)
     return torch.cat([generator(mel_around(material.mel, part - late), faces_of(material, part)) for part in frames])
 
 
@@ -267,7 +267,7 @@ def train_generator(
         sync += [loss.item() for loss in losses[1:]]
         total = losses[0] + sum(SYNC_WEIGHT * _sync_share(step / steps) * loss for loss in losses[1:])
         optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
         optimiser.step()
         each(step, generator)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.synthetic_face import FacePainter, Identity, Mouth, Pose, random_identity
+from unisync_loss.synthetic_face import FacePainter
+from unisync_loss.synthetic_parts import Identity, Mouth, Pose, random_identity
 from unisync_loss.synthetic_voice import (
     PHONEMES,
     TICKS,
@@ -21,7 +22,7 @@ from unisync_loss.synthetic_voice import (
     synthesize_voice,
 )
 
-#: targets of the lips for each sound: opening, jaw, width, rounding, upper lip, tuck, tongue; then how firmly they are held
+#: targets of the lips for each sound: opening, jaw, width, rounding, upper lip, tuck, tongue; then how firmly they hold
 VISEMES: dict[str, tuple[float, ...]] = {
     "_": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.5),
     "i": (0.30, 0.20, 0.9, 0.0, 0.3, 0.0, 0.5, 1.0),

@@ -7,114 +7,28 @@ warps the canvas (head, jaw) and draws lips, inner mouth and eyelids anew, with 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
-Colour = tuple[float, float, float]
-
-UNIT = 0.3  #: face units in picture heights: forehead to chin fills 0.6 of the picture
-REACH = 1.95  #: the canvas spans [-REACH, REACH]; the picture needs 1.67, and the head moves
-FINENESS = 1.5  #: canvas pixels per picture pixel
-MOUTH_V = 0.56  #: height of the closed lips
-GAP = 0.27  #: distance between the lips at opening 1
-DROP = 0.17  #: way of the chin at jaw 1
-EYE_U, EYE_V = 0.335, -0.2
-SKINS: tuple[Colour, ...] = (
-    (0.96, 0.80, 0.71),
-    (0.90, 0.70, 0.57),
-    (0.78, 0.57, 0.43),
-    (0.60, 0.41, 0.30),
-    (0.46, 0.31, 0.23),
+from unisync_loss.synthetic_parts import (
+    DROP,
+    EYE_U,
+    EYE_V,
+    FINENESS,
+    GAP,
+    MOUTH_V,
+    REACH,
+    UNIT,
+    Identity,
+    Image,
+    Mouth,
+    Pose,
+    blob,
+    cloud,
+    disc,
+    mix,
+    step,
 )
-HAIRS: tuple[Colour, ...] = (
-    (0.09, 0.07, 0.06),
-    (0.17, 0.11, 0.07),
-    (0.32, 0.20, 0.11),
-    (0.55, 0.38, 0.20),
-    (0.42, 0.17, 0.08),
-    (0.5, 0.5, 0.5),
-)
-IRISES: tuple[Colour, ...] = ((0.22, 0.13, 0.07), (0.35, 0.24, 0.12), (0.28, 0.38, 0.48), (0.30, 0.40, 0.28))
-
-
-class Identity(NamedTuple):
-    """What makes a drawn person; lengths in face units, colours in [0, 1]."""
-
-    skin: Colour
-    hair: Colour
-    iris: Colour
-    shirt: Colour
-    wall: Colour
-    width: float  #: half the width of the face
-    jaw: float  #: squareness of the jaw, exponent of its outline
-    eye: float  #: size of the eyes, about 1
-    brow: float  #: thickness of the brows
-    nose: float  #: width of the nose, about 1
-    lip_width: float  #: half the width of the mouth at rest
-    lip_thickness: float
-    lip_red: float
-    long_hair: bool
-    hairline: float
-    parting: float
-    stubble: float
-    light: tuple[float, float, float]  #: direction to the light
-    texture: int  #: seed of skin grain, hair and wall
-
-
-class Mouth(NamedTuple):
-    """Articulation at one moment, each in [0, 1] but ``width`` in [-1, 1]; ``opening`` 0 means lips that touch."""
-
-    opening: float
-    jaw: float
-    width: float
-    rounding: float
-    upper: float
-    tuck: float
-    tongue: float
-
-
-class Pose(NamedTuple):
-    """Head at one moment: shift in face units, roll in radians, scale, yaw in [-1, 1], eyelids closed in [0, 1]."""
-
-    x: float
-    y: float
-    roll: float
-    scale: float
-    yaw: float
-    blink: float
-
-
-def random_identity(rng: np.random.Generator, *, beard: bool) -> Identity:
-    """Draw a person; ``beard`` allows stubble."""
-    tone = rng.uniform(0, len(SKINS) - 1)
-    low = min(int(tone), len(SKINS) - 2)
-    skin = tuple(float(a + (tone - low) * (b - a)) for a, b in zip(SKINS[low], SKINS[low + 1], strict=True))
-    hair = HAIRS[int(rng.integers(len(HAIRS)))] if tone < 1.8 else HAIRS[int(rng.integers(2))]
-    long_hair = bool(rng.random() < (0.15 if beard else 0.8))
-    return Identity(
-        skin=(skin[0], skin[1], skin[2]),
-        hair=hair,
-        iris=IRISES[int(rng.integers(len(IRISES)))] if tone < 1.8 else IRISES[0],
-        shirt=(float(rng.uniform(0.1, 0.8)), float(rng.uniform(0.1, 0.7)), float(rng.uniform(0.15, 0.8))),
-        wall=(float(rng.uniform(0.3, 0.8)), float(rng.uniform(0.35, 0.8)), float(rng.uniform(0.4, 0.85))),
-        width=float(rng.uniform(0.7, 0.79)),
-        jaw=float(rng.uniform(1.9, 2.4) + 0.15 * beard),
-        eye=float(rng.uniform(0.92, 1.12)),
-        brow=float(rng.uniform(0.03, 0.05) + 0.012 * beard),
-        nose=float(rng.uniform(0.88, 1.15)),
-        lip_width=float(rng.uniform(0.25, 0.31)),
-        lip_thickness=float(rng.uniform(0.065, 0.105) - 0.012 * beard),
-        lip_red=float(rng.uniform(0.35, 0.6) if beard else rng.uniform(0.5, 1.0)),
-        long_hair=long_hair,
-        hairline=float(rng.uniform(-0.96, -0.8)),
-        parting=float(rng.uniform(-0.6, 0.6)),
-        stubble=float(rng.uniform(0.05, 0.5)) if beard and rng.random() < 0.7 else 0.0,
-        light=(float(rng.uniform(-0.6, 0.6)), -0.55, 0.9),
-        texture=int(rng.integers(2**31)),
-    )
 
 
 class FacePainter:
@@ -131,6 +45,7 @@ class FacePainter:
     """
 
     def __init__(self, identity: Identity, size: int) -> None:
+        """Paint what never changes."""
         self.identity, self.size = identity, size
         self.side = round(2 * REACH * UNIT * size * FINENESS)
         self.canvas = _paint_canvas(identity, self.side)
@@ -155,19 +70,12 @@ class FacePainter:
         u = u - np.float32(0.08 * pose.yaw) * np.exp(-1.8 * u * u - 0.5 * v * v)
         picture = self._warp(u, v - np.float32(DROP * mouth.jaw) * _jaw_share(u, v))
         pixel = 1 / (UNIT * self.size * pose.scale)
-        for inside, paint in (
-            (
-                (np.abs(u) < 0.5) & (v > 0.2) & (v < 1.1),
-                lambda a, b, c: _paint_mouth(self.identity, mouth, a, b, c, pixel),
-            ),
-            (
-                (np.abs(u) < 0.56) & (np.abs(v - EYE_V) < 0.2),
-                lambda a, b, c: _paint_lids(self.identity, pose.blink, a, b, c),
-            ),
-        ):
-            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            picture[box] = paint(u[box], v[box], picture[box])
+        lips = (np.abs(u) < 0.5) & (v > 0.2) & (v < 1.1)
+        box = _bounds(lips)
+        picture[box] = _paint_mouth(self.identity, mouth, u[box], v[box], picture[box], pixel)
+        eyes = (np.abs(u) < 0.56) & (np.abs(v - EYE_V) < 0.2)
+        box = _bounds(eyes)
+        picture[box] = _paint_lids(self.identity, pose.blink, u[box], v[box], picture[box])
         return np.asarray(np.clip(picture * 255 + 0.5, 0, 255)).astype(np.uint8)
 
     def _warp(self, u: Image, v: Image) -> Image:
@@ -186,52 +94,23 @@ class FacePainter:
         return np.asarray(mixed[..., :3] + (1 - mixed[..., 3:]) * self.wall, np.float32)
 
 
-def _step(distance: Image, softness: float = 0.012) -> Image:
-    """1 where the distance is positive, 0 where negative, smooth in between."""
-    share = np.clip(distance / np.float32(2 * softness) + np.float32(0.5), 0, 1)
-    return np.asarray(share * share * (3 - 2 * share), np.float32)
-
-
-def _blob(u: Image, v: Image, centre: tuple[float, float], radius: tuple[float, float]) -> Image:
-    """Gaussian bump of height 1."""
-    across, down = (
-        (u - np.float32(centre[0])) / np.float32(radius[0]),
-        (v - np.float32(centre[1])) / np.float32(radius[1]),
-    )
-    return np.asarray(np.exp(-across * across - down * down), np.float32)
-
-
-def _disc(u: Image, v: Image, centre: tuple[float, float], radius: tuple[float, float]) -> Image:
-    """Signed distance, roughly, to an ellipse; positive inside."""
-    ratio = np.hypot((u - centre[0]) / radius[0], (v - centre[1]) / radius[1])
-    return np.asarray((1 - ratio) * min(radius), np.float32)
-
-
-def _cloud(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> Image:
-    """Smooth noise in [-1, 1] of so many cells down and across."""
-    knots = rng.uniform(-1, 1, (cells[0] + 1, cells[1] + 1))
-    down = np.linspace(0, cells[0], shape[0])
-    across = np.linspace(0, cells[1], shape[1])
-    tall = np.stack([np.interp(down, np.arange(cells[0] + 1), column) for column in knots.T], axis=1)
-    return np.stack([np.interp(across, np.arange(cells[1] + 1), row) for row in tall]).astype(np.float32)
-
-
-def _mix(picture: Image, colour: Image | Colour, mask: Image) -> Image:
-    """Lay a colour, (3,) or (H, W, 3), over a picture."""
-    return np.asarray(picture + (np.asarray(colour, np.float32) - picture) * mask[..., None], np.float32)
+def _bounds(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Smallest box around what is inside."""
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _jaw_share(u: Image, v: Image) -> Image:
     """How far skin follows the jaw: none above the lips, all at the chin, none at the collar."""
-    below = _step(v - np.float32(0.72), 0.22)
-    collar = 1 - _step(v - np.float32(1.35), 0.3)
-    return np.asarray(below * collar * (1 - _step(np.abs(u) - np.float32(0.85), 0.2)), np.float32)
+    below = step(v - np.float32(0.72), 0.22)
+    collar = 1 - step(v - np.float32(1.35), 0.3)
+    return np.asarray(below * collar * (1 - step(np.abs(u) - np.float32(0.85), 0.2)), np.float32)
 
 
 def _paint_wall(identity: Identity, size: int) -> Image:
     """(size, size, 3) background with a soft gradient and out-of-focus shapes."""
     rng = np.random.default_rng(identity.texture + 1)
-    shade = 0.85 + 0.15 * _cloud(rng, (size, size), (2, 2)) + 0.1 * _cloud(rng, (size, size), (1, 5))
+    shade = 0.85 + 0.15 * cloud(rng, (size, size), (2, 2)) + 0.1 * cloud(rng, (size, size), (1, 5))
     return np.asarray(np.asarray(identity.wall, np.float32) * shade[..., None], np.float32)
 
 
@@ -242,26 +121,26 @@ def _paint_canvas(identity: Identity, side: int) -> Image:
     rng = np.random.default_rng(identity.texture)
     head = _head_distance(identity, u, v)
     hair = _paint_hair(identity, rng, u, v)
-    back = _step(np.maximum(_disc(u, v, (0, -0.32), (identity.width + 0.12, 1.12)), _hair_fall(identity, u, v)), 0.03)
-    neck = _step(np.minimum(np.float32(0.45) + 0.25 * np.maximum(v - 1.2, 0) - np.abs(u), v - np.float32(0.3)), 0.02)
-    shirt = _step(v - np.float32(1.62) + 0.16 * np.abs(u) - 0.5 * np.exp(-((u / 0.5) ** 2)) * 0.3, 0.02)
+    back = step(np.maximum(disc(u, v, (0, -0.32), (identity.width + 0.12, 1.12)), _hair_fall(identity, u, v)), 0.03)
+    neck = step(np.minimum(np.float32(0.45) + 0.25 * np.maximum(v - 1.2, 0) - np.abs(u), v - np.float32(0.3)), 0.02)
+    shirt = step(v - np.float32(1.62) + 0.16 * np.abs(u) - 0.5 * np.exp(-((u / 0.5) ** 2)) * 0.3, 0.02)
     skin = _paint_skin(identity, rng, u, v)
     picture = hair * np.float32(0.75)
-    cover = np.maximum(np.maximum(back, neck), np.maximum(shirt, _step(head)))
+    cover = np.maximum(np.maximum(back, neck), np.maximum(shirt, step(head)))
     # the head throws its shadow on the neck
-    picture = _mix(picture, skin * (0.62 + 0.2 * _step(v - 1.45, 0.3))[..., None], neck)
-    shirt_shade = (0.85 + 0.1 * _cloud(rng, u.shape, (12, 8)))[..., None]
-    picture = _mix(picture, np.asarray(identity.shirt, np.float32) * shirt_shade, shirt)
+    picture = mix(picture, skin * (0.62 + 0.2 * step(v - 1.45, 0.3))[..., None], neck)
+    shirt_shade = (0.85 + 0.1 * cloud(rng, u.shape, (12, 8)))[..., None]
+    picture = mix(picture, np.asarray(identity.shirt, np.float32) * shirt_shade, shirt)
     for sign in (-1.0, 1.0):
-        ear = _disc(u, v, (sign * (identity.width + 0.015), -0.02), (0.1, 0.21))
-        picture = _mix(
-            picture, skin * (0.72 + 1.6 * np.clip(ear, 0, 0.1))[..., None], _step(ear) * (not identity.long_hair)
+        ear = disc(u, v, (sign * (identity.width + 0.015), -0.02), (0.1, 0.21))
+        picture = mix(
+            picture, skin * (0.72 + 1.6 * np.clip(ear, 0, 0.1))[..., None], step(ear) * (not identity.long_hair)
         )
-        cover = np.maximum(cover, _step(ear))
-    picture = _mix(picture, skin, _step(head))
+        cover = np.maximum(cover, step(ear))
+    picture = mix(picture, skin, step(head))
     picture = _paint_features(identity, picture, u, v)
-    front = _step(_front_hair(identity, rng, u, v), 0.03) * _step(head + 0.1, 0.02)
-    picture = _mix(picture, hair, front)
+    front = step(_front_hair(identity, rng, u, v), 0.03) * step(head + 0.1, 0.02)
+    picture = mix(picture, hair, front)
     return np.concatenate([picture * cover[..., None], cover[..., None]], axis=-1).reshape(-1, 4).astype(np.float32)
 
 
@@ -284,7 +163,7 @@ def _hair_fall(identity: Identity, u: Image, v: Image) -> Image:
 
 def _front_hair(identity: Identity, rng: np.random.Generator, u: Image, v: Image) -> Image:
     """Distance to the hair in front of the forehead and at the temples."""
-    strands = 0.04 * _cloud(rng, u.shape, (3, 60))
+    strands = 0.04 * cloud(rng, u.shape, (3, 60))
     part = 0.16 * np.exp(-(((u - identity.parting * 0.6) / 0.22) ** 2))
     line = identity.hairline + 0.5 * (np.abs(u) / identity.width) ** 3 - part + strands
     temple = np.abs(u) - (identity.width - (0.1 if identity.long_hair else 0.045)) + 0.4 * np.maximum(v - 0.05, 0)
@@ -294,7 +173,7 @@ def _front_hair(identity: Identity, rng: np.random.Generator, u: Image, v: Image
 
 def _paint_hair(identity: Identity, rng: np.random.Generator, u: Image, v: Image) -> Image:
     """(H, W, 3) hair with strands and a sheen."""
-    strands = 0.3 * _cloud(rng, u.shape, (5, 90)) + 0.25 * _cloud(rng, u.shape, (3, 30))
+    strands = 0.3 * cloud(rng, u.shape, (5, 90)) + 0.25 * cloud(rng, u.shape, (3, 30))
     sheen = 0.5 * np.exp(-(((v + 1.12 - 0.25 * u * u) / 0.16) ** 2)) * (1 + identity.light[0] * u)
     shade = 0.95 + strands + sheen + 0.25 * identity.light[0] * u
     return np.asarray(np.asarray(identity.hair, np.float32) * shade[..., None] + 0.03 * sheen[..., None], np.float32)
@@ -305,16 +184,16 @@ def _relief(identity: Identity, u: Image, v: Image) -> Image:
     height = 0.8 * np.sqrt(
         np.maximum(1.1 - (u / (identity.width * 1.02)) ** 2 * 0.95 - ((v + 0.1) / 1.3) ** 2 * 0.7, 0.03)
     )
-    ramp = np.clip((v + 0.42) / 0.62, 0, 1) * _step(0.3 - v, 0.08)
+    ramp = np.clip((v + 0.42) / 0.62, 0, 1) * step(0.3 - v, 0.08)
     height += 0.2 * np.exp(-((u / (0.085 * identity.nose)) ** 2)) * ramp
-    height += 0.09 * _blob(u, v, (0, 0.19), (0.1 * identity.nose, 0.1))
-    height += 0.05 * _blob(u, v, (0, 0.5), (0.3, 0.18)) + 0.07 * _blob(u, v, (0, 0.9), (0.17, 0.1))
-    height -= 0.035 * _blob(u, v, (0, 0.74), (0.2, 0.045)) + 0.015 * _blob(u, v, (0, 0.4), (0.025, 0.07))
+    height += 0.09 * blob(u, v, (0, 0.19), (0.1 * identity.nose, 0.1))
+    height += 0.05 * blob(u, v, (0, 0.5), (0.3, 0.18)) + 0.07 * blob(u, v, (0, 0.9), (0.17, 0.1))
+    height -= 0.035 * blob(u, v, (0, 0.74), (0.2, 0.045)) + 0.015 * blob(u, v, (0, 0.4), (0.025, 0.07))
     for sign in (-1.0, 1.0):
-        height += 0.06 * _blob(u, v, (sign * 0.115 * identity.nose, 0.24), (0.06, 0.06))
-        height -= 0.1 * _blob(u, v, (sign * 0.31, EYE_V - 0.02), (0.19, 0.12))
-        height += 0.04 * _blob(u, v, (sign * 0.33, -0.42), (0.22, 0.07))
-        height += 0.06 * _blob(u, v, (sign * 0.45, 0.08), (0.2, 0.16))
+        height += 0.06 * blob(u, v, (sign * 0.115 * identity.nose, 0.24), (0.06, 0.06))
+        height -= 0.1 * blob(u, v, (sign * 0.31, EYE_V - 0.02), (0.19, 0.12))
+        height += 0.04 * blob(u, v, (sign * 0.33, -0.42), (0.22, 0.07))
+        height += 0.06 * blob(u, v, (sign * 0.45, 0.08), (0.2, 0.16))
     return np.asarray(height, np.float32)
 
 
@@ -326,33 +205,33 @@ def _paint_skin(identity: Identity, rng: np.random.Generator, u: Image, v: Image
     facing = (z - x * slope_u - y * slope_v) / np.sqrt(1 + slope_u**2 + slope_v**2)
     shade = 0.42 + 0.62 * np.clip(facing, 0, 1)
     gloss = 0.16 * np.clip(facing, 0, 1) ** 24
-    grain = 0.02 * _cloud(rng, u.shape, (160, 160)) + 0.03 * _cloud(rng, u.shape, (24, 24))
-    blush = _blob(np.abs(u), v, (0.45, 0.18), (0.2, 0.16)) + 0.7 * _blob(u, v, (0, 0.2), (0.12, 0.12))
+    grain = 0.02 * cloud(rng, u.shape, (160, 160)) + 0.03 * cloud(rng, u.shape, (24, 24))
+    blush = blob(np.abs(u), v, (0.45, 0.18), (0.2, 0.16)) + 0.7 * blob(u, v, (0, 0.2), (0.12, 0.12))
     skin = np.asarray(identity.skin, np.float32) * (1 - blush[..., None] * np.array([0.0, 0.09, 0.08]))
     lit = skin * (shade + grain)[..., None] ** np.array([0.9, 1.0, 1.06]) + gloss[..., None]
-    beard = identity.stubble * _step(v - 0.3 - 0.25 * np.exp(-(((np.abs(u) - 0.4) / 0.16) ** 2)), 0.12)
-    beard = beard * (0.85 + 0.3 * _cloud(rng, u.shape, (170, 170)))
-    return _mix(lit.astype(np.float32), np.asarray(identity.hair) * 0.7 + 0.06, beard.astype(np.float32))
+    beard = identity.stubble * step(v - 0.3 - 0.25 * np.exp(-(((np.abs(u) - 0.4) / 0.16) ** 2)), 0.12)
+    beard = beard * (0.85 + 0.3 * cloud(rng, u.shape, (170, 170)))
+    return mix(lit.astype(np.float32), np.asarray(identity.hair) * 0.7 + 0.06, beard.astype(np.float32))
 
 
 def _paint_features(identity: Identity, picture: Image, u: Image, v: Image) -> Image:
     """Eyes, brows and nostrils."""
     side = np.abs(u)
     for dark, mask in (
-        (0.62, 0.75 * _blob(side, v, (0.062 * identity.nose, 0.293), (0.036, 0.02))),
-        (0.35, 0.5 * _blob(u, v, (0, 0.335), (0.13 * identity.nose, 0.03))),
-        (0.3, 0.6 * _blob(side, v, (0.165 * identity.nose, 0.25), (0.022, 0.05))),
-        (0.2, 0.7 * np.exp(-(((side - 0.2 - 0.42 * (v - 0.28)) / 0.025) ** 2)) * _blob(u, v, (0, 0.38), (9.0, 0.1))),
-        (0.25, 0.6 * _blob(side, v, (EYE_U, EYE_V + 0.12), (0.15, 0.03))),
-        (0.3, 0.7 * _blob(side, v, (0.16, EYE_V - 0.03), (0.06, 0.1))),
+        (0.62, 0.75 * blob(side, v, (0.062 * identity.nose, 0.293), (0.036, 0.02))),
+        (0.35, 0.5 * blob(u, v, (0, 0.335), (0.13 * identity.nose, 0.03))),
+        (0.3, 0.6 * blob(side, v, (0.165 * identity.nose, 0.25), (0.022, 0.05))),
+        (0.2, 0.7 * np.exp(-(((side - 0.2 - 0.42 * (v - 0.28)) / 0.025) ** 2)) * blob(u, v, (0, 0.38), (9.0, 0.1))),
+        (0.25, 0.6 * blob(side, v, (EYE_U, EYE_V + 0.12), (0.15, 0.03))),
+        (0.3, 0.7 * blob(side, v, (0.16, EYE_V - 0.03), (0.06, 0.1))),
     ):
         picture = picture * (1 - dark * 1.2 * mask)[..., None]
     picture = _paint_eyes(identity, picture, u, v)
     along = (side - EYE_U + 0.01) / 0.2
     line = -0.405 - 0.045 * (1 - (along - 0.25) ** 2)
     thick = identity.brow * np.clip(1.1 - 0.5 * along, 0.3, 1.3) * (np.abs(along) < 1.15)
-    brow = _step(thick - np.abs(v - line), 0.018) * _step(1.0 - np.abs(along), 0.15)
-    return _mix(picture, np.asarray(identity.hair, np.float32) * 0.75, 0.88 * brow)
+    brow = step(thick - np.abs(v - line), 0.018) * step(1.0 - np.abs(along), 0.15)
+    return mix(picture, np.asarray(identity.hair, np.float32) * 0.75, 0.88 * brow)
 
 
 def _almond(identity: Identity, u: Image, v: Image) -> tuple[Image, Image]:
@@ -366,18 +245,18 @@ def _almond(identity: Identity, u: Image, v: Image) -> tuple[Image, Image]:
 def _paint_eyes(identity: Identity, picture: Image, u: Image, v: Image) -> Image:
     """White, iris, pupil, glint, lashes and the fold of the lid."""
     upper, lower = _almond(identity, u, v)
-    inside = _step(np.minimum(upper, lower), 0.01)
+    inside = step(np.minimum(upper, lower), 0.01)
     white = 0.93 * (0.62 + 0.38 * np.clip(upper / 0.06, 0, 1)[..., None]) * np.array([0.92, 0.9, 0.88])
-    picture = _mix(picture, white.astype(np.float32), inside)
+    picture = mix(picture, white.astype(np.float32), inside)
     eyes = np.minimum(np.hypot(u - EYE_U, v - EYE_V + 0.008), np.hypot(u + EYE_U, v - EYE_V + 0.008)).astype(np.float32)
     iris = np.asarray(identity.iris, np.float32) * (0.6 + 6 * np.clip(eyes, 0, 0.08))[..., None]
-    picture = _mix(picture, iris.astype(np.float32), inside * _step(0.068 - eyes))
-    picture = _mix(picture, (0.02, 0.02, 0.02), inside * _step(0.033 - eyes))
-    glint = sum(_blob(u, v, (sign * EYE_U + 0.02, EYE_V - 0.03), (0.016, 0.016)) for sign in (-1.0, 1.0))
-    picture = _mix(picture, (1.0, 1.0, 1.0), inside * np.asarray(glint, np.float32))
+    picture = mix(picture, iris.astype(np.float32), inside * step(0.068 - eyes))
+    picture = mix(picture, (0.02, 0.02, 0.02), inside * step(0.033 - eyes))
+    glint = sum(blob(u, v, (sign * EYE_U + 0.02, EYE_V - 0.03), (0.016, 0.016)) for sign in (-1.0, 1.0))
+    picture = mix(picture, (1.0, 1.0, 1.0), inside * np.asarray(glint, np.float32))
     near = np.asarray(np.abs(np.abs(u) - EYE_U) < 0.165 * identity.eye, np.float32)
-    picture = _mix(picture, (0.06, 0.04, 0.04), 0.9 * near * np.exp(-((upper / 0.016) ** 2)) * _step(lower + 0.01))
-    picture = _mix(picture, (0.2, 0.1, 0.08), 0.4 * near * np.exp(-((lower / 0.012) ** 2)) * _step(upper + 0.01))
+    picture = mix(picture, (0.06, 0.04, 0.04), 0.9 * near * np.exp(-((upper / 0.016) ** 2)) * step(lower + 0.01))
+    picture = mix(picture, (0.2, 0.1, 0.08), 0.4 * near * np.exp(-((lower / 0.012) ** 2)) * step(upper + 0.01))
     fold = np.exp(-(((upper + 0.04) / 0.012) ** 2)) * near
     return np.asarray(picture * (1 - 0.35 * fold)[..., None], np.float32)
 
@@ -388,9 +267,9 @@ def _paint_lids(identity: Identity, blink: float, u: Image, v: Image, picture: I
         return picture
     upper, lower = _almond(identity, u, v)
     edge = np.asarray((1 - blink) * upper - blink * lower, np.float32)  # negative above the edge of the moving lid
-    inside = _step(np.minimum(upper, lower) + 0.006, 0.01)
-    picture = _mix(picture, tuple(0.74 * part for part in identity.skin), inside * _step(-edge))  # type: ignore[arg-type]
-    return _mix(picture, (0.08, 0.05, 0.05), 0.85 * inside * np.exp(-((edge / 0.014) ** 2)))
+    inside = step(np.minimum(upper, lower) + 0.006, 0.01)
+    picture = mix(picture, tuple(0.74 * part for part in identity.skin), inside * step(-edge))  # type: ignore[arg-type]
+    return mix(picture, (0.08, 0.05, 0.05), 0.85 * inside * np.exp(-((edge / 0.014) ** 2)))
 
 
 def _paint_mouth(identity: Identity, mouth: Mouth, u: Image, v: Image, picture: Image, pixel: float) -> Image:
@@ -418,16 +297,16 @@ def _paint_mouth(identity: Identity, mouth: Mouth, u: Image, v: Image, picture: 
     bow = 1 - 0.24 * np.exp(-((along / 0.16) ** 2)) * (1 - 0.5 * mouth.rounding)
     top = -upper_gap * arch - identity.lip_thickness * 0.85 * swell * bow - 0.01 * mouth.upper * arch
     bottom = lower_gap * arch + identity.lip_thickness * 1.2 * swell * (1 - 0.45 * mouth.tuck)
-    ends = _step(1 - np.abs(along), 0.03)
-    lips = _step(np.minimum(y - top, bottom - y), pixel) * ends
+    ends = step(1 - np.abs(along), 0.03)
+    lips = step(np.minimum(y - top, bottom - y), pixel) * ends
     picture = picture * (1 - 0.28 * ends * np.exp(-(((y - bottom - 0.035) / 0.035) ** 2)) * arch)[..., None]
     picture = picture * (1 - 0.35 * np.exp(-(((np.abs(along) - 1.0) / 0.09) ** 2) - (y / 0.03) ** 2))[..., None]
-    picture = _mix(picture, _lip_colour(identity, along, y, top, bottom, lower_gap * arch), 0.92 * lips)
-    hole = _step(np.minimum(y + upper_gap * inner_arch, lower_gap * inner_arch - y), pixel) * min(1.0, gap / 0.012)
+    picture = mix(picture, _lip_colour(identity, along, y, top, bottom, lower_gap * arch), 0.92 * lips)
+    hole = step(np.minimum(y + upper_gap * inner_arch, lower_gap * inner_arch - y), pixel) * min(1.0, gap / 0.012)
     hole = hole * (np.abs(along) < 0.88)
-    seam = 0.75 * np.exp(-((y / 0.013) ** 2)) * _step(0.97 - np.abs(along), 0.05) * max(0.0, 1 - gap / 0.04)
-    picture = _mix(picture, (0.2, 0.07, 0.07), np.asarray(seam, np.float32))
-    return _mix(picture, _inner_mouth(mouth, along, y, upper_gap, lower_gap), np.asarray(hole, np.float32))
+    seam = 0.75 * np.exp(-((y / 0.013) ** 2)) * step(0.97 - np.abs(along), 0.05) * max(0.0, 1 - gap / 0.04)
+    picture = mix(picture, (0.2, 0.07, 0.07), np.asarray(seam, np.float32))
+    return mix(picture, _inner_mouth(mouth, along, y, upper_gap, lower_gap), np.asarray(hole, np.float32))
 
 
 def _lip_colour(identity: Identity, along: Image, y: Image, top: Image, bottom: Image, inner: Image) -> Image:
@@ -452,11 +331,11 @@ def _inner_mouth(mouth: Mouth, along: Image, y: Image, upper_gap: float, lower_g
     tip = 0.03 + 0.16 * mouth.jaw - 0.1 * mouth.tongue
     tongue = np.minimum(y - tip - 0.08 * along * along, 0.62 - np.abs(along))
     flesh = np.array([0.66, 0.3, 0.3], np.float32) * (0.75 + 1.5 * np.clip(tongue, 0, 0.12))[..., None]
-    upper = _step(0.032 - curve - y, 0.01)
-    lower = _step(y - 0.0 - 0.17 * mouth.jaw - 0.025 + curve, 0.01) * (mouth.tongue < 0.8)
-    picture = _mix(picture, flesh, _step(np.asarray(tongue, np.float32), 0.015))
-    picture = _mix(picture, ivory * 0.85, 0.85 * np.asarray(lower, np.float32))
-    picture = _mix(picture, ivory, upper if mouth.tongue < 0.9 else 0.8 * upper)
+    upper = step(0.032 - curve - y, 0.01)
+    lower = step(y - 0.0 - 0.17 * mouth.jaw - 0.025 + curve, 0.01) * (mouth.tongue < 0.8)
+    picture = mix(picture, flesh, step(np.asarray(tongue, np.float32), 0.015))
+    picture = mix(picture, ivory * 0.85, 0.85 * np.asarray(lower, np.float32))
+    picture = mix(picture, ivory, upper if mouth.tongue < 0.9 else 0.8 * upper)
     # the lips throw a shadow just inside
     rim = np.minimum(y + upper_gap, lower_gap - y)
     return np.asarray(picture * (0.55 + 0.45 * np.clip(rim / 0.03, 0, 1))[..., None], np.float32)

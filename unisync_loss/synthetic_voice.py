@@ -7,6 +7,7 @@ with the mouth (`unisync_loss.synthetic`), so that sound and picture cannot drif
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -84,9 +85,9 @@ PHONEMES: dict[str, Phoneme] = {
     "w": Phoneme("glide", (300, 680, 2200), 0.08, 0.7),
     "j": Phoneme("glide", (280, 2200, 2950), 0.075, 0.7),
 }
-ONSETS = ("p b t d k g m n f v s z S h l r w j C D T b m p l n t s d w").split() + ["pl", "br", "st", "fr", "sp", "gr"]
-NUCLEI = ("i I e E A a V O o u U a A i o E").split() + ["aI", "aU", "OI", "eI", "oU"]  # the last five glide
-CODAS = ("n t s l m d k v p z N r f S").split() + ["nd", "st", "mp"]
+ONSETS = "p b t d k g m n f v s z S h l r w j C D T b m p l n t s d w pl br st fr sp gr".split()
+NUCLEI = "i I e E A a V O o u U a A i o E aI aU OI eI oU".split()  # the last five glide
+CODAS = "n t s l m d k v p z N r f S nd st mp".split()
 
 
 class Voice(NamedTuple):
@@ -162,7 +163,8 @@ def random_sentence(rng: np.random.Generator, voice: Voice, seconds: float) -> l
             time = _append(segments, symbol, time, length, stress)
         words_left -= 1
         if not words_left:
-            time = _append(segments, "_", time, float(rng.uniform(0.2, 0.5)) * voice.pause + 0.08, 1.0)
+            pause = float(rng.uniform(0.2, 0.5)) * voice.pause + 0.08
+            time = _append(segments, "_", time, min(pause, seconds - 0.06 - time), 1.0)
             words_left = int(rng.integers(4, 9) / voice.pause)
     _append(segments, "_", time, max(seconds - time, 1e-3), 1.0)
     return segments
@@ -183,15 +185,17 @@ def _random_word(rng: np.random.Generator, voice: Voice) -> list[tuple[str, floa
             scale = (0.7 + 0.4 * stress if phoneme.kind == "vowel" else 1.0) / len(
                 onset if symbol in onset else "1"
             ) ** 0.3
-            word.append((symbol, phoneme.seconds * scale * float(rng.uniform(0.88, 1.15)) / voice.rate, stress))
+            length = phoneme.seconds * scale * float(rng.uniform(0.88, 1.15)) / voice.rate
+            if symbol in "pbm":  # the lips stay shut long enough to be seen
+                share = 1.0 if phoneme.kind == "nasal" else 0.8 if phoneme.voice > 0 else 0.6
+                length = max(length, MIN_CLOSURE / share)
+            word.append((symbol, length, stress))
     return word
 
 
 def _append(segments: list[Segment], symbol: str, start: float, length: float, stress: float) -> float:
     """Add a segment and return its end."""
     kind, voiced = PHONEMES[symbol].kind, PHONEMES[symbol].voice > 0
-    if symbol in "pbm":
-        length = max(length, MIN_CLOSURE / (1.0 if kind == "nasal" else 0.8 if voiced else 0.6))
     share = (0.8 if voiced else 0.5 if symbol == "C" else 0.6) if kind == "stop" else 1.0
     segments.append(Segment(symbol, start, start + share * length, start + length, stress))
     return start + length
@@ -201,7 +205,7 @@ def smooth(track: Array, ticks: int) -> Array:
     """Average with a symmetric Hann window of so many ticks, along the first axis; the ends are held."""
     kernel = np.hanning(2 * (ticks // 2) + 3)[1:-1]
     half = len(kernel) // 2
-    padded = np.pad(track, [(half, half)] + [(0, 0)] * (track.ndim - 1), mode="edge")
+    padded = np.pad(track, [(half, half), *[(0, 0)] * (track.ndim - 1)], mode="edge")
     columns = padded.reshape(len(padded), -1).T
     rows = [np.convolve(column, kernel / kernel.sum(), mode="valid") for column in columns]
     return np.stack(rows, axis=1).reshape(track.shape)
@@ -259,7 +263,7 @@ def _pitch(rng: np.random.Generator, voice: Voice, segments: list[Segment], tick
     """(ticks,) pitch in Hz: falls along a phrase, rises on stressed vowels."""
     fall, accents = np.zeros(ticks), np.zeros(ticks)
     pauses = [segment for segment in segments if segment.symbol == "_"]
-    for before, after in zip(pauses, pauses[1:], strict=False):
+    for before, after in pairwise(pauses):
         start, end = round(before.end * TICKS), round(after.start * TICKS)
         fall[start:end] = np.linspace(0.6, -0.6, max(end - start, 0))
     for segment in segments:
