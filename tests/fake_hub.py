@@ -72,11 +72,7 @@ class FakeHub:
         return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **identity}, content
 
 
-@contextlib.contextmanager
-def fake_hub() -> Iterator[FakeHub]:
-    """Serve a fresh :class:`FakeHub` on a free port."""
-    hub = FakeHub()
-
+def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -107,7 +103,14 @@ def fake_hub() -> Iterator[FakeHub]:
             match = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
             return int(match[1]) if match else 0
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    return Handler
+
+
+@contextlib.contextmanager
+def fake_hub() -> Iterator[FakeHub]:
+    """Serve a fresh :class:`FakeHub` on a free port."""
+    hub = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
