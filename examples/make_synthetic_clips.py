@@ -3,8 +3,8 @@
     python examples/make_synthetic_clips.py --out DIR --speakers 24 --clips 3 --seconds 3
     python examples/make_synthetic_clips.py --clip unisync_loss/assets/demo.mp4 --seconds 9 --seed 21 --crf 26
 
-The second line made the clip that `unisync demo` uses. Every speaker has a face and a voice of their own; the speakers of
-the first line are those of seeds 700 and up, so that the demo's is none of them.
+The second line made the clip that `unisync demo` uses. Every speaker has a face and a voice of their own; those of the
+first line have seeds of 700 and up, so that the demo's is none of them.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_sentences_fill_their_time(seconds):
         segments = plan_clip(seed, seconds).segments
         assert segments[0].start == 0
         assert segments[-1].end == pytest.approx(seconds)
-        assert all(a.end == pytest.approx(b.start) for a, b in zip(segments, segments[1:], strict=False))
+        assert all(a.end == pytest.approx(b.start) for a, b in itertools.pairwise(segments))
 
 
 def test_lips_close_for_p_b_m_and_at_rest():
