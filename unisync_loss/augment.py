@@ -60,7 +60,7 @@ def augment_mouths(pixels: Tensor, length: int) -> Tensor:
         (N * L, 3, 64, 64) in [0, 1].
     """
     segments = len(pixels) // length
-    base = random_affine(segments, scale=0.1, aspect=0.08, turn=0.1, shift=0.06, flip=chance(segments, 0.5))
+    base = random_affine(segments, scale=0.08, aspect=0.06, turn=0.08, shift=0.045, flip=chance(segments, 0.5))
     tremble = torch.randn(segments, length, 2) * spread((segments, 1, 1), 0.0, 0.008)
     drift = torch.linspace(-1, 1, length)[None, :, None] * spread((segments, 1, 2), -0.02, 0.02)
     theta = repeat(base, "n i j -> n l i j", l=length).clone()
@@ -128,7 +128,7 @@ def _hide_some(x: Tensor, share: float) -> Tensor:
     return torch.where(box[:, None, None], spread((count, 1, 1, 1, 1), 0, 1), x)
 
 
-def augment_voice(mel: Tensor, *, clean: float = 0.25) -> Tensor:
+def augment_voice(mel: Tensor, *, clean: float = 0.35) -> Tensor:
     """Change the speaker's vocal tract, the equaliser, the level, the noise and the noise floor.
 
     Args:

@@ -218,10 +218,11 @@ def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
     Returns:
         (n,) with n the runs; none for a clip shorter than K frames.
     """
-    # offsets whose audio lies outside the clip cannot be chosen: short clips have fewer candidates
+    if len(clip.visual) < frames - 4:
+        return np.zeros(0, bool)
     table = offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double()
-    runs = table.unfold(0, frames - 4, 1) if len(table) >= frames - 4 else table[:0].unfold(0, 0, 1)
-    mean = runs.mean(-1).nan_to_num(-1).numpy()
+    # offsets whose audio lies outside the clip cannot be chosen: short clips have fewer candidates
+    mean = table.unfold(0, frames - 4, 1).mean(-1).nan_to_num(-1).numpy()
     return np.abs(mean.argmax(1) - MAX_OFFSET) <= TOLERANCE
 
 
@@ -258,7 +259,7 @@ def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, 
     generator = np.random.default_rng(seed)
     summary: dict[str, dict[str, Any]] = {}
     for frames in RETRIEVAL_FRAMES:
-        hits = [hit for hit in (retrieve(clip, frames) for clip in clips if len(clip.visual) >= frames - 4) if hit.size]
+        hits = [hit for hit in (retrieve(clip, frames) for clip in clips) if hit.size]
         if not hits:
             continue
         right, count = np.array([hit.sum() for hit in hits]), np.array([hit.size for hit in hits])
