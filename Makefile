@@ -1,5 +1,7 @@
 # make demo   trains a small generator with and without the loss and writes out/demo/report.html
 # make test   runs the tests
+# make lint   ruff and mypy
+# make clean  removes .venv, out and what builds leave
 # Both set up their own .venv on the first run; `make demo PYTHON=python3.12` chooses the interpreter.
 
 PYTHON ?= python3
@@ -25,11 +27,12 @@ lint: $(READY)
 	$(BIN)/mypy adapters
 
 clean:
-	rm -rf "$(VENV)" out build *.egg-info
+	rm -rf .venv out build dist *.egg-info
 
 # the stamp comes last: an interrupted installation is begun again
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unisync_loss needs Python 3.10 or newer, got %d.%d" % sys.version_info[:2])'
+	@echo "setting up $(VENV): about 5 GB, some minutes, once"
 	$(PYTHON) -m venv "$(VENV)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[video,train,report,dev]'

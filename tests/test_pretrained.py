@@ -596,7 +596,7 @@ class TestHub:
 
     def test_name_server_that_hangs(self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
         """No timeout of a client bounds looking up a name."""
-        monkeypatch.setattr(pretrained, "_HUB_SECONDS", 0.2)
+        monkeypatch.setattr("unisync_loss.hub._HUB_SECONDS", 0.2)
         answered = threading.Event()
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: answered.wait(60))
         with Stopwatch() as watch, pytest.raises(ValueError, match=r"nothing within 0\.2 s"):

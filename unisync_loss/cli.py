@@ -22,15 +22,7 @@ app = typer.Typer(
     help="Lip-sync expert, loss and measures.",
 )
 #: what a user's input can cause; anything else is our defect and keeps its traceback
-INPUT_ERRORS = (
-    ValueError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    PermissionError,
-    ImportError,
-    FloatingPointError,
-)
+INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 Model = Annotated[str, typer.Option(help="Released name, checkpoint folder, or owner/name[@revision] on the Hub.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]

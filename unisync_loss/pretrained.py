@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load as parse_safetensors
@@ -29,6 +26,7 @@ from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
+from unisync_loss.hub import COMMIT, hub_source
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: the package's own checkpoints, one folder a name, and the table that pins them
@@ -37,17 +35,6 @@ RELEASED = "released.json"
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_SECONDS = 4.0  # for the Hub's first answer; left alone, its client retries for 23 s to 47 s
-#: answers of the Hub that no cached copy may paper over, by the client's exception
-_REFUSALS = {
-    "GatedRepoError": "access is gated: accept its terms on the Hub, then run `hf auth login`",
-    "RepositoryNotFoundError": "no such repository on the Hub (a private one needs `hf auth login`), nor such a folder",
-    "RevisionNotFoundError": "no such revision in that repository",
-    "RemoteEntryNotFoundError": "no {file} in that repository; pickles (pytorch_model.bin, …) are never loaded instead",
-}
-_T = TypeVar("_T")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +98,7 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
         raise ValueError(f"expected {expected} or owner/name[@revision] on the Hub, got {text!r}")
     repo, revision = match[1], match[2] or "main"
     try:
-        return _load(_hub_source(repo, revision), device, info)
+        return _load(hub_source(repo, revision, (CONFIG, WEIGHTS)), device, info)
     except ValueError as error:
         raise ValueError(f"{repo}@{revision}: {error}") from error
 
@@ -161,7 +148,7 @@ def pin(name: str, *, repo: str | None = None, revision: str | None = None) -> P
     Raises:
         ValueError: for a folder that does not load, or a repository without a full commit.
     """
-    if (repo is None) != (revision is None) or not _COMMIT.fullmatch(revision or "0" * 40):
+    if (repo is None) != (revision is None) or not COMMIT.fullmatch(revision or "0" * 40):
         raise ValueError(f"expected a repo with a revision of 40 hex digits, or neither, got {repo!r} and {revision!r}")
     expert = load_expert(BUNDLED / name)
     content = (BUNDLED / name / WEIGHTS).read_bytes()
@@ -263,92 +250,6 @@ def _folder_file(folder: Path, file: str) -> Path:
     found = ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
     advice = "; pickles are never loaded, convert the weights to safetensors" if pickled else ""
     raise ValueError(f"{folder}: expected {CONFIG} and {WEIGHTS}, got {found}{advice}")
-
-
-def _hub_source(repo: str, revision: str) -> Callable[[str], Path]:
-    """How to get files of a repository, all of one commit: from the cache where that is right, else from the Hub."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    def cached(file: str) -> Path | None:
-        found = try_to_load_from_cache(repo, file, revision=revision)
-        return Path(found) if isinstance(found, str) else None
-
-    commit = revision
-
-    def download(file: str) -> Path:
-        nonlocal commit
-        path = _download(repo, commit, file)
-        commit = path.parent.name  # snapshots/<commit>/<file>: a push between two files cannot mix them
-        return path
-
-    held = {file: path for file in (CONFIG, WEIGHTS) if (path := cached(file))}
-    if len(held) == 2 and _COMMIT.fullmatch(revision):
-        return held.__getitem__
-    problem = _hub_problem(repo, revision)
-    if problem is None:
-        return download
-    if len(held) == 2:
-        logger.warning("%s@%s: using the cached copy, the Hub gave no answer (%s)", repo, revision, problem)
-        return held.__getitem__
-    raise ValueError(
-        f"the Hub at {constants.ENDPOINT} gave no answer ({problem}) and no copy is cached; pass a folder, or run "
-        f"`hf download {repo} --revision {revision}` where there is a network"
-    )
-
-
-def _hub_problem(repo: str, revision: str) -> str | None:
-    """Why the Hub cannot be used now, or None if it can; raises where it refuses.
-
-    One request, never repeated; in a thread, as looking up a name or a dripping answer outlasts a client's timeouts.
-    """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    chosen = constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT  # by the user, for a slow network
-    seconds = float(constants.HF_HUB_ETAG_TIMEOUT) if chosen else _HUB_SECONDS
-    url = hf_hub_url(repo, CONFIG, revision=revision)
-    try:
-        metadata = _within(seconds + 0.3, lambda: get_hf_file_metadata(url, timeout=seconds))
-    except Exception as error:  # the client's own types: httpx2, httpx or requests, by its version
-        if (refusal := _refusal(error, CONFIG)) is not None:
-            raise ValueError(refusal) from error
-        return _brief(error) if str(error) else f"nothing within {seconds:g} s"
-    return None if metadata.commit_hash else "what answers there is no Hub, or a proxy or sign-in page before it"
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    future: Future[_T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()  # an executor would be waited for at exit
-    return future.result(timeout=seconds)
-
-
-def _download(repo: str, revision: str, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repo, file, revision=revision))
-    except Exception as error:
-        advice = f"try again, or run `hf download {repo}` and pass the folder"
-        problem = _refusal(error, file) or f"{file} could not be downloaded ({_brief(error)}); {advice}"
-        raise ValueError(problem) from error
-
-
-def _refusal(error: Exception, file: str) -> str | None:
-    known = _REFUSALS.get(type(error).__name__)
-    if known is not None:
-        return known.format(file=file)
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"access denied (HTTP {status}): run `hf auth login`" if status in (401, 403) else None
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _serialise(expert: UniSyncExpert, dtype: torch.dtype | None) -> bytes:
