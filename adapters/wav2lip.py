@@ -11,7 +11,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from unisync_loss import UniSyncLoss
+from unisync_loss import SyncTerms, UniSyncLoss
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,28 @@ class Wav2LipSync(nn.Module):
         Raises:
             ValueError: for another shape.
         """
+        return self.terms(mel, g).loss
+
+    def terms(self, mel: Tensor, g: Tensor) -> SyncTerms:
+        """Score generated windows one by one, for logs and for weighting samples.
+
+        Args:
+            mel: see :meth:`forward`.
+            g: see :meth:`forward`.
+
+        Returns:
+            The loss, and ``probability`` (B, 1) of each sample.
+
+        Raises:
+            ValueError: for another shape.
+        """
         if mel.ndim != 4 or mel.shape[1] != 1 or g.ndim != 5 or g.shape[1] != 3:
             shapes = f"{tuple(mel.shape)} and {tuple(g.shape)}"
             raise ValueError(f"expected mel (B, 1, 80, 16) and g (B, 3, 5, H, W), got {shapes}")
         video = rearrange(g.flip(1), "b c t h w -> b t c h w")  # BGR → RGB
-        loss = self.loss(video, mel[:, 0])
-        assert isinstance(loss, Tensor)
-        return loss
+        terms = self.loss(video, mel[:, 0], return_terms=True)
+        assert isinstance(terms, SyncTerms)
+        return terms
 
 
 class SyncWeightSchedule:
@@ -100,13 +115,14 @@ class SyncWeightSchedule:
             self.steps = min(self.steps + 1, self.ramp_steps)
         return self.weight
 
-    def update(self, held_out_loss: float) -> None:
-        """Begin the ramp once the held-out sync loss is below the threshold; it never goes back."""
+    def update(self, held_out_loss: float) -> float:
+        """Begin the ramp, for good, once the held-out sync loss is below the threshold; return the weight now."""
         if not self.enabled and self.threshold is not None and held_out_loss < self.threshold:
             self.enabled = True
             logger.info(
                 "sync loss %.3f is below %.3f: its weight rises to %g", held_out_loss, self.threshold, self.final
             )
+        return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unisync_loss import UniSyncExpert, UniSyncLoss
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
 from unisync_loss.functional import sync_probability
 
 
@@ -85,7 +85,9 @@ def test_gradient_is_that_of_the_value(loss, batch):
     assert torch.cosine_similarity(ours.flatten(), true.flatten(), dim=0) > 0.9
 
 
-@pytest.mark.parametrize("act", ["train", "requires_grad", "deepcopy", "to", "double", "zero_grad", "apply"])
+@pytest.mark.parametrize(
+    "act", ["train", "requires_grad", "deepcopy", "to", "double", "half", "bfloat16", "zero_grad", "apply"]
+)
 def test_frozen_for_good(loss, batch, act):
     generator = Generator(loss)
     before = snapshot(loss.expert)
@@ -103,12 +105,26 @@ def test_frozen_for_good(loss, batch, act):
         generator.to("cpu", torch.float32).train()
     elif act == "double":
         generator.double().float().train()
+    elif act in ("half", "bfloat16"):
+        getattr(generator, act)()
+        assert_frozen(loss, before)  # not even rounded
+        generator.float()
     elif act == "zero_grad":
         generator.zero_grad(set_to_none=False)
     else:
         generator.apply(lambda module: module.train())
     train_a_little(generator, batch)
     assert_frozen(generator.sync, before)
+
+
+def test_frozen_where_the_expert_is_a_submodule_too(loss, batch):
+    generator = Generator(loss)
+    generator.judge = loss.expert
+    before = snapshot(loss.expert)
+    generator.train().requires_grad_(True)
+    assert loss.expert.training
+    train_a_little(generator, batch)
+    assert_frozen(loss, before)
 
 
 def test_frozen_under_autocast(loss, batch):
@@ -135,6 +151,43 @@ def test_frozen_under_ddp(loss, batch, tmp_path):
         assert_frozen(loss, before)
     finally:
         distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("architecture", ["small", "paper"])
+@pytest.mark.parametrize("pair", [("mel", "rgb"), ("hubert", "landmarks"), ("mel", "parsing"), ("hubert", "3dmm")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_inputs_of_any_precision(architecture, pair, dtype):
+    audio, visual = pair
+    shapes = {"rgb": (3, 32, 32), "parsing": (5, 32, 32), "landmarks": (68, 2), "3dmm": (64,)}
+    config = UniSyncConfig(audio=audio, visual=visual, architecture=architecture, embedding=8)
+    loss = UniSyncLoss(UniSyncExpert(config))
+    video = torch.rand(1, 5, *shapes[visual])
+    sound = torch.rand(1, 80, 16) if audio == "mel" else torch.randn(1, 10, 1024)
+    low = video.to(dtype).requires_grad_()
+    value = loss(low, sound.to(dtype))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert low.grad.dtype == dtype
+    assert low.grad.isfinite().all()
+    assert value.item() == pytest.approx(loss(video, sound).item(), abs=0.05)
+
+
+def test_points_in_pixels_do_not_overflow_in_half_precision():
+    loss = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual="landmarks", embedding=8)))
+    points, mel = 512 * torch.rand(1, 5, 68, 2), torch.rand(1, 80, 16)
+    assert loss(points.half(), mel).item() == pytest.approx(loss(points, mel).item(), abs=0.05)
+
+
+def test_a_waveform_in_half_precision(loss, batch):
+    assert loss(batch[0], batch[1].half()).item() == pytest.approx(loss(*batch).item(), abs=0.05)
+
+
+@pytest.mark.parametrize("cast", ["half", "bfloat16"])
+def test_a_generator_in_half_precision_keeps_a_float32_judge(loss, batch, cast):
+    before = loss(*batch).item()
+    getattr(nn.ModuleDict({"sync": loss}), cast)()
+    assert all(parameter.dtype == torch.float32 for parameter in loss.expert.parameters())
+    assert loss(*batch).item() == before
 
 
 def test_moves_with_its_parent(loss, batch):
@@ -214,11 +267,17 @@ class TestWindows:
         ({"audio": torch.rand(5760)}, r"audio: expected a batch .*got \(5760,\)"),
         ({"audio": torch.rand(2, 3200)}, "expected about"),
         ({"video": torch.rand(2, 4, 3, 48, 48)}, "at least T = 5"),
+        ({"video": torch.rand(2, 3, 9, 48, 48)}, r"\(B, T, 3, H, W\).*got \(2, 3, 9, 48, 48\)"),
+        ({"video": torch.rand(0, 9, 3, 48, 48)}, r"video: expected a batch .*got \(0, 9, 3, 48, 48\)"),
+        ({"video": [torch.rand(9, 3, 48, 48)]}, "video: expected a batch .*got list"),
+        ({"video": torch.rand(2, 9, 3, 48, 48, device="meta")}, "the loss's device cpu, got meta and cpu"),
         ({"video": 255 * torch.rand(2, 9, 3, 48, 48)}, r"expected RGB in \[0, 1\], got values in"),
         ({"video": 2 * torch.rand(2, 9, 3, 48, 48) - 1}, r"expected RGB in \[0, 1\], got values in \[-"),
         ({"video": torch.full((2, 9, 3, 48, 48), torch.nan)}, "got values in .nan"),
         ({"video": torch.zeros(2, 9, 3, 48, 48, dtype=torch.uint8)}, "floating point"),
         ({"mask": torch.ones(2, 3)}, r"\(B, T\) = \(2, 9\) or \(B, W\) = \(2, 5\), got \(2, 3\)"),
+        ({"mask": [[True] * 9] * 2}, r"mask: expected \(B, T\) = \(2, 9\).*got list"),
+        ({"weights": [[1.0] * 5] * 2}, r"weights: expected \(B, W\) = \(2, 5\), got list"),
         ({"weights": torch.ones(2, 9)}, r"weights: expected \(B, W\) = \(2, 5\), got \(2, 9\)"),
         ({"stride": 0}, "stride: expected at least 1"),
         ({"reduction": "max"}, "reduction: expected"),
@@ -228,6 +287,13 @@ def test_wrong_input(loss, batch, change, message):
     arguments = {"video": batch[0], "audio": batch[1], **change}
     with pytest.raises(ValueError, match=message):
         loss(**arguments)
+
+
+def test_a_refused_range_is_refused_again(loss, batch):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="expected RGB in"):
+            loss(255 * batch[0], batch[1])
+    loss(*batch)
 
 
 def test_slight_excess_is_said_once(loss, batch, caplog):

@@ -50,6 +50,23 @@ def test_colour_order(sync):
     assert torch.equal(sync(mel[:, None], bgr), sync.loss(video, mel))
 
 
+def test_probability_of_each_sample(sync):
+    mel, g = torch.rand(3, 1, 80, 16), torch.rand(3, 3, 5, 96, 96)
+    terms = sync.terms(mel, g)
+    assert terms.probability.shape == (3, 1)
+    assert terms.loss.item() == pytest.approx(-terms.probability.log().mean().item(), rel=1e-5)
+    assert terms.loss.item() == sync(mel, g).item()
+    alone = torch.cat([sync.terms(mel[i : i + 1], g[i : i + 1]).probability for i in range(3)])
+    assert torch.allclose(terms.probability, alone, atol=1e-5)
+
+
+def test_stays_in_eval_mode_where_wav2lips_own_does_not(sync):
+    mel, g = torch.rand(2, 1, 80, 16), torch.rand(2, 3, 5, 96, 96)
+    before = sync(mel, g).item()
+    sync.train()
+    assert sync(mel, g).item() == sync.eval()(mel, g).item() == before
+
+
 @pytest.mark.parametrize("size", [(96, 96), (288, 288), (128, 100)])
 def test_any_size(sync, size):
     assert sync(torch.rand(1, 1, 80, 16), torch.rand(1, 3, 5, *size)).ndim == 0
@@ -68,7 +85,7 @@ class TestSchedule:
         assert [schedule.step() for _ in range(3)] == [0, 0, 0]
         schedule.update(0.9)
         assert schedule.step() == 0
-        schedule.update(0.7)
+        assert schedule.update(0.7) == 0
         schedule.update(2.0)
         assert [round(schedule.step(), 3) for _ in range(6)] == [0.025, 0.05, 0.075, 0.1, 0.1, 0.1]
 

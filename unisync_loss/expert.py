@@ -89,7 +89,7 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for a wrong shape or dtype, or fewer than 5 frames.
         """
-        frames = self.visual_input(video)
+        frames = self.visual_input(self._own_dtype(video))
         starts = self.window_starts(frames.shape[1], stride)
         embedding: Tensor = self.visual_tower(frames, starts)
         return embedding
@@ -108,7 +108,7 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for a wrong shape or dtype, or a length that does not fit the frames.
         """
-        features = self.audio_input(audio)
+        features = self.audio_input(self._own_dtype(audio))
         # floor(3.2 f), Wav2Lip's rule, for mel; 2 f for HuBERT
         starts = [int(start * self.config.steps_per_frame) for start in self.window_starts(frames, stride)]
         self._check_length(audio, features.shape[1], starts[-1] + self.config.window_steps, frames)
@@ -126,6 +126,12 @@ class UniSyncExpert(nn.Module):
         if stride < 1:
             raise ValueError(f"stride: expected at least 1 frame, got {stride}")
         return list(range(0, frames - WINDOW_FRAMES + 1, stride))
+
+    def _own_dtype(self, value: Tensor) -> Tensor:
+        """Bring inputs to the dtype of the weights, before anything in half precision is squared and overflows."""
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value  # refused, or taken as labels, by the representation
+        return value.to(next(self.parameters()).dtype)
 
     def _check_length(self, audio: Tensor, steps: int, needed: int, frames: int) -> None:
         per_frame = self.config.steps_per_frame

@@ -40,8 +40,9 @@ class UniSyncLoss(nn.Module):
     """Mean of ``-log p_sync`` over the windows of a generated face, by a frozen expert (eq. 1 with y = 1).
 
     The expert is frozen for good: ``.train()`` and ``.requires_grad_()`` of this module or of a parent, ``deepcopy``,
-    ``.to()``, DDP and autocast leave it in eval mode and without gradients. It is no part of a parent's parameters or
-    ``state_dict``: checkpoints of a generator neither swell by it nor depend on it.
+    ``.to()``, DDP and autocast leave it in eval mode and without gradients; ``.half()`` and ``.bfloat16()`` leave its
+    weights in float32. It is no part of a parent's parameters or ``state_dict``: checkpoints of a generator neither
+    swell by it nor depend on it. An expert that is also a submodule elsewhere is frozen again at the next call.
 
     Args:
         expert: frozen in place.
@@ -66,8 +67,13 @@ class UniSyncLoss(nn.Module):
         return self._held[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniSyncLoss:
+        def keep_precision(value: Tensor) -> Tensor:
+            moved = fn(value)
+            # a generator cast to half precision must not round what judges it
+            return value.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.expert._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.expert._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @classmethod
@@ -93,7 +99,8 @@ class UniSyncLoss(nn.Module):
         """Score a generated video.
 
         Args:
-            video: (B, T, 3, H, W) RGB in [0, 1] (or what the expert's visual representation defines), with gradient.
+            video: (B, T, 3, H, W) RGB in [0, 1] (or what the expert's visual representation defines), with gradient,
+                of any floating point dtype.
             audio: (B, S) waveform at 16 kHz of the same time, S = 640·T, or features; no gradient reaches it.
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W) at least 0.
@@ -109,8 +116,11 @@ class UniSyncLoss(nn.Module):
         """
         self._check_batch(video, audio)
         self._check_range(video)
+        self._freeze_again()
         with torch.no_grad():
-            heard = self.expert.encode_audio(audio, video.shape[1], stride=stride)
+            # the representation's own check comes first: axes in another order would read as a wrong number of frames
+            frames = self.expert.visual_input(video).shape[1]
+            heard = self.expert.encode_audio(audio, frames, stride=stride)
         seen = self.expert.encode_visual(video, stride=stride)
         probability = sync_probability(heard, seen, surrogate=True)
         window_weights = self._window_weights(video, probability, mask, weights, stride)
@@ -118,23 +128,33 @@ class UniSyncLoss(nn.Module):
         loss = reduce(values, window_weights, reduction)
         return SyncTerms(loss, probability.detach(), window_weights) if return_terms else loss
 
+    def _freeze_again(self) -> None:
+        """Undo what ``train()`` or ``requires_grad_()`` did through another module that holds the same expert."""
+        # both act on all of a module, so that one flag of each tells; a walk over all modules would cost more
+        if self.expert.training or next(self.expert.parameters()).requires_grad:
+            self.expert.eval().requires_grad_(False)
+
     def _check_batch(self, video: Tensor, audio: Tensor) -> None:
         for name, value in (("video", video), ("audio", audio)):
-            if not isinstance(value, Tensor) or value.ndim < 2:
+            if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] == 0:
                 raise ValueError(f"{name}: expected a batch (B, …), got {describe(value)}")
         if video.shape[0] != audio.shape[0]:
             raise ValueError(f"expected one audio a video, got {video.shape[0]} videos and {audio.shape[0]} audios")
-        if video.device != audio.device:
-            raise ValueError(f"expected video and audio on one device, got {video.device} and {audio.device}")
+        own = next(self.expert.parameters()).device
+        if not video.device == audio.device == own:
+            raise ValueError(
+                f"expected video and audio on the loss's device {own}, got {video.device} and {audio.device}: "
+                "move them, or the loss with .to()"
+            )
 
     def _check_range(self, video: Tensor) -> None:
         """Look at the values once: a check at every call would make a GPU wait."""
         if self._range_checked or self.expert.config.visual != "rgb" or not video.is_floating_point():
             return
-        self._range_checked = True
-        low, high = video.detach().min().item(), video.detach().max().item()
+        low, high = (bound.item() for bound in video.detach().aminmax())
         if not (-_GROSS <= low and high <= 1 + _GROSS):  # also true of NaN
             raise ValueError(f"video: expected RGB in [0, 1], got values in [{low:.3g}, {high:.3g}]")
+        self._range_checked = True  # only now: a loop that skips failing batches must not be let through at the second
         if low < -_SLIGHT or high > 1 + _SLIGHT:
             logger.warning("video: expected RGB in [0, 1], got values in [%.3g, %.3g]", low, high)
 
@@ -144,14 +164,16 @@ class UniSyncLoss(nn.Module):
         """Combine mask and weights, (B, W)."""
         result = torch.ones_like(probability)
         if weights is not None:
-            if weights.shape != probability.shape:
+            if not isinstance(weights, Tensor) or weights.shape != probability.shape:
                 raise ValueError(f"weights: expected (B, W) = {tuple(probability.shape)}, got {describe(weights)}")
             result = result * weights
         if mask is None:
             return result
+        expected = f"(B, T) = {tuple(video.shape[:2])} or (B, W) = {tuple(probability.shape)}"
+        if not isinstance(mask, Tensor):
+            raise ValueError(f"mask: expected {expected}, got {describe(mask)}")
         if mask.shape == video.shape[:2]:
             mask = mask.bool().unfold(1, WINDOW_FRAMES, stride).all(-1)
         elif mask.shape != probability.shape:
-            expected = f"(B, T) = {tuple(video.shape[:2])} or (B, W) = {tuple(probability.shape)}"
             raise ValueError(f"mask: expected {expected}, got {describe(mask)}")
         return result * mask.bool()
