@@ -85,9 +85,10 @@ def main() -> None:
     parser.add_argument("--model", default="mel-rgb")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="use every n-th clip")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    expert, entries = load_expert(options.model), list_clips(options.data)
+    expert, entries = load_expert(options.model), list_clips(options.data)[:: options.every]
     report: dict[str, object] = {"model": options.model, "seed": options.seed, "clips": len(entries)}
 
     def record(name: str, clips: list[ClipEmbedding]) -> None:
