@@ -14,9 +14,11 @@ from unisync_loss import UniSyncConfig, UniSyncExpert
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+torch.set_num_threads(1)  # here, so that fixtures of any scope compute alike
+
+
 @pytest.fixture(autouse=True)
 def seeded():
-    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 
