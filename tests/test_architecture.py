@@ -13,8 +13,10 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "media", "hub"},
-    {"representations", "clips", "synthetic_voice", "synthetic_parts"},
+    {"aligner", "streams", "hub"},
+    {"media"},
+    {"store"},
+    {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "synthetic_face"},
     {"expert", "pretrained", "cache", "synthetic"},
     {"loss", "metrics", "syncnet"},
