@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import wave
 from collections.abc import Iterator
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +19,7 @@ from unisync_loss.streams import Sound, audio_stream, open_media, stream_picture
 
 if TYPE_CHECKING:
     from av import AudioStream
+    from av.container import OutputContainer
 
 
 class Clip(NamedTuple):
@@ -103,19 +106,62 @@ def write_clip(
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     try:
         with av.open(str(temporary), "w") as container:
-            video = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "g": "12"})
-            video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-            audio = container.add_stream("aac", rate=sample_rate, layout="mono") if waveform is not None else None
-            for picture in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-            container.mux(video.encode(None))
-            if audio is not None and waveform is not None:
-                for packet in _encode_audio(audio, waveform, sample_rate):
-                    container.mux(packet)
+            _mux(container, frames, waveform, fps, sample_rate, {"crf": str(crf), "g": "12"})
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def encode_frames(frames: NDArray[np.uint8], *, crf: int = 20) -> bytes:
+    """Encode an MP4 without sound that any frame can be read from at little cost.
+
+    A key frame every 12, no frame that needs a later one; the same bytes for the same frames.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB at 25 fps; H and W even.
+        crf: H.264 quality, lower is better.
+
+    Returns:
+        The file.
+    """
+    import av
+
+    options = {"crf": str(crf), "g": "12", "keyint_min": "12", "sc_threshold": "0", "bf": "0", "threads": "1"}
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        _mux(container, frames, None, FPS, SAMPLE_RATE, options)
+    return file.getvalue()
+
+
+def encode_wav(waveform: NDArray[np.float32]) -> bytes:
+    """Encode (S,) float32 in [-1, 1] as a 16-bit PCM WAV at 16 kHz: 44 bytes, then the samples."""
+    file = BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        writer.writeframes(np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def _mux(
+    container: OutputContainer,
+    frames: NDArray[np.uint8],
+    waveform: NDArray[np.float32] | None,
+    fps: int,
+    sample_rate: int,
+    options: dict[str, str],
+) -> None:
+    import av
+
+    video = container.add_stream("libx264", rate=fps, options=options)
+    video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+    audio = container.add_stream("aac", rate=sample_rate, layout="mono") if waveform is not None else None
+    for picture in frames:
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+    container.mux(video.encode(None))
+    if audio is not None and waveform is not None:
+        for packet in _encode_audio(audio, waveform, sample_rate):
+            container.mux(packet)
 
 
 def _encode_audio(stream: AudioStream, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[Any]:

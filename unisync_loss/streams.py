@@ -110,16 +110,20 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return cast("AudioStream", stream)
 
 
-def read_facts(path: str | os.PathLike[str]) -> Facts:
+def read_facts(path: str | os.PathLike[str], *, sound: bool = True) -> Facts:
     """Read a file's facts, decoding one picture.
+
+    Args:
+        path: the file.
+        sound: whether it must have sound.
 
     Raises:
         ValueError: when it cannot be decoded, or lacks pictures or sound.
         FileNotFoundError: when there is no such file.
     """
     with open_media(path) as container:
-        video, audio = video_stream(container), audio_stream(container)
-        first = next(container.decode(video), None)
+        video, audio = video_stream(container), audio_stream(container) if sound else None
+        first = next((frame for _, frame in _in_order(container, video)), None)
         if first is None:
             raise ValueError(f"{path}: expected a video with at least one frame, got none")
         return Facts(
@@ -128,14 +132,16 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
             float(video.average_rate or video.guessed_rate or 0),
             float(container.duration or 0) / 1e6,
             video.codec_context.name,
-            audio.codec_context.name,
-            audio.rate or 0,
-            audio.channels,
+            audio.codec_context.name if audio else "",
+            audio.rate or 0 if audio else 0,
+            audio.channels if audio else 0,
             first.time or 0.0,
         )
 
 
-def stream_pictures(container: InputContainer, start: int = 0, *, threads: bool = True) -> Iterator[Picture]:
+def stream_pictures(
+    container: InputContainer, start: int = 0, *, threads: bool = True, short_side: int | None = None
+) -> Iterator[Picture]:
     """Show a video at 25 fps from its first picture on: at each tick the last picture whose time has come.
 
     Frames that come late (time stamps that go back) or damaged are left out; where no picture comes for over a second,
@@ -145,6 +151,7 @@ def stream_pictures(container: InputContainer, start: int = 0, *, threads: bool 
         container: of :func:`open_media`.
         start: first tick wanted; the file is entered at the key frame before it, and pictures are numbered from there.
         threads: decode on several cores.
+        short_side: shrink pictures whose height and width are both larger.
 
     Yields:
         The pictures.
@@ -166,12 +173,12 @@ def stream_pictures(container: InputContainer, start: int = 0, *, threads: bool 
         length = time - before[0]
         if len(periods) < 1000:
             periods.append(length)
-        tick = yield from _show(before, index, tick, zero, before[0] + min(length, _LONGEST_PICTURE))
+        tick = yield from _show(before, index, tick, zero, before[0] + min(length, _LONGEST_PICTURE), short_side)
         tick = max(tick, ceil((time - zero - _ROUNDING) * FPS))
         before, index = (time, frame), index + 1
     period = median(periods) if periods else 1 / FPS
     total = max(1, round((before[0] - zero + min(period, _LONGEST_PICTURE)) * FPS))
-    yield from _show(before, index, tick, zero, zero + (total - 0.5) / FPS)
+    yield from _show(before, index, tick, zero, zero + (total - 0.5) / FPS, short_side)
 
 
 def _in_order(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, Any]]:
@@ -201,14 +208,16 @@ def _enter(container: InputContainer, stream: VideoStream, target: float) -> Ite
 
 
 def _show(
-    stamped: tuple[float, Any], index: int, tick: int, zero: float, until: float
+    stamped: tuple[float, Any], index: int, tick: int, zero: float, until: float, short_side: int | None
 ) -> Generator[Picture, None, int]:
     """Give a frame at all ticks before a time; returns the next tick. Converted only if it is shown at all."""
     time, frame = stamped
     picture = None
     while tick / FPS + _ROUNDING < until - zero:
         if picture is None:
-            picture = upright(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), frame.rotation)
+            shrink = min(1.0, (short_side or frame.height) / min(frame.height, frame.width))
+            size = {"width": round(frame.width * shrink), "height": round(frame.height * shrink)} if shrink < 1 else {}
+            picture = upright(np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8), frame.rotation)
         yield Picture(tick, index, time, picture)
         tick += 1
     return tick
