@@ -97,29 +97,36 @@ def prepare(
     stores = [root for root in given if is_store(root)]
     sources = list_sources([root for root in given if root not in stores], speakers)
     open_store(out, {"provider": provider})
-    name = "" if count == 1 else f"{index}-of-{count}-"
-    parts = out / f"{name}parts"
     with _alone(out, index, count):
+        name = "" if count == 1 else f"{index}-of-{count}-"
+        parts = out / f"{name}parts"
         gatherer = Gatherer(out, name, shard_bytes)
         done = {line["source"]: (line["clips"], line["stamp"]) for _, line in read_lines(out)}
         todo = [source for source in sources if _mine(source, index, count) and not _is_done(source, done)]
-        try:
+        tasks = [Task(source, str(parts), provider, workers == 1) for source in todo]
+        with _whole_or_later(out, parts, gatherer):
             if index == 0:
                 _take_over(stores, out, gatherer)
-            parts.mkdir(exist_ok=True)
-            tasks = [Task(source, str(parts), provider, workers == 1) for source in todo]
-            _prepare_all(tasks, len(sources) - len(todo), gatherer, workers, say)
-        except BaseException as error:
-            gatherer.abandon()
-            if isinstance(error, OSError) and error.errno in _FULL:
-                raise OSError(error.errno, f"{out}: no room ({error.strerror}); what is finished stays") from error
-            raise
-        finally:
-            for path in parts.glob(".*"):
-                path.unlink(missing_ok=True)
-        gatherer.close()
+            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, say)
+            gatherer.close()
         shutil.rmtree(parts)
         return _summary(write_manifest(out), out)
+
+
+@contextmanager
+def _whole_or_later(out: Path, parts: Path, gatherer: Gatherer) -> Iterator[None]:
+    """Leave only what is whole, whatever happens, and say when the disk is full."""
+    parts.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        gatherer.abandon()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise OSError(error.errno, f"{out}: no room ({error.strerror}); what is finished stays") from error
+        raise
+    finally:
+        for path in parts.glob(".*"):
+            path.unlink(missing_ok=True)
 
 
 def _mine(source: Source, index: int, count: int) -> bool:

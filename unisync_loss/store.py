@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,12 +135,12 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
     """
     if not 0 <= start < start + frames <= record.frames:
         raise ValueError(f"{record.key}: expected frames within 0..{record.frames}, got {start}..{start + frames}")
-    with _video(record) as file, open_media(file) as container:
-        shown = []
-        for picture in stream_pictures(container, start, threads=False):
-            shown.append(picture.frame)
-            if len(shown) == frames:
-                break
+    try:
+        with BytesIO(read_member(record, "mp4")) as file, open_media(file) as container:
+            pictures = stream_pictures(container, start, zero=0.0, threads=False)
+            shown = [picture.frame for picture in islice(pictures, frames)]
+    except ValueError as error:
+        raise ValueError(f"{record.key}: damaged ({error})") from error
     if len(shown) < frames:
         raise ValueError(f"{record.key}: expected {frames} frames from {start} on, got {len(shown)}")
     first, size = record.places["wav"]
@@ -159,12 +159,6 @@ def read_features(record: Record) -> dict[str, NDArray[Any]]:
         (left, top, right, bottom), and what a provider added.
     """
     return load(read_member(record, "safetensors"))
-
-
-@contextmanager
-def _video(record: Record) -> Iterator[BinaryIO]:
-    with BytesIO(read_member(record, "mp4")) as file:
-        yield file
 
 
 def _read_bytes(path: Path, first: int, size: int) -> bytes:

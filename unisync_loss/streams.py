@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, dropwhile
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_PICTURE = 1.0  # s that a picture may stay on show; a longer gap holds no pictures at all
+_RUN_IN = 0.2  # s of sound decoded before the first sample wanted: decoders need a packet or two to settle
 _KEPT = 60 * SAMPLE_RATE  # samples held behind what is being read
 _AUDIO_JITTER = 0.002  # s by which the sound's time stamps may disagree with its samples, counted; then they rule
 
@@ -65,6 +67,7 @@ def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputConta
     Raises:
         ValueError: when it cannot be opened or decoded; raised for errors inside the ``with`` block, too.
         FileNotFoundError: when there is no such file.
+        PermissionError: when it may not be read.
     """
     import av  # loaded here: `import unisync_loss` must not need PyAV
 
@@ -80,9 +83,9 @@ def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputConta
         # playlists and the like must not lead to other files or hosts
         with av.open(file, options={"protocol_whitelist": "file"}) as container:
             yield container
-    except PermissionError as error:
-        raise PermissionError(f"{name}: not readable") from error
     except (av.FFmpegError, UnicodeEncodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EACCES:
+            raise PermissionError(f"{name}: not readable") from error
         raise ValueError(f"{name}: cannot be decoded ({error})") from error
 
 
@@ -140,7 +143,12 @@ def read_facts(path: str | os.PathLike[str], *, sound: bool = True) -> Facts:
 
 
 def stream_pictures(
-    container: InputContainer, start: int = 0, *, threads: bool = True, short_side: int | None = None
+    container: InputContainer,
+    start: int = 0,
+    *,
+    zero: float | None = None,
+    threads: bool = True,
+    short_side: int | None = None,
 ) -> Iterator[Picture]:
     """Show a video at 25 fps from its first picture on: at each tick the last picture whose time has come.
 
@@ -150,6 +158,7 @@ def stream_pictures(
     Args:
         container: of :func:`open_media`.
         start: first tick wanted; the file is entered at the key frame before it, and pictures are numbered from there.
+        zero: time stamp of the first picture, where it is known; else it is decoded.
         threads: decode on several cores.
         short_side: shrink pictures whose height and width are both larger.
 
@@ -160,10 +169,11 @@ def stream_pictures(
     if threads:
         stream.thread_type = "AUTO"
     frames = _in_order(container, stream)
-    before = next(frames, None)
-    if before is None:
-        return
-    zero = before[0]
+    if zero is None or not start:
+        before = next(frames, None)
+        if before is None:
+            return
+        zero = before[0]
     if start:
         frames = _enter(container, stream, zero + start / FPS)
         before = next(frames)
@@ -183,11 +193,28 @@ def stream_pictures(
 
 def _in_order(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, Any]]:
     last = float("-inf")
-    for index, frame in enumerate(container.decode(stream)):
+    for index, frame in enumerate(_decoded(container, stream)):
         time = frame.time if frame.time is not None else index / float(stream.average_rate or FPS)
         if time > last and not frame.is_corrupt:
             yield time, frame
             last = time
+
+
+def _decoded(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
+    """Decode from where the file stands; packets that lack their beginning, as after a jump, are passed over."""
+    import av
+
+    begun = False
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if begun:
+                raise
+            continue
+        for frame in frames:
+            begun = True
+            yield frame
 
 
 def _enter(container: InputContainer, stream: VideoStream, target: float) -> Iterator[tuple[float, Any]]:
@@ -198,6 +225,8 @@ def _enter(container: InputContainer, stream: VideoStream, target: float) -> Ite
         else:
             container.seek(-(10**7))  # microseconds: before anything
         frames = _in_order(container, stream)
+        if time > 0:  # what comes before the key frame leans on frames that were jumped over
+            frames = dropwhile(lambda stamped: not stamped[1].key_frame, frames)
         first = next(frames, None)
         if first is not None and first[0] <= target + _ROUNDING:
             break
@@ -228,19 +257,23 @@ def upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
 
 
-def stream_sound(container: InputContainer, zero: float) -> Iterator[NDArray[np.float32]]:
+def stream_sound(container: InputContainer, zero: float, *, enter: bool = False) -> Iterator[NDArray[np.float32]]:
     """Decode the sound as 16 kHz mono from a time on, gaps filled with silence.
 
     Args:
         container: of :func:`open_media`.
         zero: time stamp in seconds of the first sample wanted: that of the first picture.
+        enter: go to that time, and do not decode what is before it.
 
     Yields:
         Blocks (S,) float32 in [-1, 1]; together they begin exactly at ``zero``.
     """
     written = 0  # samples since zero
     stream = audio_stream(container)
-    for begun, given, block in _runs(container.decode(stream)):
+    if enter and container.format.name != "avi":  # which does not know the time of its sound after a jump
+        assert stream.time_base is not None
+        container.seek(int((zero - _RUN_IN) / stream.time_base), stream=stream)
+    for begun, given, block in _runs(_decoded(container, stream)):
         place = round((begun - zero) * SAMPLE_RATE) + given
         for size in _portions(place - written):
             yield np.zeros(size, np.float32)

@@ -236,7 +236,7 @@ class _Open:
         passed = max((index for index, (time, _) in enumerate(self.keys) if time <= needed), default=0)
         if not self.kept:
             self.faces += [float((box[2:] - box[:2]).mean()) for _, box in self.keys[:passed]]
-        pass
+        self.keys = self.keys[passed:]
 
     def squares(self, first: int, last: int) -> Boxes:
         """Steadied squares of frames first … last, (n, 3)."""
