@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_PICTURE = 1.0  # s that a picture may stay on show; a longer gap holds no pictures at all
 _RUN_IN = 0.2  # s of sound decoded before the first sample wanted: decoders need a packet or two to settle
+_NO_JUMPS = ("avi", "mpeg")  # containers in which times are guesses after a jump: read from the beginning
 _KEPT = 60 * SAMPLE_RATE  # samples held behind what is being read
 _AUDIO_JITTER = 0.002  # s by which the sound's time stamps may disagree with its samples, counted; then they rule
 
@@ -169,14 +170,16 @@ def stream_pictures(
     if threads:
         stream.thread_type = "AUTO"
     frames = _in_order(container, stream)
-    if zero is None or not start:
-        before = next(frames, None)
-        if before is None:
-            return
-        zero = before[0]
-    if start:
+    jump = start > 0 and container.format.name not in _NO_JUMPS
+    before = next(frames, None) if zero is None or not jump else None
+    if before is None and (zero is None or not jump):
+        return
+    if zero is None:
+        zero = before[0] if before else 0.0
+    if jump:
         frames = _enter(container, stream, zero + start / FPS)
         before = next(frames)
+    assert before is not None
     tick, index = start, 0
     periods = array("d")
     for time, frame in frames:
@@ -223,7 +226,7 @@ def _enter(container: InputContainer, stream: VideoStream, target: float) -> Ite
         if time > 0:
             container.seek(int(time / stream.time_base), stream=stream)
         else:
-            container.seek(-(10**7))  # microseconds: before anything
+            container.seek(container.start_time or 0)
         frames = _in_order(container, stream)
         if time > 0:  # what comes before the key frame leans on frames that were jumped over
             frames = dropwhile(lambda stamped: not stamped[1].key_frame, frames)
@@ -270,7 +273,7 @@ def stream_sound(container: InputContainer, zero: float, *, enter: bool = False)
     """
     written = 0  # samples since zero
     stream = audio_stream(container)
-    if enter and container.format.name != "avi":  # which does not know the time of its sound after a jump
+    if enter and container.format.name not in _NO_JUMPS:
         assert stream.time_base is not None
         container.seek(int((zero - _RUN_IN) / stream.time_base), stream=stream)
     for begun, given, block in _runs(_decoded(container, stream)):
