@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "streams", "hub"},
+    {"aligner", "streams", "hub", "face_finder"},
     {"media"},
     {"store", "workers"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},

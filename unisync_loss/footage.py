@@ -13,21 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from unisync_loss.face_finder import Boxes, Frame, MediaPipeFinder
 from unisync_loss.faces import face_mesh
 from unisync_loss.given import GivenFaces, read_given
 from unisync_loss.media import Clip
 from unisync_loss.sources import PICTURES, Source, load_hook
 from unisync_loss.streams import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
-from unisync_loss.tracks import (
-    CROP_SIZE,
-    SHORTEST_TRACK,
-    Boxes,
-    FaceFinder,
-    Frame,
-    MediaPipeFinder,
-    TrackPiece,
-    track_faces,
-)
+from unisync_loss.tracks import CROP_SIZE, SHORTEST_TRACK, FaceFinder, TrackPiece, track_faces
 
 CLIP_FRAMES = 250  # frames of a clip cut from a longer track; the last may have SHORTEST_TRACK more
 FEWEST_MESHES = 0.8  # share of a clip's frames in which landmarks must be found

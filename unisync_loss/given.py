@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.tracks import Boxes, FaceFinder, Frame
+from unisync_loss.face_finder import Boxes, Frame
+from unisync_loss.tracks import FaceFinder
 
 
 class GivenFaces:

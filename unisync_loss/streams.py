@@ -171,15 +171,13 @@ def stream_pictures(
         stream.thread_type = "AUTO"
     frames = _in_order(container, stream)
     jump = start > 0 and container.format.name not in _NO_JUMPS
-    before = next(frames, None) if zero is None or not jump else None
-    if before is None and (zero is None or not jump):
+    first: tuple[float, Any] | None = (zero, None) if jump and zero is not None else next(frames, None)
+    if first is None:
         return
-    if zero is None:
-        zero = before[0] if before else 0.0
+    before, zero = first, first[0]
     if jump:
         frames = _enter(container, stream, zero + start / FPS)
         before = next(frames)
-    assert before is not None
     tick, index = start, 0
     periods = array("d")
     for time, frame in frames:
