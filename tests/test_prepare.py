@@ -364,3 +364,19 @@ def test_a_drawn_face_is_found_by_mediapipe(tmp_path):
 def test_lines_of_a_store_name_every_input_once(whole):
     root, _ = whole
     assert len([line["source"] for _, line in read_lines(root / "store")]) == 4
+
+
+def test_the_program(tmp_path):
+    video(tmp_path / "in" / "a.mkv")
+    (tmp_path / "in" / "b\n.mp4").touch()
+    command = [sys.executable, "-m", "unisync_loss.cli", "prepare", "in", "--out", "store", "--json", "out.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (report["clips"], report["ok"], report["error"], report["seconds"]) == (1, 1, 1, 2.0)
+    assert "store: 1 clips, 0.0 min, 1 speakers from 1 of 2 inputs" in done.stdout
+    assert "b\\n.mp4': " in done.stdout
+    (tmp_path / "in" / "a.mkv").unlink()
+    command[command.index("store")] = "empty"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert (done.returncode, done.stderr.splitlines()[-1][:18]) == (1, "unisync: no clips:")
