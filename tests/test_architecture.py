@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "streams", "hub", "face_finder"},
+    {"aligner", "streams", "hub", "face_finder", "offsets"},
     {"media"},
     {"store", "workers"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"expert", "pretrained", "cache", "synthetic", "given"},
     {"loss", "metrics", "syncnet", "footage"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
-    {"stages", "report", "report_page", "demo"},
+    {"stages", "report", "report_page", "demo", "align", "folds"},
     {"train"},
     {"cli"},
 ]

@@ -141,6 +141,50 @@ def train(
     typer.echo(f"checkpoints: {out / 'best'}, {out / 'last'}")
 
 
+@app.command()
+def align(
+    data: Annotated[Path, typer.Argument(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Expert, default mel-rgb; may be given several times.")
+    ] = None,
+    unseen: Annotated[
+        list[Path] | None, typer.Option(help="One for each model: fold, or list, of the clips it was not trained on.")
+    ] = None,
+    zero: Annotated[str | None, typer.Option(help="Corpus known to be in sync: its mean is 0 for all.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Do not align: write so many folds to train on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the folds.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Estimate how late each clip's sound is and write DATA/offsets.csv, which train and eval honour."""
+    from unisync_loss.align import Judge
+    from unisync_loss.align import align as run
+    from unisync_loss.folds import make_folds, read_unseen
+    from unisync_loss.pretrained import load_expert
+
+    if (folds is None) != (out is None):
+        raise typer.BadParameter("expected --folds and --out together", param_hint="--folds")
+    if folds is not None and out is not None:
+        for view in make_folds(data, folds, out):
+            typer.echo(f"{view}: {len(read_unseen(view))} clips left out")
+        return
+    names = model or ["mel-rgb"]
+    if unseen and len(unseen) != len(names):
+        raise typer.BadParameter(
+            f"expected one for each of {len(names)} models, got {len(unseen)}", param_hint="--unseen"
+        )
+    lists = [read_unseen(path) for path in unseen] if unseen else [None] * len(names)
+    judges = [Judge(name, load_expert(name), clips) for name, clips in zip(names, lists, strict=True)]
+    report = run(data, judges, zero=zero, say=say)
+    if json_file:
+        write_json(json_file, report)
+    for corpus, row in report["corpora"].items():
+        typer.echo(f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips")
+    typer.echo(
+        f"{data / 'offsets.csv'}: {report['shifted']} of {report['clips']} clips shifted, "
+        f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"
+    )
+
+
 @app.command("eval")
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4.")],

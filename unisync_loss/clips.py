@@ -41,13 +41,14 @@ class ClipEntry:
     record: Record | None = None
 
 
-def list_clips(root: str | os.PathLike[str]) -> list[ClipEntry]:
+def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[ClipEntry]:
     """List the clips of a data folder in order of name.
 
     Args:
         root: store made by ``unisync prepare``, or folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's
             ``mvlrs_v1`` and LRS3 as they lie). ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the
             clips it names and leaves out those with an empty offset.
+        as_found: take no notice of ``offsets.csv``.
 
     Returns:
         The clips.
@@ -59,7 +60,7 @@ def list_clips(root: str | os.PathLike[str]) -> list[ClipEntry]:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such data folder: {root}")
-    offsets = _read_offsets(root / "offsets.csv")
+    offsets = {} if as_found else read_offsets(root / "offsets.csv")
     languages = _read_languages(root)
     entries = []
     left_out = 0
@@ -155,7 +156,12 @@ def frames_with_audio(frames: int, offset: float) -> tuple[int, int]:
     return first, max(first, min(frames, math.floor(frames - offset)))
 
 
-def _read_offsets(path: Path) -> dict[str, float | None]:
+def read_offsets(path: Path) -> dict[str, float | None]:
+    """Offsets by clip, None for those to be left out; empty without the file.
+
+    Raises:
+        ValueError: when it cannot be read.
+    """
     if not path.is_file():
         return {}
     offsets: dict[str, float | None] = {}
