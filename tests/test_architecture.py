@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "streams", "hub", "face_finder", "offsets"},
+    {"aligner", "streams", "hub", "face_finder", "clip_offsets"},
     {"media"},
     {"store", "workers"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},

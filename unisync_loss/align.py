@@ -23,7 +23,7 @@ import numpy as np
 from unisync_loss.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
-from unisync_loss.offsets import (
+from unisync_loss.clip_offsets import (
     Curve,
     OffsetTree,
     add_curves,
