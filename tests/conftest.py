@@ -4,10 +4,12 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from fake_hub import FakeHub, fake_hub, use_hub
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
 
@@ -36,3 +38,17 @@ def golden():
     if not path.is_file():
         pytest.skip(f"golden numbers are not here ({path})")
     return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeHub]:
+    with fake_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fresh = FakeHub(url=server.url)
+    server.__dict__.update(fresh.__dict__)
+    use_hub(server.url, tmp_path, monkeypatch)
+    return server

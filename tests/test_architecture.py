@@ -14,6 +14,8 @@ LAYERS = [
     {"config"},
     {"functional"},
     {"aligner", "media", "hub"},
+    {"hubert_files"},
+    {"hubert"},
     {"representations", "clips", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "synthetic_face"},
     {"expert", "pretrained", "cache", "synthetic"},
