@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 HOP = SAMPLE_RATE // STEP_RATE["hubert"]  # 320 samples from one step to the next
 FIELD = 400  # samples that one step is computed from
-#: steps that the convolutions take at once: their first layer holds 64 times as much as the features
+#: steps that the convolutions take at once
 _PIECE = 1000
-#: steps up to which attention spans the whole clip (2 minutes); beyond, blocks of _CORE with _CONTEXT on either side
-_WHOLE, _CORE, _CONTEXT = 6000, 5000, 500
 _CACHE_VERSION = 1  # of the numbers; a change makes old caches unused
 _WIDTHS = {
     29: "DeepSpeech",
@@ -51,8 +49,9 @@ class HubertEncoder:
     """A frozen HuBERT, from waveforms to features.
 
     The waveform is made of mean 0 and deviation 1 over the whole clip where the model's preprocessor asks for it. The
-    convolutions run piece by piece, which changes nothing (statistics of a group norm are taken over the whole clip
-    first); attention sees the whole clip up to two minutes, then blocks of 120 s of which the inner 100 s are kept.
+    convolutions, whose first layer holds 64 times as much as the features, run piece by piece, which changes nothing
+    (the statistics of a group norm are taken over the whole clip first). Attention sees the whole clip, however long:
+    a cut changes features far from it. So memory grows with the length; time, beyond some minutes, with its square.
 
     Args:
         model: in eval mode, with its weights.
@@ -137,7 +136,7 @@ class HubertEncoder:
             if self.normalize:
                 mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
                 waveform = (waveform - mean) / (variance + 1e-7).sqrt()
-            features = self._attend(self._convolve(waveform.to(self.dtype))).float()
+            features = self._hidden(self._convolve(waveform.to(self.dtype))).float()
         return fit_steps(features, round(waveform.shape[1] / HOP))
 
     def _convolve(self, waveform: Tensor) -> Tensor:
@@ -173,18 +172,8 @@ class HubertEncoder:
         deviation = (square - mean.square() + first.layer_norm.eps).sqrt()
         return mean.to(self.dtype), deviation.to(self.dtype)
 
-    def _attend(self, features: Tensor) -> Tensor:
-        """(B, C, steps) → (B, steps, F)."""
-        steps = features.shape[2]
-        core = steps if steps <= _WHOLE else _CORE
-        blocks = []
-        for start in range(0, steps, core):
-            first = max(0, start - _CONTEXT)
-            hidden = self._hidden(features[:, :, first : start + core + _CONTEXT])
-            blocks.append(hidden[:, start - first : start - first + core])
-        return torch.cat(blocks, dim=1)
-
     def _hidden(self, features: Tensor) -> Tensor:
+        """(B, C, steps) → (B, steps, F)."""
         if self.layer == -1:
             last: Tensor = self._transformer(features).last_hidden_state
             return last

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from unisync_loss.hubert import HubertEncoder, looks_like
+from unisync_loss.hubert import HubertEncoder, fit_steps, looks_like
 from unisync_loss.representations.base import AudioInput
 
 
@@ -38,6 +38,10 @@ class HubertInput(AudioInput):
             return encoder(audio).to(audio.dtype)
         with torch.no_grad():
             return encoder(audio).to(audio.dtype)
+
+    def fit(self, features: Tensor, steps: int) -> Tensor:
+        """Repeat the last step where one is missing: HuBERT gives 2·T - 1 steps for exactly T frames of audio."""
+        return fit_steps(features, steps)
 
     def _check_width(self, width: int, audio: Tensor) -> None:
         if width != self.config.audio_features:
