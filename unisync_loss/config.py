@@ -22,8 +22,12 @@ STEP_RATE: dict[str, int] = {"mel": 80, "hubert": 50}
 WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate in STEP_RATE.items()}
 #: features of one audio step, where the representation fixes or suggests them
 AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
+#: channels of a parsing map, whatever the classes of the parser that made it
+PARSING_GROUPS = ("other", "skin", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
-VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": 5, "landmarks": 136, "3dmm": 64}
+VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "landmarks": 136, "3dmm": 64}
+#: coordinates of a frame's landmarks: 68, 20, 468 or 478 points in 2-D or 3-D
+LANDMARK_FEATURES = tuple(points * axes for points in (68, 20, 468, 478) for axes in (2, 3))
 #: commit of facebook/hubert-large-ls960-ft, the model of GeneFace's features
 HUBERT_REVISION = "ece5fabbf034c1073acae96d5401b25be96709d8"
 
@@ -99,6 +103,13 @@ class UniSyncConfig:
             raise ValueError(f"audio_features: expected 80 mel bins, got {self.audio_features}")
         if self.visual == "rgb" and self.visual_features != VISUAL_FEATURES["rgb"]:
             raise ValueError(f"visual_features: expected 3 colour channels, got {self.visual_features}")
+        if self.visual == "parsing" and self.visual_features != VISUAL_FEATURES["parsing"]:
+            raise ValueError(f"visual_features: expected 5 groups of a face, got {self.visual_features}")
+        if self.visual == "landmarks" and self.visual_features not in LANDMARK_FEATURES:
+            raise ValueError(
+                "visual_features: expected 68, 20, 468 or 478 landmarks times 2 or 3 axes, one of "
+                f"{', '.join(map(str, LANDMARK_FEATURES))}, got {self.visual_features}"
+            )
 
     @property
     def window_steps(self) -> int:

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.aligner import TEMPLATE
+from unisync_loss.representations.landmark_tables import INNER_LIPS, OUTER_LIPS
 
 MESH_POINTS = 468
 #: points of the mesh that the mouth does not move: eye corners, nose bridge, wings and base; in TEMPLATE's order
 RIGID_POINTS = (33, 133, 362, 263, 168, 6, 197, 195, 5, 98, 327, 2)
-_OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
-_INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
 _CHIN = (152, 148, 176, 149, 150, 377, 400, 378, 379, 175, 199, 200)
 #: 20 + 20 lip points and 12 chin points: what the mouth does
-MOUTH_POINTS = _OUTER_LIPS + _INNER_LIPS + _CHIN
+MOUTH_POINTS = OUTER_LIPS + INNER_LIPS + _CHIN
 
 
 def face_mesh(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
