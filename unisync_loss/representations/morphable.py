@@ -11,6 +11,7 @@ from unisync_loss.representations.base import VisualInput, describe
 #: what a number of coefficients usually is
 _USUAL = {
     10: "expression of 3DDFA",
+    40: "expression of this library's face_model",
     50: "expression of FLAME",
     52: "ARKit's blendshapes",
     53: "expression and jaw of FLAME",
@@ -23,7 +24,8 @@ _USUAL = {
 class MorphableInput(VisualInput):
     """Coefficients (B, T, E) → the same, standardised by the mean and deviation stored with the weights.
 
-    Any E: 64 (Deep3DFaceRecon, the default), 50 or 53 (FLAME), 52 (blendshapes), 10 (3DDFA) … as trained.
+    Any E: 64 (Deep3DFaceRecon, the default), 50 or 53 (FLAME), 52 (blendshapes), 10 (3DDFA),
+    40 (this library's own, made from video) … as trained.
     """
 
     mean: Tensor
