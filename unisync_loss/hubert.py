@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unisync_loss.config import SAMPLE_RATE, STEP_RATE
-from unisync_loss.hubert_files import load_hubert
+from unisync_loss.model_files import load_model
 
 if TYPE_CHECKING:
     from transformers import HubertModel
@@ -111,7 +111,10 @@ class HubertEncoder:
                 seconds and with the command that fetches it.
             ImportError: without transformers.
         """
-        network, normalize, identity = load_hubert(model, revision)
+        network, preprocessor, identity = load_model("hubert", model, revision)
+        if preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+            raise ValueError(f"HuBERT {model}: expected a model of 16000 Hz, got {preprocessor['sampling_rate']}")
+        normalize = bool(preprocessor.get("do_normalize", True))
         return cls(network.to(device or "cpu"), layer=layer, normalize=normalize, identity=identity, dtype=dtype)
 
     def __call__(self, waveform: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""HuBERT models: of a folder or of the Hub, whole or not at all.
+"""Models of ``transformers``: of a folder or of the Hub, whole or not at all.
 
 A model is three files of one commit, or of one folder: ``config.json``, ``preprocessor_config.json`` and
 ``model.safetensors``. Older repositories (``facebook/hubert-*`` among them) hold ``pytorch_model.bin`` in its place;
@@ -14,48 +14,49 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.hub import hub_source
 
 if TYPE_CHECKING:
-    from transformers import HubertModel
+    from transformers import PreTrainedModel
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS, _OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+_NAMES = {"hubert": "HuBERT", "segformer": "SegFormer"}
+_CLASSES = {"hubert": "HubertModel", "segformer": "SegformerForSemanticSegmentation"}
 
 
-class HubertFiles(NamedTuple):
-    """A HuBERT as its files have it.
+class LoadedModel(NamedTuple):
+    """A model as its files have it.
 
     Attributes:
-        model: with its weights.
-        normalize: whether it was trained on waveforms of mean 0 and deviation 1.
+        model: of transformers, with its weights.
+        preprocessor: what ``preprocessor_config.json`` says of its inputs.
         identity: what tells the weights from any others: the commit, or the sha256 of a folder's weights.
     """
 
-    model: HubertModel
-    normalize: bool
+    model: PreTrainedModel
+    preprocessor: dict[str, Any]
     identity: str
 
 
-def load_hubert(name: str | os.PathLike[str], revision: str) -> HubertFiles:
+def load_model(kind: Literal["hubert", "segformer"], name: str | os.PathLike[str], revision: str) -> LoadedModel:
     """Load the model of a folder or of the Hub (the cache first, where the revision is a full commit).
 
     Raises:
-        ValueError: for files that are no HuBERT, lack weights, or are neither here nor to be had from the Hub: within
-            seconds, and with the command that fetches them.
+        ValueError: for files of another kind of model, that lack weights, or that are neither here nor to be had from
+            the Hub: within seconds, and with the command that fetches them.
         ImportError: without transformers.
     """
     text = os.fspath(name)
     try:
         folder, identity = _folder_files(Path(text)) if os.path.isdir(text) else _hub_files(text, revision)
-        return HubertFiles(_load_model(folder), _reads_normalized(folder / _PREPROCESSOR), identity)
+        return LoadedModel(_load(kind, folder), _read_json(folder / _PREPROCESSOR), identity)
     except ValueError as error:
-        raise ValueError(f"HuBERT {text}@{revision}: {error}") from error
+        raise ValueError(f"{_NAMES[kind]} {text}@{revision}: {error}") from error
 
 
 def _folder_files(folder: Path) -> tuple[Path, str]:
@@ -101,32 +102,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _reads_normalized(path: Path) -> bool:
-    values = _read_json(path)
-    if values.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise ValueError(f"{path.name}: expected a model of 16000 Hz, got {values['sampling_rate']}")
-    return bool(values.get("do_normalize", True))
-
-
-def _load_model(folder: Path) -> HubertModel:
+def _load(kind: str, folder: Path) -> PreTrainedModel:
     """Build the model from local files only; every weight must be in them."""
-    kind = _read_json(folder / _CONFIG).get("model_type")
-    if kind != "hubert":
-        raise ValueError(f"{_CONFIG}: expected a model of type 'hubert', got {kind!r}")
+    found_kind = _read_json(folder / _CONFIG).get("model_type")
+    if found_kind != kind:
+        raise ValueError(f"{_CONFIG}: expected a model of type {kind!r}, got {found_kind!r}")
     try:
-        from transformers import HubertModel
+        import transformers
     except ImportError as error:
-        raise ImportError("HuBERT needs transformers: pip install 'transformers>=5,<6'") from error
+        raise ImportError(f"{_NAMES[kind]} needs transformers: pip install 'transformers>=5,<6'") from error
+    build = getattr(transformers, _CLASSES[kind]).from_pretrained
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
-            model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            model, found = build(folder, local_files_only=True, output_loading_info=True)
         except Exception as error:  # the parsers of weights and config raise types of their own
             problem = " ".join(str(error).split())[:300]
             raise ValueError(f"cannot be loaded ({type(error).__name__}: {problem})") from error
     missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # of pre-training alone
     if missing:
         raise ValueError(f"{folder}: lacks {len(missing)} weights of the model, such as {missing[0]}")
-    loaded: HubertModel = model
+    loaded: PreTrainedModel = model
     return loaded
 
 
