@@ -32,6 +32,15 @@ def test_place_size_and_rotation_leave(points, axes):
 
 
 @pytest.mark.parametrize(("points", "axes"), LAYOUTS)
+def test_the_shape_stays(points, axes):
+    """All distances shrink alike: nothing is sheared."""
+    face = faces(points, axes)
+    ratio = torch.cdist(normalise_landmarks(face), normalise_landmarks(face)) / torch.cdist(face, face)
+    ratio = ratio[~ratio.isnan()].reshape(4, -1)
+    assert torch.allclose(ratio, ratio[:, :1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("points", "axes"), LAYOUTS)
 def test_the_mean_face_stays(points, axes):
     face = faces(points, axes)
     chosen = {68: RIGID_OF_68, 20: range(20)}.get(points, [IBUG_68[p] for p in RIGID_OF_68])

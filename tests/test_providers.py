@@ -151,6 +151,7 @@ class TestVideo:
         """Squeezed to half the height, the points follow the pixels, and depth stays a length."""
         config = UniSyncConfig(visual="landmarks", visual_features=204)
         whole, squeezed = visual_of_frames(config, frames[:3]), visual_of_frames(config, frames[:3, ::2])
+        assert whole[..., :2].amin() > 20
         assert (squeezed[..., 0] - whole[..., 0]).abs().mean() < 2
         assert (2 * squeezed[..., 1] - whole[..., 1]).abs().mean() < 4
 
