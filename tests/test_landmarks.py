@@ -35,7 +35,9 @@ def test_place_size_and_rotation_leave(points, axes):
 def test_the_shape_stays(points, axes):
     """All distances shrink alike: nothing is sheared."""
     face = faces(points, axes)
-    before, after = ((value[..., 1:, :] - value[..., :1, :]).norm(dim=-1) for value in (face, normalise_landmarks(face)))
+    before, after = (
+        (value[..., 1:, :] - value[..., :1, :]).norm(dim=-1) for value in (face, normalise_landmarks(face))
+    )
     assert torch.allclose(after / before, (after / before)[..., :1], atol=1e-9)
 
 
