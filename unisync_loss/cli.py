@@ -74,7 +74,7 @@ def train(
     cache: Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")] = None,
     align_steps: Annotated[int, typer.Option(min=0, help="Steps of the face-pose stage.")] = 3000,
     geometry_steps: Annotated[int, typer.Option(min=0, help="Of the mouth-shape stage.")] = 500,
-    sync_steps: Annotated[int, typer.Option(min=0, help="Of contrast on the frozen frame network.")] = 200,
+    sync_steps: Annotated[int, typer.Option(min=0, help="Of contrast on the measured mouth motion.")] = 200,
     joint_steps: Annotated[int, typer.Option(min=0, help="Of contrast with everything unfrozen.")] = 4000,
     clips: Annotated[int, typer.Option(min=2, help="Clips of a batch.")] = 32,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,

@@ -18,6 +18,12 @@ RIGID_POINTS = (33, 133, 362, 263, 168, 6, 197, 195, 5, 98, 327, 2)
 _CHIN = (152, 148, 176, 149, 150, 377, 400, 378, 379, 175, 199, 200)
 #: 20 + 20 lip points and 12 chin points: what the mouth does
 MOUTH_POINTS = OUTER_LIPS + INNER_LIPS + _CHIN
+#: index in MOUTH_POINTS of each point's mirror image; both lip rings start at a corner and go round
+MIRRORED_MOUTH = (
+    *((10 - point) % 20 for point in range(20)),
+    *(20 + (10 - point) % 20 for point in range(20)),
+    *(40, 45, 46, 47, 48, 41, 42, 43, 44, 49, 50, 51),
+)
 
 
 def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.float32]:
