@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ def test_equals_python_speech_features(golden):
 
 def reference(samples):
     """From the definitions, step by step and sum by sum."""
-    emphasised = [samples[0], *(b - 0.97 * a for a, b in zip(samples[:-1], samples[1:], strict=True))]
+    emphasised = [samples[0], *(b - 0.97 * a for a, b in itertools.pairwise(samples))]
     steps = 1 if len(samples) <= 400 else 1 + math.ceil((len(samples) - 400) / 160)
     emphasised += [0.0] * (160 * steps + 240 - len(samples))
     edges = [700 * (10 ** (m * math.log10(1 + 8000 / 700) / 27) - 1) for m in range(28)]
