@@ -1,4 +1,6 @@
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from conftest import SHARED
 from torch.nn import functional as F
 
 from unisync_loss.lse import LseMeter, offset_distances, summarise
-from unisync_loss.mfcc import mfcc
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from lse_speed import original_distances
 
 
 def fed(net, frames, samples):
@@ -39,18 +43,6 @@ def test_result_equals_the_original_scripts(golden_meter, script):
     assert -ours.offset == theirs["offset"]  # the original prints + when the audio is early
 
 
-def original(net, frames, samples):
-    """The original's steps: windows stacked, zeros at both ends, pairwise distances offset by offset."""
-    count = min(len(frames), len(samples) // 640) - 5
-    steps = mfcc(torch.from_numpy(samples))
-    lips = torch.stack([frames[v : v + 5].flip(1).movedim(0, 1) for v in range(count)]).float()
-    sounds = torch.stack([steps[4 * v : 4 * v + 20].T[None] for v in range(count)]).float()
-    with torch.no_grad():
-        video = net.netfclip(net.netcnnlip(lips).flatten(1))
-        audio = F.pad(net.netfcaud(net.netcnnaud(sounds).flatten(1)), (0, 0, 15, 15))
-    return torch.stack([F.pairwise_distance(video[[v]], audio[v : v + 31]) for v in range(count)]).numpy()
-
-
 @pytest.mark.parametrize(("frames", "samples"), [(6, 6 * 640), (40, 38 * 640 + 7), (12, 20 * 640)])
 def test_distances_equal_window_by_window(syncnet, frames, samples):
     """Also across the pieces in which a clip is embedded, and where either stream ends first."""
@@ -58,7 +50,8 @@ def test_distances_equal_window_by_window(syncnet, frames, samples):
     pictures = torch.from_numpy(draw.integers(0, 256, (frames, 3, 224, 224), dtype=np.uint8))
     sound = draw.integers(-9000, 9000, samples).astype(np.int16)
     meter = fed(syncnet, pictures, sound)
-    expected = original(syncnet, pictures, sound)
+    with torch.no_grad():
+        expected = original_distances(syncnet, pictures, sound).numpy()
     legacy, valid = meter.distances().numpy(), meter.distances("valid").numpy()
     assert legacy.shape == expected.shape
     assert np.abs(legacy / expected - 1).max() < 1e-5

@@ -77,6 +77,24 @@ def test_a_face_is_tracked(syncnet, tmp_path):
         measure_video(syncnet, tmp_path / "face.mp4", "syncnet")
 
 
+def test_several_tracks_of_a_video(syncnet, tmp_path, monkeypatch):
+    """Each with its own frames and its own sound, whether they overlap or not."""
+    pictures, samples = noise(30, seed=4)
+    write_lossless(tmp_path / "a.mkv", pictures, samples)
+    spans = [(0, 9), (5, 15), (20, 30)]
+    tracks = [FaceTrack(a, still(b - a, x=10.0, y=10.0, side=40.0)) for a, b in spans]
+    monkeypatch.setattr("unisync_loss.lse_video.find_boxes", lambda path, tick: still(30))
+    monkeypatch.setattr("unisync_loss.lse_video.link_tracks", lambda boxes: tracks)
+    monkeypatch.setattr("unisync_loss.lse_video.keep_tracks", lambda found, min_frames: found)
+    row = measure_video(syncnet, tmp_path / "a.mkv", "syncnet")
+    assert [track["start"] for track in row["tracks"]] == [0, 0.2, 0.8]
+    for (first, end), track, result in zip(spans, tracks, row["tracks"], strict=True):
+        meter = LseMeter(syncnet, samples[first * 640 : end * 640])
+        for picture, place in zip(pictures[first:end], crops(track), strict=True):
+            meter.add(cut(picture, *place))
+        assert result["lse_d"] == pytest.approx(summarise(meter.distances()).lse_d, rel=1e-6)
+
+
 def still(frames, x=100.0, y=100.0, side=120.0):
     """Boxes of a face that stays."""
     return np.tile([x, y, x + side, y + side], (frames, 1))

@@ -125,7 +125,13 @@ def fed(process, processes, net, expert):
     video, waveform = clips(3, frames=8)
     probability, target = torch.rand(3, 9), torch.rand(3, 9) > 0.5
     matrix = torch.rand(3, 9, 31)
-    metrics = [SyncAccuracy(), OffsetAccuracy(tolerance=6), SyncProbability(expert), LSED(net, "valid"), LSEC(net, "valid")]
+    metrics = [
+        SyncAccuracy(),
+        OffsetAccuracy(tolerance=6),
+        SyncProbability(expert),
+        LSED(net, "valid"),
+        LSEC(net, "valid"),
+    ]
     share = slice(process, None, processes)
     for metric, inputs in zip(
         metrics,

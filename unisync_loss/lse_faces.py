@@ -31,6 +31,7 @@ _LONGEST = 640  # pixels of a picture in which faces are looked for
 _CHUNK = 100  # pictures
 
 Array = NDArray[np.float64]
+Place = tuple[float, float, float]  # centre x, y and half side of a box, pixels
 
 
 class FaceTrack(NamedTuple):
@@ -90,14 +91,14 @@ def link_tracks(boxes: Array) -> list[FaceTrack]:
     left = [int(frame) for frame in np.flatnonzero(np.isfinite(boxes).all(1))]
     tracks = []
     while left:
-        track = left[:1]
-        for frame in left[1:]:
+        track, done = left[:1], len(left)
+        passed: list[int] = []
+        for position, frame in enumerate(left[1:], 1):
             if frame - track[-1] > MAX_GAP:
+                done = position
                 break
-            if overlap(boxes[frame], boxes[track[-1]]) > MIN_IOU:
-                track.append(frame)
-        used = set(track)
-        left = [frame for frame in left if frame not in used]
+            (track if overlap(boxes[frame], boxes[track[-1]]) > MIN_IOU else passed).append(frame)
+        left = passed + left[done:]
         frames = np.arange(track[0], track[-1] + 1)
         filled = np.stack([np.interp(frames, track, side) for side in boxes[track].T], axis=1)
         tracks.append(FaceTrack(track[0], filled))
@@ -136,7 +137,7 @@ def longer_side(track: FaceTrack) -> Array:
     return sides
 
 
-def crops(track: FaceTrack) -> Iterator[tuple[float, float, float]]:
+def crops(track: FaceTrack) -> Iterator[Place]:
     """Centre and half side of each frame's box, smoothed over 13 frames.
 
     The filter sees zeros beyond both ends, as the original's does, so the first and last six frames are a little off.

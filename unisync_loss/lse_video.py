@@ -18,17 +18,18 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unisync_loss.clips import SUFFIXES
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.lse import Edge, LseMeter, summarise
-from unisync_loss.lse_faces import crops, cut, find_boxes, keep_tracks, link_tracks, squeeze
+from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_boxes, keep_tracks, link_tracks, squeeze
 from unisync_loss.stream import count_frames, read_samples, stream_frames
 from unisync_loss.syncnet import SyncNet, load_syncnet
 
@@ -83,28 +84,41 @@ def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick
     samples = read_samples(path)
     expected = max(1, count_frames(path))
     if min_track is None:
-        starts, meters = [0], [LseMeter(net, samples)]
+        meter = LseMeter(net, samples)
         for index, frame in enumerate(stream_frames(path)):
-            meters[0].add(squeeze(frame))
+            meter.add(squeeze(frame))
             tick(min(1.0, index / expected))
+        rows = [{"track": 0, **track_row(meter, 0)}]
     else:
         boxes = find_boxes(path, lambda frames: tick(min(0.5, 0.5 * frames / expected)))
         tracks = keep_tracks(link_tracks(boxes), min_track)
-        starts = [track.start for track in tracks]
-        ends = [track.start + len(track.boxes) for track in tracks]
-        spans = [slice(a * SAMPLES_PER_FRAME, b * SAMPLES_PER_FRAME) for a, b in zip(starts, ends, strict=True)]
-        meters = [LseMeter(net, samples[span]) for span in spans]
-        plans = [crops(track) for track in tracks]
-        for index, frame in enumerate(stream_frames(path)):
-            for start, end, meter, plan in zip(starts, ends, meters, plans, strict=True):
-                if start <= index < end:
-                    meter.add(cut(frame, *next(plan)))
-            tick(min(1.0, 0.5 + 0.5 * index / expected))
-    rows = [
-        {"track": number, "start": round(start / FPS, 2), **track_row(meter)}
-        for number, (start, meter) in enumerate(zip(starts, meters, strict=True))
-    ]
+        measured = _measure_tracks(net, path, samples, tracks, lambda index: tick(0.5 + 0.5 * index / len(boxes)))
+        rows = [{"track": number, **row} for number, row in enumerate(measured)]
     return {"video": str(path), "variant": variant, **video_row(rows, variant), "tracks": rows}
+
+
+def _measure_tracks(
+    net: SyncNet,
+    path: str | os.PathLike[str],
+    samples: NDArray[np.int16],
+    tracks: Sequence[FaceTrack],
+    tick: Callable[[int], None],
+) -> Iterator[Row]:
+    """One pass over the video; a track that has ended leaves its numbers alone: constant memory."""
+    waiting = sorted(tracks, key=lambda track: track.start, reverse=True)
+    running: list[tuple[FaceTrack, LseMeter, Iterator[Place]]] = []
+    for index, frame in enumerate(stream_frames(path)):
+        while waiting and waiting[-1].start == index:
+            track = waiting.pop()
+            span = slice(index * SAMPLES_PER_FRAME, (index + len(track.boxes)) * SAMPLES_PER_FRAME)
+            running.append((track, LseMeter(net, samples[span]), crops(track)))
+        for _, meter, places in running:
+            meter.add(cut(frame, *next(places)))
+        for track, meter, _ in running:
+            if track.start + len(track.boxes) == index + 1:
+                yield track_row(meter, track.start)
+        running = [run for run in running if run[0].start + len(run[0].boxes) > index + 1]
+        tick(index)
 
 
 def procedure(variant: str) -> Procedure:
@@ -118,9 +132,9 @@ def procedure(variant: str) -> Procedure:
     return PROCEDURES[variant]
 
 
-def track_row(meter: LseMeter) -> Row:
-    """Numbers of a track under both edges."""
-    row: Row = {"frames": meter.frames}
+def track_row(meter: LseMeter, start: int) -> Row:
+    """Numbers of a track, from frame ``start`` on, under both edges."""
+    row: Row = {"start": round(start / FPS, 2), "frames": meter.frames}
     edges: tuple[tuple[Edge, str], ...] = (("legacy", ""), ("valid", "_valid"))
     for edge, suffix in edges:
         lse = summarise(meter.distances(edge))
