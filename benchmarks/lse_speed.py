@@ -18,6 +18,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def through_jpeg(frame: np.ndarray) -> np.ndarray:
     """One picture encoded and decoded."""
     encoder: Any = av.CodecContext.create("mjpeg", "w")
     encoder.width, encoder.height, encoder.pix_fmt = frame.shape[1], frame.shape[0], "yuvj420p"
-    encoder.time_base = "1/25"
+    encoder.time_base = Fraction(1, 25)
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
     decoder: Any = av.CodecContext.create("mjpeg", "r")
     packets = [*encoder.encode(picture), *encoder.encode(None)]
