@@ -13,13 +13,15 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "media", "hub", "readers"},
-    {"model_files"},
+    {"aligner", "media", "hub", "readers", "mfcc"},
+    {"model_files", "stream"},
     {"hubert"},
     {"representations", "clips", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "face_model", "face_parser", "synthetic_face"},
     {"expert", "pretrained", "cache", "synthetic", "providers"},
-    {"loss", "metrics", "syncnet"},
+    {"syncnet"},
+    {"loss", "lse", "lse_faces"},
+    {"metrics", "lse_video"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
     {"stages", "report", "report_page", "demo"},
     {"train"},
@@ -27,7 +29,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-HEAVY = ("transformers", "av", "mediapipe", "matplotlib", "torchaudio", "yaml", "huggingface_hub")
+HEAVY = ("transformers", "av", "mediapipe", "matplotlib", "torchaudio", "torchmetrics", "yaml", "huggingface_hub")
 
 
 def room(path):
@@ -98,7 +100,10 @@ def test_size(path):
 def test_no_pickle_is_loaded():
     for path in [*MODULES, *(ROOT / "adapters").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         text = path.read_text(encoding="utf-8")
-        assert "torch.load" not in text, path
+        # SyncNet's authors publish no other format; weights_only unpickles nothing but tensors
+        free = [line for line in text.splitlines() if "torch.load" in line and "weights_only=True" not in line]
+        assert free == [], path
+        assert "torch.load" not in text or path.name == "syncnet.py", path
         if path.name == "readers.py":  # restricted: see its tests
             assert "pickle.load" not in text
             continue

@@ -35,10 +35,15 @@ def say(line: str) -> None:
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report under a temporary name, then rename."""
+    """Write a report as JSON."""
+    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -151,6 +156,28 @@ def report_table(report: dict[str, Any]) -> str:
         if row:
             lines.append(f"  {name:22} accuracy {row['accuracy']:.3f}  AUC {row['auc']:.3f}  of {row['n']}")
     return "\n".join(lines)
+
+
+@app.command()
+def lse(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Videos, and folders of videos.")],
+    weights: Annotated[Path, typer.Option(help="syncnet_v2.model, or its copy in safetensors format.")],
+    variant: Annotated[str, typer.Option(help="syncnet, wav2lip-real, wav2lip-lrs or latentsync.")] = "syncnet",
+    json_file: Json = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a line for each track to this file.")] = None,
+) -> None:
+    """LSE-D and LSE-C (SyncNet, 2016) by a named procedure."""
+    from unisync_loss.lse_video import measure_videos, to_csv, to_table
+
+    report = measure_videos(paths, weights, variant, say)
+    if json_file:
+        write_json(json_file, report)
+    if csv_file:
+        write_text(csv_file, to_csv(report))
+    if not report["videos"]:
+        first = report["skipped"][0]
+        raise ValueError(f"none of {report['n_skipped']} videos could be measured; {first['video']}: {first['reason']}")
+    typer.echo(to_table(report))
 
 
 @app.command()

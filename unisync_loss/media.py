@@ -75,7 +75,7 @@ def _decode_video(container: InputContainer, max_frames: int | None) -> tuple[ND
         if max_frames is not None and times and time - times[0] > max_frames / FPS:
             break
         picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-        pictures.append(_upright(picture, frame.rotation))
+        pictures.append(upright(picture, frame.rotation))
         times.append(time)
     if not pictures:
         raise ValueError("expected a video with at least one frame, got none")
@@ -90,7 +90,8 @@ def _decode_video(container: InputContainer, max_frames: int | None) -> tuple[ND
     return np.stack([pictures[order[index]] for index in shown]), float(stamps[0])
 
 
-def _upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+def upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+    """Turn a decoded (H, W, 3) picture by the degrees that its file asks for."""
     return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
 
 
