@@ -4,8 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Iterator
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,8 @@ def hub(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
     server.__dict__.update(fresh.__dict__)
     use_hub(server.url, tmp_path, monkeypatch)
     return server
+
+
 def _seeded(state):
     """Fill a state dict as the golden numbers' networks were filled."""
     spec = importlib.util.spec_from_file_location("seeded_weights", SHARED / "golden" / "seeded_weights.py")
