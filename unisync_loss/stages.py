@@ -44,8 +44,10 @@ class Learner(nn.Module):
         """Build the expert and the softmax scale."""
         super().__init__()
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        first = self.visual.trunk[0]
+        assert isinstance(first, nn.Conv1d)
         with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without them
-            self.visual.trunk[0].weight[:, MOTION_FEATURES:] = 0
+            first.weight[:, MOTION_FEATURES:] = 0
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
     @property
