@@ -38,10 +38,12 @@ def mux(path, frames, sound, *, fps=25, sample_rate=16000, audio_start=0.0):
         for picture in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode(None))
-        frame = av.AudioFrame.from_ndarray((sound * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
-        frame.pts = round(audio_start * sample_rate)
-        container.mux(audio.encode(frame))
+        samples = (sound * 32767).astype(np.int16)
+        for start in range(0, samples.size, 1024):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
+            frame.pts = round(audio_start * sample_rate) + start
+            container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
 
 

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from unisync_loss.aligner import resize, sample_mouth
-from unisync_loss.clips import ClipEntry
+from unisync_loss.clips import ClipEntry, decode_clip
 from unisync_loss.faces import face_mesh, fill_gaps, mouth_of_mesh, pose_of_mesh
-from unisync_loss.media import read_clip
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # of the numbers below; a change makes old caches unused
@@ -80,6 +79,8 @@ def cache_path(entry: ClipEntry, folder: Path) -> Path:
     """File of one clip, named by the path, size and time of the source."""
     status = entry.path.stat()
     key = f"{VERSION} {entry.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    if entry.record is not None:
+        key += f" {entry.record.key}"
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
 
@@ -108,7 +109,7 @@ def measure_clip(entry: ClipEntry) -> CachedClip:
     Raises:
         ValueError: when it cannot be decoded, or shows no face in more than a fifth of its frames.
     """
-    clip = read_clip(entry.path)
+    clip = decode_clip(entry)
     try:
         mesh = fill_gaps(face_mesh(clip.frames))
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -64,6 +65,43 @@ def demo(
     result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, progress=say)
     typer.echo(result.table())
     typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def prepare(
+    sources: Annotated[list[Path], typer.Argument(help="Video files, folders, and stores whose clips are taken over.")],
+    out: Annotated[Path, typer.Option(help="The clip store: a new or empty folder, or a store to go on with.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = max(1, (os.cpu_count() or 1)),
+    shard: Annotated[str, typer.Option(help="Do one share of the inputs: 0/8 … 7/8, on as many machines.")] = "0/1",
+    speakers: Annotated[
+        str | None, typer.Option(help="CSV with columns source,speaker; or module:function of a path.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="module:function of frames and waveform that gives parsing, coefficients, …")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Videos to training clips: 25 fps and 16 kHz by time stamps, faces tracked and cropped, landmarks; restartable."""
+    from unisync_loss.prepare import prepare as run
+
+    share = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if share is None:
+        raise typer.BadParameter(f"expected i/n, got {shard!r}", param_hint="--shard")
+    places = int(share[1]), int(share[2])
+    report = run(sources, out, speakers=speakers, provider=features, shard=places, workers=workers, say=say)
+    if json_file:
+        write_json(json_file, report)
+    for row in report["left_out"][:20]:
+        name = row["source"] if row["source"].isprintable() else ascii(row["source"])
+        typer.echo(f"{row['status']:8}{name}: {row['reason']}")
+    if len(report["left_out"]) > 20:
+        typer.echo(f"… and {len(report['left_out']) - 20} more, see {out / 'manifest.jsonl'}")
+    typer.echo(
+        f"{out}: {report['clips']} clips, {report['seconds'] / 60:.1f} min, {report['speakers']} speakers from "
+        f"{report['ok']} of {report['inputs']} inputs, {report['bytes'] / 1e6:.1f} MB"
+    )
+    if not report["clips"]:
+        raise ValueError(f"no clips: expected inputs with a face and a voice, see {out / 'manifest.jsonl'}")
 
 
 @app.command()

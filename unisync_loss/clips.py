@@ -1,4 +1,4 @@
-"""Folders of clips: ``ROOT/<corpus>/<speaker>/<clip>.mp4``, with ``ROOT/offsets.csv`` honoured where present."""
+"""Clips of a store, or of a folder ``ROOT/<corpus>/<speaker>/<clip>.mp4``; ``ROOT/offsets.csv`` is honoured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
-from unisync_loss.media import Clip, read_clip
+from unisync_loss.media import Clip, read_clip, read_stretch
+from unisync_loss.store import Record, is_store, list_records, read_record, read_window
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
@@ -19,15 +20,16 @@ SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """One clip of a folder.
+    """One clip of a folder or a store.
 
     Attributes:
-        path: the file.
+        path: the file, or the shard.
         name: path relative to the folder, with forward slashes.
         corpus: first folder.
         speaker: ``<corpus>/<speaker>``.
         offset: frames by which the audio is late (positive) or early, to be put right when read.
         language: from ``manifest.csv`` beside or above the folder, ``"?"`` where unknown.
+        record: place in the store; None for a file.
     """
 
     path: Path
@@ -36,14 +38,16 @@ class ClipEntry:
     speaker: str
     offset: float = 0.0
     language: str = "?"
+    record: Record | None = None
 
 
 def list_clips(root: str | os.PathLike[str]) -> list[ClipEntry]:
     """List the clips of a data folder in order of name.
 
     Args:
-        root: folder of ``<corpus>/<speaker>/<clip>`` video files. ``offsets.csv`` (``clip,offset_frames,…``) in it
-            shifts the audio of the clips it names and leaves out those with an empty offset.
+        root: store made by ``unisync prepare``, or folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's
+            ``mvlrs_v1`` and LRS3 as they lie). ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the
+            clips it names and leaves out those with an empty offset.
 
     Returns:
         The clips.
@@ -59,20 +63,56 @@ def list_clips(root: str | os.PathLike[str]) -> list[ClipEntry]:
     languages = _read_languages(root)
     entries = []
     left_out = 0
-    for path in sorted(root.glob("*/*/*")):
-        name = path.relative_to(root).as_posix()
-        if path.suffix.lower() not in SUFFIXES:
-            continue
+    for name, path, record in _files(root):
         offset = offsets.get(name, 0.0)
         if offset is None:
             left_out += 1
             continue
         corpus, speaker, _ = name.split("/")
-        entries.append(ClipEntry(path, name, corpus, f"{corpus}/{speaker}", offset, languages.get(name, "?")))
+        language = languages.get(name, "?")
+        entries.append(ClipEntry(path, name, corpus, f"{corpus}/{speaker}", offset, language, record))
     if not entries:
         raise ValueError(f"expected {root}/<corpus>/<speaker>/<clip>.mp4, found no video file there")
     logger.info("%s: %d clips, %d left out by offsets.csv", root, len(entries), left_out)
     return entries
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path, Record | None]]:
+    if is_store(root):
+        for record in list_records(root):
+            yield f"{record.key}.mp4", record.shard, record
+        return
+    for path in sorted(root.glob("*/*/*")):
+        if path.suffix.lower() in SUFFIXES:
+            yield path.relative_to(root).as_posix(), path, None
+
+
+def decode_clip(entry: ClipEntry) -> Clip:
+    """Decode a clip as it lies, its offset not yet put right.
+
+    Raises:
+        ValueError: when it cannot be decoded.
+    """
+    return read_clip(entry.path) if entry.record is None else read_record(entry.record)
+
+
+def decode_window(entry: ClipEntry, start: int, frames: int = WINDOW_FRAMES) -> Clip:
+    """Decode a stretch of a clip as it lies, from the key frame before it on.
+
+    Args:
+        entry: the clip.
+        start: first frame.
+        frames: number of frames.
+
+    Returns:
+        Frames (frames, H, W, 3) and waveform (640 frames,), as :func:`decode_clip` gives them there.
+
+    Raises:
+        ValueError: for a stretch outside of the clip, or when it cannot be decoded.
+    """
+    if entry.record is not None:
+        return read_window(entry.record, start, frames)
+    return read_stretch(entry.path, start, frames)
 
 
 def load_clip(entry: ClipEntry) -> Clip:
@@ -87,7 +127,7 @@ def load_clip(entry: ClipEntry) -> Clip:
     Raises:
         ValueError: when the file cannot be decoded, or is shorter than a window.
     """
-    clip = shift_audio(read_clip(entry.path), entry.offset)
+    clip = shift_audio(decode_clip(entry), entry.offset)
     if len(clip.frames) < WINDOW_FRAMES:
         raise ValueError(f"{entry.path}: expected at least {WINDOW_FRAMES} frames, got {len(clip.frames)}")
     return clip

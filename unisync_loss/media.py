@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import wave
+from collections.abc import Iterator
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from unisync_loss.streams import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
 
 if TYPE_CHECKING:
     from av import AudioStream
-    from av.container import InputContainer
+    from av.container import OutputContainer
 
 
 class Clip(NamedTuple):
@@ -48,79 +51,50 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
         ValueError: when the file cannot be decoded, or lacks a video or an audio stream.
         FileNotFoundError: when there is no such file.
     """
-    import av  # loaded here: `import unisync_loss` must not need PyAV
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such video file: {path}")
-    try:
-        with av.open(str(path)) as container:
-            for kind in ("video", "audio"):
-                if not getattr(container.streams, kind):
-                    raise ValueError(f"{path}: expected a video with sound, got no {kind} stream")
-            container.streams.video[0].thread_type = "AUTO"
-            frames, start = _decode_video(container, max_frames)
-        with av.open(str(path)) as container:
-            waveform = _decode_audio(container, start, len(frames) * SAMPLES_PER_FRAME)
-    except av.FFmpegError as error:
-        raise ValueError(f"{path}: cannot be decoded ({error})") from error
-    return Clip(frames, waveform)
+    facts = read_facts(path)
+    with open_media(path) as container:
+        frames = _frames(stream_pictures(container), 0, max_frames)
+    with open_media(path) as container:
+        waveform = Sound(stream_sound(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
+    missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
+    return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
 
 
-def _decode_video(container: InputContainer, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
-    pictures: list[NDArray[np.uint8]] = []
-    times: list[float] = []
-    for index, frame in enumerate(container.decode(video=0)):
-        time = frame.time if frame.time is not None else index / FPS
-        if max_frames is not None and times and time - times[0] > max_frames / FPS:
+def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
+    """Decode a stretch of a video file from the key frame before it on; the same frames as `read_clip` gives there.
+
+    Args:
+        path: any file that FFmpeg reads.
+        start: first frame of 25 fps.
+        frames: number of frames.
+
+    Returns:
+        The stretch; its sound may differ from that of the whole in phase by half a sample of 16 kHz.
+
+    Raises:
+        ValueError: for a stretch outside of the video, or a file that cannot be decoded.
+        FileNotFoundError: when there is no such file.
+    """
+    facts = read_facts(path)
+    with open_media(path) as container:
+        shown = _frames(stream_pictures(container, start, zero=facts.zero), start, frames)
+    if start < 0 or len(shown) < frames:
+        raise ValueError(f"{path}: expected frames {start}..{start + frames}, got {len(shown)} of them")
+    with open_media(path) as container:
+        blocks = stream_sound(container, facts.zero + start / FPS, enter=start > 0)
+        sound = Sound(blocks).read(0, frames * SAMPLES_PER_FRAME)
+    return Clip(np.stack(shown), np.pad(sound, (0, frames * SAMPLES_PER_FRAME - sound.size)))
+
+
+def _frames(pictures: Iterator[Picture], start: int, most: int | None) -> list[NDArray[np.uint8]]:
+    """Frames from a tick on, one a tick: in a hole the last one before it stays on show."""
+    frames: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        if most is not None and picture.tick >= start + most:
             break
-        picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-        pictures.append(upright(picture, frame.rotation))
-        times.append(time)
-    if not pictures:
-        raise ValueError("expected a video with at least one frame, got none")
-    order = np.argsort(times, kind="stable")
-    stamps = np.asarray(times)[order]
-    period = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 1 / FPS
-    total = max(1, round((stamps[-1] - stamps[0] + period) * FPS))
-    total = total if max_frames is None else min(total, max_frames)
-    # the last picture whose time stamp is not after the tick; half a millisecond absorbs rounded stamps
-    ticks = stamps[0] + np.arange(total) / FPS + 5e-4
-    shown = np.searchsorted(stamps, ticks, side="right") - 1
-    return np.stack([pictures[order[index]] for index in shown]), float(stamps[0])
-
-
-def upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    """Turn a decoded (H, W, 3) picture by the degrees that its file asks for."""
-    return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
-
-
-def _decode_audio(container: InputContainer, start: float, samples: int) -> NDArray[np.float32]:
-    import av
-
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
-    pieces: list[NDArray[np.float32]] = []
-    first: float | None = None
-    heard = 0
-    for frame in _with_flush(container.decode(audio=0)):
-        if frame is not None and first is None:
-            first = frame.time or 0.0
-        for piece in resampler.resample(frame):
-            pieces.append(piece.to_ndarray()[0])
-            heard += pieces[-1].size
-        if first is not None and heard / SAMPLE_RATE + first - start > samples / SAMPLE_RATE + 1:
-            break
-    if first is None:
-        raise ValueError("expected an audio stream with samples, got none")
-    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    lead = round((first - start) * SAMPLE_RATE)
-    sound = np.pad(sound, (lead, 0)) if lead > 0 else sound[-lead:]
-    return np.pad(sound[:samples], (0, max(0, samples - sound.size))).astype(np.float32)
-
-
-def _with_flush(frames: Iterable[Any]) -> Iterator[Any]:
-    yield from frames
-    yield None
+        missing = picture.tick - start - len(frames)
+        frames += [frames[-1] if frames else picture.frame] * missing + [picture.frame]
+    return frames
 
 
 def write_clip(
@@ -159,19 +133,62 @@ def write_clip(
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     try:
         with av.open(str(temporary), "w") as container:
-            video = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "g": "12"})
-            video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-            audio = container.add_stream("aac", rate=sample_rate, layout="mono") if waveform is not None else None
-            for picture in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-            container.mux(video.encode(None))
-            if audio is not None and waveform is not None:
-                for packet in _encode_audio(audio, waveform, sample_rate):
-                    container.mux(packet)
+            _mux(container, frames, waveform, fps, sample_rate, {"crf": str(crf), "g": "12"})
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def encode_frames(frames: NDArray[np.uint8], *, crf: int = 20) -> bytes:
+    """Encode an MP4 without sound that any frame can be read from at little cost.
+
+    A key frame every 12, no frame that needs a later one; the same bytes for the same frames.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB at 25 fps; H and W even.
+        crf: H.264 quality, lower is better.
+
+    Returns:
+        The file.
+    """
+    import av
+
+    options = {"crf": str(crf), "g": "12", "keyint_min": "12", "sc_threshold": "0", "bf": "0", "threads": "1"}
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        _mux(container, frames, None, FPS, SAMPLE_RATE, options)
+    return file.getvalue()
+
+
+def encode_wav(waveform: NDArray[np.float32]) -> bytes:
+    """Encode (S,) float32 in [-1, 1] as a 16-bit PCM WAV at 16 kHz: 44 bytes, then the samples."""
+    file = BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        writer.writeframes(np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def _mux(
+    container: OutputContainer,
+    frames: NDArray[np.uint8],
+    waveform: NDArray[np.float32] | None,
+    fps: int,
+    sample_rate: int,
+    options: dict[str, str],
+) -> None:
+    import av
+
+    video = container.add_stream("libx264", rate=fps, options=options)
+    video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+    audio = container.add_stream("aac", rate=sample_rate, layout="mono") if waveform is not None else None
+    for picture in frames:
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+    container.mux(video.encode(None))
+    if audio is not None and waveform is not None:
+        for packet in _encode_audio(audio, waveform, sample_rate):
+            container.mux(packet)
 
 
 def _encode_audio(stream: AudioStream, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[Any]:

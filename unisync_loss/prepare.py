@@ -1,0 +1,298 @@
+"""``unisync prepare``: inputs to a clip store, on several cores, again and again until all of it is there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+from unisync_loss.config import FPS
+from unisync_loss.footage import Outcome, clips_of
+from unisync_loss.media import encode_frames, encode_wav
+from unisync_loss.shards import (
+    SHARD_BYTES,
+    Gatherer,
+    Part,
+    open_store,
+    read_part,
+    write_manifest,
+)
+from unisync_loss.sources import Source, list_sources, load_hook
+from unisync_loss.store import is_store, read_lines
+from unisync_loss.workers import run_tasks
+
+_MOST_DROPPED = 20  # stretches left out that the manifest names per input
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One input to be prepared: what a worker needs, and nothing else."""
+
+    source: Source
+    parts: str
+    provider: str | None
+    threads: bool
+
+    @property
+    def name(self) -> str:
+        """Of its part."""
+        return part_name(self.source.path)
+
+
+def part_name(path: str) -> str:
+    """Name of an input's part."""
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
+
+
+def prepare(
+    roots: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    speakers: str | None = None,
+    provider: str | None = None,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Turn video files, folders and other stores into a clip store, or go on with one.
+
+    Args:
+        roots: video files, folders as `unisync_loss.sources` knows them, and stores, whose clips are taken over.
+        out: the store.
+        speakers: CSV file or ``module:function`` that names speakers, see `unisync_loss.sources.list_sources`.
+        provider: ``module:function`` of further features, see `unisync_loss.footage.clips_of`.
+        shard: do the i-th of n shares of the inputs.
+        workers: processes.
+        shard_bytes: size from which on a shard is closed.
+        say: takes lines of progress.
+
+    Returns:
+        ``inputs``, ``ok``, ``skipped``, ``error``, ``clips``, ``seconds``, ``speakers``, ``bytes``, and ``left_out``:
+        the inputs of which something, or all, could not be used, with the reason.
+
+    Raises:
+        FileNotFoundError: for a root that does not exist.
+        ValueError: for a store made otherwise, one that another run is writing, or wrong hooks.
+        OSError: when the disk is full; what is finished stays, and the next run goes on.
+    """
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard: expected i/n with 0 <= i < n, got {index}/{count}")
+    if provider:
+        load_hook(provider)  # wrong ones are found before work is lost
+    out, given = Path(out), [Path(root) for root in roots]
+    stores = [root for root in given if is_store(root)]
+    sources = list_sources([root for root in given if root not in stores], speakers)
+    open_store(out, {"provider": provider})
+    with _alone(out, index, count):
+        name = "" if count == 1 else f"{index}-of-{count}-"
+        parts = out / f"{name}parts"
+        gatherer = Gatherer(out, name, shard_bytes)
+        done = {line["source"]: (line["clips"], line["stamp"]) for _, line in read_lines(out)}
+        todo = [source for source in sources if _mine(source, index, count) and not _is_done(source, done)]
+        tasks = [Task(source, str(parts), provider, workers == 1) for source in todo]
+        with _whole_or_later(out, parts, gatherer):
+            if index == 0:
+                _take_over(stores, out, gatherer)
+            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, say)
+            gatherer.close()
+        shutil.rmtree(parts)
+        return _summary(write_manifest(out), out)
+
+
+@contextmanager
+def _whole_or_later(out: Path, parts: Path, gatherer: Gatherer) -> Iterator[None]:
+    """Leave only what is whole, whatever happens, and say when the disk is full."""
+    parts.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        gatherer.abandon()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise OSError(error.errno, f"{out}: no room ({error.strerror}); what is finished stays") from error
+        raise
+    finally:
+        for path in parts.glob(".*"):
+            path.unlink(missing_ok=True)
+
+
+def _mine(source: Source, index: int, count: int) -> bool:
+    """Shares go by the path, so that a folder that grows does not move its inputs from one to another."""
+    return int(part_name(source.path), 16) % count == index
+
+
+def _is_done(source: Source, done: dict[str, tuple[int, list[int]]]) -> bool:
+    """An input that gave nothing is tried again when it has changed."""
+    clips, stamp = done.get(source.path, (0, None))
+    return clips > 0 or stamp == _stamp(source)
+
+
+def _stamp(source: Source) -> list[int]:
+    try:
+        status = os.stat(source.path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextmanager
+def _alone(out: Path, index: int, count: int) -> Iterator[None]:
+    with (out / f".lock-{index}-of-{count}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{out}: another run is writing this store") from error
+        yield
+
+
+def _take_over(stores: list[Path], out: Path, gatherer: Gatherer) -> None:
+    """Copy the clips of other stores, an input at a time; inputs that are here already are left out."""
+    clips: dict[str, int] = {}
+    keys: set[str] = set()
+    for root in [out, *stores] if stores else []:
+        for tar, line in read_lines(root):
+            here = {record["key"] for record in line["records"]}
+            if root != out:
+                if line["clips"] <= clips.get(line["source"], -1):
+                    continue
+                if keys & here:
+                    raise ValueError(f"{root}: expected keys that no other store has, got {min(keys & here)} again")
+                gatherer.append(line, tar)
+            keys |= here
+            clips[line["source"]] = line["clips"]
+
+
+def _prepare_all(tasks: list[Task], already: int, gatherer: Gatherer, workers: int, say: Callable[[str], None]) -> None:
+    """Prepare inputs in any order, gather them in theirs."""
+    if not tasks:
+        return
+    parts = Path(tasks[0].parts)
+    ready = {task.name for task in tasks if read_part(parts, task.name) is not None}
+    missing = [task for task in tasks if task.name not in ready]
+    progress = _Progress(already + len(ready), missing, say)
+    waiting = iter(tasks)
+    head = next(waiting, None)
+    # an empty turn first, for parts that a killed run left behind
+    for name in chain([None], run_tasks(missing, prepare_one, _died, min(workers, len(missing)))):
+        if name:
+            ready.add(name)
+        progress.tell(name)
+        while head is not None and head.name in ready:
+            line = read_part(parts, head.name)
+            assert line is not None
+            files = [parts / f"{head.name}.tar", parts / f"{head.name}.json"]
+            gatherer.append(line, files[0], files)
+            head = next(waiting, None)
+
+
+def prepare_one(task: Task) -> str:
+    """Prepare one input into its part; whatever is wrong with the input is written there, too.
+
+    Returns:
+        The part's name.
+
+    Raises:
+        OSError: when the disk is full.
+    """
+    source, outcome = task.source, Outcome()
+    part = Part(Path(task.parts), task.name)
+    try:
+        try:
+            for number, footage in enumerate(clips_of(source, outcome, task.provider, threads=task.threads)):
+                facts = {
+                    "key": f"{source.key}_{number:03d}",
+                    "corpus": source.key.split("/")[0],
+                    "speaker": "/".join(source.key.split("/")[:2]),
+                    "split": source.split,
+                    "source": source.path,
+                    **footage.facts,
+                }
+                video, sound = encode_frames(footage.clip.frames), encode_wav(footage.clip.waveform)
+                part.add(facts, {"mp4": video, "wav": sound, "safetensors": save(footage.features)})
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise
+            expected = isinstance(error, (ValueError, OSError))
+            outcome.problem = str(error) if expected else f"defect: {type(error).__name__}: {error}"
+        part.finish(_line(source, outcome, part.records))
+    except BaseException:
+        part.abandon()
+        raise
+    return task.name
+
+
+def _died(task: Task, how: str) -> str:
+    for path in Path(task.parts).glob(f".{task.name}.*"):
+        path.unlink(missing_ok=True)
+    part = Part(Path(task.parts), task.name)
+    part.finish(_line(task.source, Outcome(problem=f"its process died ({how})"), []))
+    return task.name
+
+
+def _line(source: Source, outcome: Outcome, records: list[dict[str, Any]]) -> dict[str, Any]:
+    status = "ok" if records else "error" if outcome.problem else "skipped"
+    reason = outcome.problem
+    if not records and not reason:
+        reason = "; ".join(outcome.dropped[:3]) or "no face found"
+    more = len(outcome.dropped) - _MOST_DROPPED
+    return {
+        "source": source.path,
+        "status": status,
+        "reason": reason,
+        "clips": len(records),
+        "seconds": round(sum(record["frames"] for record in records) / FPS, 2),
+        "speaker": "/".join(source.key.split("/")[:2]),
+        "split": source.split,
+        "layout": source.layout,
+        "dropped": outcome.dropped[:_MOST_DROPPED] + ([f"and {more} more"] if more > 0 else []),
+        "stamp": _stamp(source),
+        "file": outcome.facts,
+    }
+
+
+class _Progress:
+    """A line every five seconds, with the time left by the bytes still to be read."""
+
+    def __init__(self, already: int, missing: list[Task], say: Callable[[str], None]) -> None:
+        self._say, self._done, self._total = say, already, already + len(missing)
+        self._sizes = {task.name: (_stamp(task.source) or [1])[0] for task in missing}
+        self._begun = self._last = time.monotonic()
+        self._read = 0
+
+    def tell(self, name: str | None) -> None:
+        """Count an input, and say so now and then."""
+        if name:
+            self._done += 1
+            self._read += self._sizes[name]
+        now = time.monotonic()
+        if now - self._last > 5:
+            self._last = now
+            left = (now - self._begun) / self._read * (sum(self._sizes.values()) - self._read) if self._read else None
+            remains = f", {left:.0f} s left" if left is not None else ""
+            self._say(f"{self._done}/{self._total} inputs{remains}")
+
+
+def _summary(rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    return {
+        "store": str(out),
+        "inputs": len(rows),
+        **{status: sum(row["status"] == status for row in rows) for status in ("ok", "skipped", "error")},
+        "clips": sum(row["clips"] for row in rows),
+        "seconds": round(sum(row["seconds"] for row in rows), 2),
+        "speakers": len({row["speaker"] for row in rows if row["clips"]}),
+        "bytes": sum(path.stat().st_size for path in (out / "shards").iterdir()),
+        "left_out": [{key: row[key] for key in ("source", "status", "reason")} for row in rows if row["reason"]],
+    }
