@@ -15,7 +15,7 @@ LAYERS = [
     {"functional"},
     {"aligner", "media", "hub"},
     {"representations", "clips", "synthetic_voice", "synthetic_parts"},
-    {"towers", "faces", "synthetic_face"},
+    {"towers", "faces", "tracks", "synthetic_face"},
     {"expert", "pretrained", "cache", "synthetic"},
     {"loss", "metrics", "syncnet"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
