@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "media", "hub"},
+    {"aligner", "media", "hub", "face_finder"},
     {"representations", "clips", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "tracks", "synthetic_face"},
     {"expert", "pretrained", "cache", "synthetic"},

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from unisync_loss import tracks
+from unisync_loss.face_finder import MediaPipeFinder, overlap, squares_of
 from unisync_loss.tracks import (
     CROP_RISE,
     CROP_SCALE,
     TrackEnd,
     TrackPiece,
     cut_square,
-    overlap,
-    squares_of,
     track_faces,
 )
 
@@ -194,7 +193,9 @@ def test_cuts_beyond_the_border_repeat_it():
     assert cut_square(frame, np.array([-500.0, 20.0, 40.0], np.float32), 32).min() > 245
 
 
-@pytest.mark.parametrize(("size", "expected"), [((100, 100), 1), ((100, 125), 1), ((90, 160), 2), ((160, 90), 2)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((99, 99), 1), ((100, 109), 1), ((90, 160), 3), ((160, 90), 3), ((99, 132), 2)]
+)
 def test_squares_cover_the_frame(size, expected):
     frame = np.zeros((*size, 3), np.uint8)
     squares = list(squares_of(frame))
@@ -210,9 +211,11 @@ def test_mediapipe_finds_the_drawn_face():
     from unisync_loss.media import read_clip
 
     frame = read_clip(DEFAULT_CLIP, max_frames=1).frames[0]
-    wide = np.full((360, 640, 3), 90, np.uint8)
-    wide[20 : 20 + len(frame), 400 : 400 + frame.shape[1]] = frame[:340, :240]
-    finder = tracks.MediaPipeFinder()
+    height, width = frame.shape[:2]
+    wide = np.full((height + 100, 4 * width, 3), 90, np.uint8)
+    wide[50 : 50 + height, -width:] = frame  # in a wide picture it is found where it lies, of the same size
+    finder = MediaPipeFinder()
     assert len(finder(np.zeros((64, 64, 3), np.uint8))) == 0
-    found = finder(wide)
-    assert len(found) == 1
+    near, wide_found = finder(frame), finder(wide)
+    assert near.shape == wide_found.shape == (1, 4)
+    assert wide_found[0] - (3 * width, 50, 3 * width, 50) == pytest.approx(near[0], abs=0.05 * width)

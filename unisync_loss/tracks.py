@@ -9,33 +9,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from unisync_loss.config import FPS
+from unisync_loss.face_finder import SAME_FACE, Boxes, Frame, MediaPipeFinder, overlap
 
 CROP_SIZE = 192  # pixels of a crop
 #: side of the crop in sides of MediaPipe's box (brows to chin), and its shift upwards in crop sides: measured on the
 #: training clips, whose crops are about 1.7 times the whole face
 CROP_SCALE, CROP_RISE = 1.85, 0.03
 DETECT_EVERY = 5  # frames between two looks for faces; every frame while one is lost
-SAME_FACE = 0.3  # intersection over union of a face's boxes at two neighbouring looks
 LONGEST_GAP = 15  # frames without the face that a track bridges
 SHORTEST_TRACK = 30  # frames
 SMALLEST_FACE = 40  # pixels of the box's side
 SCENE_CUT = 20.0  # of 255: mean change of a coarse thumbnail from one frame to the next; talk and pans stay below 10
 _HALF_KERNEL = 10  # frames on either side that steady the crop
 _SIGMA = 5.0  # frames
-_FINDER_SCORE = 0.5
 _THUMBNAIL = 16, 9, 8  # cells across, cells down, samples of a cell's side
 
-Frame = NDArray[np.uint8]
-Boxes = NDArray[np.float32]
 #: (H, W, 3) uint8 RGB → (N, 4) left, top, right, bottom in pixels, brows to chin
 FaceFinder = Callable[[Frame], Boxes]
 
@@ -95,75 +91,6 @@ def track_faces(frames: Iterable[Frame], finder: FaceFinder | None = None) -> It
     yield from tracker.finish()
 
 
-class MediaPipeFinder:
-    """MediaPipe's two detectors: short range for near faces, full range on squares of the frame for far ones.
-
-    Each detector shrinks what it is given to 128 or 192 pixels, so that a wide frame is looked at in two squares.
-
-    Raises:
-        ImportError: without MediaPipe.
-    """
-
-    def __init__(self) -> None:
-        """Load the models that lie in MediaPipe's wheel."""
-        try:
-            from mediapipe.python.solutions.face_detection import FaceDetection
-        except ImportError as error:
-            raise ImportError("finding faces needs MediaPipe: pip install 'unisync_loss[video]'") from error
-        self._near, self._far = FaceDetection(_FINDER_SCORE, 0), FaceDetection(_FINDER_SCORE, 1)
-
-    def __call__(self, frame: Frame) -> Boxes:
-        """Find faces, (H, W, 3) → (N, 4); the short-range box is taken where both find one."""
-        found = self._look(self._near, frame, 0, 0)
-        for part, left, top in squares_of(frame):
-            found += self._look(self._far, part, left, top)
-        kept: list[Boxes] = []
-        for box in found:
-            if not any(_same_place(box, other) for other in kept):
-                kept.append(box)
-        return np.array(kept, np.float32).reshape(-1, 4)
-
-    @staticmethod
-    def _look(detector: Any, frame: Frame, left: int, top: int) -> list[Boxes]:  # noqa: ANN401 - has no types
-        height, width = frame.shape[:2]
-        found = detector.process(np.ascontiguousarray(frame)).detections or []
-        boxes = []
-        for face in sorted(found, key=lambda face: -face.score[0]):
-            box = face.location_data.relative_bounding_box
-            corner = left + box.xmin * width, top + box.ymin * height
-            boxes.append(np.array([*corner, corner[0] + box.width * width, corner[1] + box.height * height]))
-        return boxes
-
-
-def squares_of(frame: Frame) -> Iterator[tuple[Frame, int, int]]:
-    """Cover a frame with as few squares as cover it, or itself when it is nearly one.
-
-    Yields:
-        Square, its left and its top.
-    """
-    height, width = frame.shape[:2]
-    side = min(height, width)
-    count = round(max(height, width) / side + 0.2)  # up to 1.3 : 1 is one square
-    for index in range(count):
-        offset = round((max(height, width) - side) * index / max(1, count - 1))
-        if count == 1:
-            yield frame, 0, 0
-        elif width >= height:
-            yield frame[:, offset : offset + side], offset, 0
-        else:
-            yield frame[offset : offset + side], 0, offset
-
-
-def overlap(boxes: Boxes, others: Boxes) -> Boxes:
-    """Intersection over union of every box (N, 4) with every other (M, 4), (N, M) in [0, 1]."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    areas = [np.clip(each[:, 2:] - each[:, :2], 0, None).prod(-1) for each in (boxes, others)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
 def cut_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
     """Cut a square out of a frame at fractions of a pixel, without aliasing.
 
@@ -203,13 +130,6 @@ def thumbnail(frame: Frame) -> Boxes:
     columns = np.linspace(0, frame.shape[1] - 1, across * samples).round().astype(int)
     cells = rearrange(frame[rows][:, columns], "(h i) (w j) c -> h w c (i j)", i=samples, j=samples)
     return cells.mean(-1, dtype=np.float32)
-
-
-def _same_place(box: Boxes, other: Boxes) -> bool:
-    """Overlapping boxes, or one that lies in the other."""
-    middle = (box[:2] + box[2:]) / 2
-    inside = bool((middle > other[:2]).all() and (middle < other[2:]).all())
-    return inside or float(overlap(box[None], other[None])[0, 0]) > SAME_FACE
 
 
 @dataclass
