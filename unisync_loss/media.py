@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from unisync_loss.streams import Sound, audio_stream, open_media, stream_pictures, stream_sound
 
 if TYPE_CHECKING:
     from av import AudioStream
-    from av.container import InputContainer
 
 
 class Clip(NamedTuple):
@@ -48,78 +48,23 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
         ValueError: when the file cannot be decoded, or lacks a video or an audio stream.
         FileNotFoundError: when there is no such file.
     """
-    import av  # loaded here: `import unisync_loss` must not need PyAV
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such video file: {path}")
-    try:
-        with av.open(str(path)) as container:
-            for kind in ("video", "audio"):
-                if not getattr(container.streams, kind):
-                    raise ValueError(f"{path}: expected a video with sound, got no {kind} stream")
-            container.streams.video[0].thread_type = "AUTO"
-            frames, start = _decode_video(container, max_frames)
-        with av.open(str(path)) as container:
-            waveform = _decode_audio(container, start, len(frames) * SAMPLES_PER_FRAME)
-    except av.FFmpegError as error:
-        raise ValueError(f"{path}: cannot be decoded ({error})") from error
-    return Clip(frames, waveform)
-
-
-def _decode_video(container: InputContainer, max_frames: int | None) -> tuple[NDArray[np.uint8], float]:
-    pictures: list[NDArray[np.uint8]] = []
-    times: list[float] = []
-    for index, frame in enumerate(container.decode(video=0)):
-        time = frame.time if frame.time is not None else index / FPS
-        if max_frames is not None and times and time - times[0] > max_frames / FPS:
-            break
-        picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-        pictures.append(_upright(picture, frame.rotation))
-        times.append(time)
-    if not pictures:
-        raise ValueError("expected a video with at least one frame, got none")
-    order = np.argsort(times, kind="stable")
-    stamps = np.asarray(times)[order]
-    period = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 1 / FPS
-    total = max(1, round((stamps[-1] - stamps[0] + period) * FPS))
-    total = total if max_frames is None else min(total, max_frames)
-    # the last picture whose time stamp is not after the tick; half a millisecond absorbs rounded stamps
-    ticks = stamps[0] + np.arange(total) / FPS + 5e-4
-    shown = np.searchsorted(stamps, ticks, side="right") - 1
-    return np.stack([pictures[order[index]] for index in shown]), float(stamps[0])
-
-
-def _upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
-
-
-def _decode_audio(container: InputContainer, start: float, samples: int) -> NDArray[np.float32]:
-    import av
-
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
-    pieces: list[NDArray[np.float32]] = []
-    first: float | None = None
-    heard = 0
-    for frame in _with_flush(container.decode(audio=0)):
-        if frame is not None and first is None:
-            first = frame.time or 0.0
-        for piece in resampler.resample(frame):
-            pieces.append(piece.to_ndarray()[0])
-            heard += pieces[-1].size
-        if first is not None and heard / SAMPLE_RATE + first - start > samples / SAMPLE_RATE + 1:
-            break
-    if first is None:
-        raise ValueError("expected an audio stream with samples, got none")
-    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    lead = round((first - start) * SAMPLE_RATE)
-    sound = np.pad(sound, (lead, 0)) if lead > 0 else sound[-lead:]
-    return np.pad(sound[:samples], (0, max(0, samples - sound.size))).astype(np.float32)
-
-
-def _with_flush(frames: Iterable[Any]) -> Iterator[Any]:
-    yield from frames
-    yield None
+    frames: list[NDArray[np.uint8]] = []
+    zero = 0.0
+    with open_media(path) as container:
+        audio_stream(container)
+        for picture in stream_pictures(container):
+            if max_frames is not None and picture.tick >= max_frames:
+                break
+            if not frames:
+                zero = picture.time
+            frames.extend(frames[-1:] * (picture.tick - len(frames)))  # a gap shows what was there before it
+            frames.append(picture.frame)
+    if not frames:
+        raise ValueError(f"{path}: expected a video with at least one frame, got none")
+    with open_media(path) as container:
+        waveform = Sound(stream_sound(container, zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
+    missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
+    return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
 
 
 def write_clip(
