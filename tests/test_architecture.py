@@ -21,7 +21,7 @@ LAYERS = [
     {"expert", "pretrained", "cache", "synthetic"},
     {"loss", "metrics", "syncnet"},
     {"sampling", "augment", "objective", "state", "evaluate", "score", "verdict", "prepare", "demo_generator"},
-    {"stages", "report", "report_page", "score_report", "compare", "demo"},
+    {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo"},
     {"train"},
     {"cli"},
 ]

@@ -154,6 +154,45 @@ def report_table(report: dict[str, Any]) -> str:
 
 
 @app.command()
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Videos, or folders of videos, as found.", metavar="VIDEO|FOLDER...")
+    ],
+    model: Model = "mel-rgb",
+    versus: Annotated[
+        bool, typer.Option("--compare", help="The first path is real, the others generated twins: paired differences.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html and a picture of every video.")] = None,
+    json_file: Json = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row for every face to this file.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score every face of videos against the sound: offset, confidence, probability over time, who speaks."""
+    from unisync_loss.compare import comparison_lines
+    from unisync_loss.pretrained import load_expert
+    from unisync_loss.report import write_atomically
+    from unisync_loss.score_run import score_paths
+    from unisync_loss.verdict import to_csv, to_lines
+
+    result = score_paths(paths, load_expert(model), model, report=report, versus=versus, seed=seed, say=say)
+    if json_file:
+        write_json(json_file, result)
+    if csv_file:
+        csv_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(csv_file, to_csv(result["videos"]).encode())
+    errors = [video["error"] for video in result["videos"] if "error" in video]
+    if len(errors) == len(result["videos"]):
+        raise ValueError(
+            errors[0] if len(errors) == 1 else f"none of {len(errors)} videos could be scored: {errors[0]}"
+        )
+    typer.echo(to_lines(result["videos"]))
+    if versus:
+        typer.echo(comparison_lines(result["comparison"]))
+    if report:
+        typer.echo(f"report: {report / 'report.html'}")
+
+
+@app.command()
 def info(
     model: Annotated[
         str | None, typer.Argument(help="Released name, folder or owner/name; none lists what is bundled.")

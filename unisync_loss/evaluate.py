@@ -21,6 +21,7 @@ from torch import Tensor
 from unisync_loss.clips import ClipEntry, load_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.functional import offset_matrix, unit_rectified
+from unisync_loss.offsets import offset_curve
 
 MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
 MAX_OFFSET = 15  # frames
@@ -115,8 +116,12 @@ def _overlapping(video: Tensor) -> Iterator[Tensor]:
 def voiced_windows(waveform: NDArray[np.float32], windows: int) -> NDArray[np.bool_]:
     """Windows of 0.2 s whose level exceeds a tenth of the clip's loud level."""
     slices = np.lib.stride_tricks.sliding_window_view(waveform, 3200)[::640][:windows]
-    level = np.sqrt((slices.astype(np.float64) ** 2).mean(1))
-    voiced: NDArray[np.bool_] = level > max(_VOICED * np.percentile(level, 95), 1e-4)
+    return voiced_by_level(np.sqrt((slices.astype(np.float64) ** 2).mean(1)))
+
+
+def voiced_by_level(level: Array) -> NDArray[np.bool_]:
+    """Which windows have a voice in them: (W,) levels of one recording → (W,)."""
+    voiced: NDArray[np.bool_] = level > max(_VOICED * float(np.percentile(level, 95)), 1e-4)
     return voiced
 
 
@@ -229,10 +234,7 @@ def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
 def estimate_offset(clip: ClipEmbedding) -> int:
     """Offset of a whole clip in frames, positive = audio late: the highest mean probability among 31."""
     table = offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double().numpy()
-    enough = (~np.isnan(table)).sum(0) >= max(1, min(len(table), 10) // 2)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(enough, np.nansum(table, 0) / np.maximum((~np.isnan(table)).sum(0), 1), -1)
-    return int(mean.argmax()) - MAX_OFFSET
+    return int(np.nanargmax(offset_curve(table))) - MAX_OFFSET
 
 
 def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
