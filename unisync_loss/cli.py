@@ -113,8 +113,9 @@ def evaluate(
 ) -> None:
     """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
     from unisync_loss.clips import list_clips
-    from unisync_loss.evaluate import embed_clips, summarise
+    from unisync_loss.evaluate import embed_clips
     from unisync_loss.pretrained import load_expert
+    from unisync_loss.protocols import summarise
 
     expert = load_expert(model)
     entries = list_clips(data)
@@ -143,6 +144,11 @@ def report_table(report: dict[str, Any]) -> str:
         f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
         f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
     ]
+    if report["cross_speaker"]:
+        row = report["cross_speaker"]
+        lines.append(f"other voices accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f}")
+    row = report["detection"]
+    lines.append(f"detection    accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']} negatives")
     for frames, row in report["retrieval"].items():
         lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
     lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
@@ -180,11 +186,9 @@ def score(
     if csv_file:
         csv_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(csv_file, to_csv(result["videos"]).encode())
-    errors = [video["error"] for video in result["videos"] if "error" in video]
+    errors = [f"{video['video']}: {video['error']}" for video in result["videos"] if "error" in video]
     if len(errors) == len(result["videos"]):
-        raise ValueError(
-            errors[0] if len(errors) == 1 else f"none of {len(errors)} videos could be scored: {errors[0]}"
-        )
+        raise ValueError(f"none of {len(errors)} videos could be scored: {errors[0]}" if errors[1:] else errors[0])
     typer.echo(to_lines(result["videos"]))
     if versus:
         typer.echo(comparison_lines(result["comparison"]))

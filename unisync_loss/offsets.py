@@ -142,7 +142,8 @@ def local_offsets(table: Array, windows: int) -> tuple[NDArray[np.int64], Array,
     curves = curves[kept]
     offsets = np.nanargmax(curves, axis=1) - table.shape[1] // 2 if len(kept) else np.zeros(0)
     confidence = np.nanmax(curves, axis=1) - np.nanmedian(curves, axis=1) if len(kept) else np.zeros(0)
-    return kept * windows + windows // 2, offsets.astype(np.float64), confidence
+    middles = (kept * windows + np.minimum((kept + 1) * windows, len(table))) // 2
+    return middles, offsets.astype(np.float64), confidence
 
 
 class _Blocks(NamedTuple):

@@ -127,17 +127,25 @@ def score_video(
                     dropped.append(event.dropped)
                 else:
                     tracks[event.track].embed(hearing)
-        if frames < SHORTEST_TRACK:
-            raise ValueError(f"{path}: expected at least {SHORTEST_TRACK / FPS:g} s of video, got {frames / FPS:g} s")
-        if hearing.loudest(frames) < SILENCE:
-            raise ValueError(f"{path}: expected a voice, the sound is silent")
-    if not tracks:
+        loudest = hearing.loudest(frames)
+    seconds = frames / FPS
+    _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
+    cut = seconds < 0.95 * facts.seconds - 0.5
+    notes = [f"only {seconds:.1f} of {facts.seconds:.1f} s could be decoded"] if cut else []
+    return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
+
+
+def _refuse_unscorable(
+    path: str | os.PathLike[str], frames: int, loudest: float, faces: bool, dropped: list[str]
+) -> None:
+    shortest = f"{SHORTEST_TRACK / FPS:g} s"
+    if frames < SHORTEST_TRACK:
+        raise ValueError(f"{path}: expected at least {shortest} of video, got {frames / FPS:g} s")
+    if loudest < SILENCE:
+        raise ValueError(f"{path}: expected a voice, the sound is silent")
+    if not faces:
         reason = f" ({dropped[0]}{', and others' if len(dropped) > 1 else ''})" if dropped else ""
-        raise ValueError(f"{path}: expected a face on show for {SHORTEST_TRACK / FPS:g} s, found none{reason}")
-    notes = []
-    if frames / FPS < 0.95 * facts.seconds - 0.5:
-        notes.append(f"only {frames / FPS:.1f} of {facts.seconds:.1f} s could be decoded")
-    return VideoScores([track.scores() for track in tracks.values()], dropped, frames / FPS, notes)
+        raise ValueError(f"{path}: expected a face on show for {shortest}, found none{reason}")
 
 
 def _follow(pictures: Iterator[Picture], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_FACES = 4  # drawn of a video
-_STRIP = 16  # mouths in the film strip
+_STRIP = 11  # mouths in the film strip
 _COLUMNS = 1200  # of the sync matrix, and points of the curve, at most
 _BLUE, _ORANGE = COLOURS["unisync"], COLOURS["reconstruction"]
 
@@ -42,10 +42,10 @@ def draw_video(judged: Mapping[str, Any], scores: VideoScores, threshold: float)
     heard = [track for track in scores.tracks if not np.isnan(track.table).all()][:MOST_FACES]
     figure = new_figure(14, 5.6 * len(heard) + 0.4)
     figure.suptitle(_plain(Path(str(judged["video"])).name), x=0.07, ha="left", fontsize=13, color=INK, weight="bold")
-    top = 1 - 0.5 / (5.6 * len(heard) + 0.4)
-    outer = figure.add_gridspec(len(heard), 1, hspace=0.28, left=0.07, right=0.98, top=top, bottom=0.08 / len(heard))
+    top = 1 - 0.75 / (5.6 * len(heard) + 0.4)
+    outer = figure.add_gridspec(len(heard), 1, hspace=0.3, left=0.07, right=0.98, top=top, bottom=0.08 / len(heard))
     for row, (numbers, track) in enumerate(zip(judged["tracks"], heard, strict=False)):
-        grid = outer[row].subgridspec(3, 2, width_ratios=(4, 1), height_ratios=(1.1, 2, 2), hspace=0.45, wspace=0.16)
+        grid = outer[row].subgridspec(3, 2, width_ratios=(4, 1), height_ratios=(1.1, 2, 2), hspace=0.62, wspace=0.16)
         cells = [[figure.add_subplot(grid[line, column]) for column in range(2)] for line in range(3)]
         draw_strip(cells[0][0], track, numbers)
         draw_words(cells[0][1], numbers)
