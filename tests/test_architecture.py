@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config"},
     {"functional"},
-    {"aligner", "streams", "hub", "readers", "mfcc", "face_finder"},
+    {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets"},
     {"media", "model_files", "stream"},
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
@@ -23,7 +23,8 @@ LAYERS = [
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
-    {"stages", "report", "report_page", "demo"},
+    {"protocols", "score", "verdict"},
+    {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo"},
     {"train"},
     {"cli"},
 ]

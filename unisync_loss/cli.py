@@ -156,8 +156,9 @@ def evaluate(
 ) -> None:
     """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
     from unisync_loss.clips import list_clips
-    from unisync_loss.evaluate import embed_clips, summarise
+    from unisync_loss.evaluate import embed_clips
     from unisync_loss.pretrained import load_expert
+    from unisync_loss.protocols import summarise
 
     expert = load_expert(model)
     entries = list_clips(data)
@@ -186,6 +187,11 @@ def report_table(report: dict[str, Any]) -> str:
         f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
         f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
     ]
+    if report["cross_speaker"]:
+        row = report["cross_speaker"]
+        lines.append(f"other voices accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f}")
+    row = report["detection"]
+    lines.append(f"detection    accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']} negatives")
     for frames, row in report["retrieval"].items():
         lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
     lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
@@ -216,6 +222,41 @@ def lse(
         first = report["skipped"][0]
         raise ValueError(f"none of {report['n_skipped']} videos could be measured; {first['video']}: {first['reason']}")
     typer.echo(to_table(report))
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Videos, or folders of videos, as found.", metavar="VIDEO|FOLDER...")
+    ],
+    model: Model = "mel-rgb",
+    versus: Annotated[
+        bool, typer.Option("--compare", help="The first path is real, the others generated twins: paired differences.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html and a picture of every video.")] = None,
+    json_file: Json = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row for every face to this file.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score every face of videos against the sound: offset, confidence, probability over time, who speaks."""
+    from unisync_loss.compare import comparison_lines
+    from unisync_loss.pretrained import load_expert
+    from unisync_loss.score_run import score_paths
+    from unisync_loss.verdict import to_csv, to_lines
+
+    result = score_paths(paths, load_expert(model), model, report=report, versus=versus, seed=seed, say=say)
+    if json_file:
+        write_json(json_file, result)
+    if csv_file:
+        write_text(csv_file, to_csv(result["videos"]))
+    errors = [f"{video['video']}: {video['error']}" for video in result["videos"] if "error" in video]
+    if len(errors) == len(result["videos"]):
+        raise ValueError(f"none of {len(errors)} videos could be scored: {errors[0]}" if errors[1:] else errors[0])
+    typer.echo(to_lines(result["videos"]))
+    if versus:
+        typer.echo(comparison_lines(result["comparison"]))
+    if report:
+        typer.echo(f"report: {report / 'report.html'}")
 
 
 @app.command()
