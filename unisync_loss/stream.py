@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE
-from unisync_loss.media import upright
+from unisync_loss.streams import upright
 
 if TYPE_CHECKING:
     from av.container import InputContainer
