@@ -63,7 +63,7 @@ class TrainConfig:
         cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
         seed: of everything drawn.
         align_steps: steps of the aligner stage.
-        geometry_steps: steps of the mouth-shape stage.
+        geometry_steps: steps of the mouth-motion stage.
         sync_steps: steps of contrast on the measured motion.
         joint_steps: steps of contrast with everything unfrozen.
         clips: clips of a batch.
@@ -86,13 +86,13 @@ class TrainConfig:
     align_steps: int = 3000
     geometry_steps: int = 800
     sync_steps: int = 1000
-    joint_steps: int = 2000
+    joint_steps: int = 1300
     clips: int = 32
     segments: int = 2
     frames: int = 13
     learning_rate: float = 1e-3
-    joint_learning_rate: float = 1e-3
-    weight_decay: float = 0.02
+    joint_learning_rate: float = 7e-4
+    weight_decay: float = 0.05
     ema: float = 0.998
     val_every: int = 200
     save_minutes: float = 3.0
