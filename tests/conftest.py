@@ -4,10 +4,13 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from fake_hub import FakeHub, fake_hub, use_hub
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
 
@@ -36,3 +39,54 @@ def golden():
     if not path.is_file():
         pytest.skip(f"golden numbers are not here ({path})")
     return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeHub]:
+    with fake_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fresh = FakeHub(url=server.url)
+    server.__dict__.update(fresh.__dict__)
+    use_hub(server.url, tmp_path, monkeypatch)
+    return server
+
+
+def _seeded(state):
+    """Fill a state dict as the golden numbers' networks were filled."""
+    spec = importlib.util.spec_from_file_location("seeded_weights", SHARED / "golden" / "seeded_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.fill(state)
+
+
+@pytest.fixture(scope="session")
+def golden_syncnet(golden):
+    """SyncNet with the weights of the golden numbers."""
+    from unisync_loss.syncnet import SyncNet
+
+    net = SyncNet()
+    net.load_state_dict(_seeded(net.state_dict()))
+    return net
+
+
+@pytest.fixture(scope="session")
+def syncnet():
+    """SyncNet with random weights, norms included, so that a forgotten norm shows."""
+    from unisync_loss.syncnet import SyncNet
+
+    draw = torch.Generator().manual_seed(1)
+    net = SyncNet()
+    for module in net.modules():
+        if hasattr(module, "running_var"):
+            for value in (module.weight, module.running_var):
+                value.uniform_(0.5, 1.5, generator=draw)
+            for value in (module.bias, module.running_mean):
+                value.normal_(0, 0.1, generator=draw)
+        elif hasattr(module, "weight"):
+            module.weight.normal_(0, module.weight[0].numel() ** -0.5, generator=draw)
+            module.bias.normal_(0, 0.1, generator=draw)
+    return net

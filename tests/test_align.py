@@ -9,10 +9,10 @@ import torch
 
 from unisync_loss import load_expert
 from unisync_loss.align import Judge, align
+from unisync_loss.clip_offsets import find_peak, gather, offset_curve, shrink, spread_between, stand_out
 from unisync_loss.clips import list_clips, shift_audio
 from unisync_loss.folds import make_folds, read_unseen
 from unisync_loss.media import Clip, encode_frames, encode_wav, write_clip
-from unisync_loss.clip_offsets import find_peak, gather, offset_curve, shrink, spread_between, stand_out
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.synthetic import synthesize_clip
 

@@ -11,6 +11,7 @@ from conftest import SHARED
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from lse_speed import original_distances
 from syncnet_color import SyncNetColor, wav2lip_sync_loss
 
 
@@ -45,3 +46,10 @@ def test_equals_the_original(golden):
     assert np.abs(audio.numpy() - golden["wav2lip_audio_embedding"]).max() < 1e-4
     # the original's frames were resized by another library, to the same pixels but for rounding
     assert F.cosine_similarity(face, torch.from_numpy(golden["wav2lip_face_embedding"])).item() > 0.999
+
+
+def test_the_steps_of_lse_equal_the_original(golden, golden_syncnet):
+    frames = torch.from_numpy(golden["frames_bgr"]).flip(-1).movedim(-1, 1)
+    with torch.no_grad():
+        distances = original_distances(golden_syncnet, frames, golden["wav"]).numpy()
+    assert np.abs(distances / golden["distances"] - 1).max() < 1e-5

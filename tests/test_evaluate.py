@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from unisync_loss.evaluate import (
     estimate_offset,
     retrieve,
     score_pairs,
-    summarise,
     voiced_windows,
 )
+from unisync_loss.functional import unit_rectified
+from unisync_loss.protocols import score_cross_pairs, summarise, summarise_detection
 
 
 def clip(windows=60, *, offset=0, noise=0.0, seed=0, corpus="a"):
@@ -29,6 +31,10 @@ def clip(windows=60, *, offset=0, noise=0.0, seed=0, corpus="a"):
     heard = events[20 - offset : 20 - offset + windows] + noise * torch.randn(windows, 64, generator=generator)
     entry = ClipEntry(Path(f"{seed}.mp4"), f"{corpus}/{seed}/{seed}.mp4", corpus, f"{corpus}/{seed}")
     return ClipEmbedding(entry, heard, events[20 : 20 + windows], np.ones(windows, bool))
+
+
+def minus_distance(heard, seen):
+    return -torch.linalg.vector_norm(heard - seen, dim=-1)
 
 
 class TestDraw:
@@ -93,6 +99,48 @@ class TestProtocols:
         assert np.array_equal(score_pairs(clips, 5).negative, score_pairs(clips, 5).negative)
         assert not np.array_equal(score_pairs(clips, 5).negative, score_pairs(clips, 6).negative)
 
+    def test_a_peer_with_a_score_of_its_own(self):
+        """Minus the distance of unit vectors orders pairs as their cosine: accuracies of order must be the same."""
+        clips = [clip(noise=3.0, seed=seed, windows=100) for seed in range(4)]
+        unit = [
+            replace(one, audio=unit_rectified(one.audio), visual=unit_rectified(one.visual), score=minus_distance)
+            for one in clips
+        ]
+        for one, two in zip(clips, unit, strict=True):
+            assert estimate_offset(one) == estimate_offset(two)
+            assert np.array_equal(retrieve(one, 5), retrieve(two, 5))
+        areas = [
+            area_under_curve(scores.positive, scores.negative)
+            for scores in (score_pairs(clips, 0), score_pairs(unit, 0), score_cross_pairs(clips, 0))
+        ]
+        assert areas[0] == pytest.approx(areas[1], abs=1e-9)
+        assert 0.6 < areas[0] < 0.999
+        assert areas[2] == pytest.approx(areas[0], abs=0.05)  # events are as unlike in another clip as elsewhere
+
+    def test_cross_speaker_negatives_are_of_another_speaker(self):
+        """Every clip says its speaker in place of an embedding."""
+        clips = [replace(clip(seed=seed), audio=torch.full((60, 1), float(seed // 2))) for seed in range(6)]
+        clips = [
+            replace(
+                one,
+                entry=replace(one.entry, speaker=f"a/{index // 2}"),
+                visual=one.audio,
+                score=lambda heard, seen: (heard == seen).float()[:, 0],
+            )
+            for index, one in enumerate(clips)
+        ]
+        scores = score_cross_pairs(clips, 0)
+        assert scores.positive.min() == 1
+        assert scores.negative.max() == 0
+        assert len(scores.negative) == 360
+        assert score_cross_pairs(clips[:2], 0) is None
+
+    def test_detection_counts_negatives_alone(self):
+        scores = PairScores(np.zeros(4), np.array([0.1, 0.55, 0.6, 0.9]), np.arange(4), np.ones(4, bool))
+        found = summarise_detection(scores, 0.6, 0)
+        assert (found["accuracy_at_0.5"], found["accuracy"], found["n"]) == (0.25, 0.75, 4)
+        assert found["ci95"][0] <= 0.75 <= found["ci95"][1]
+
     def test_clips_too_short_for_a_negative(self):
         with pytest.raises(ValueError, match="at least 7 frames, got none"):
             score_pairs([clip(windows=2)], 0)
@@ -115,6 +163,8 @@ def test_report():
     assert pairs["n"] == 2 * 6 * 60
     assert pairs["ci95"][0] <= pairs["accuracy"] <= pairs["ci95"][1]
     assert set(report["retrieval"]) == {"5", "7", "9", "11", "13", "15"}
+    assert report["cross_speaker"]["n"] == pairs["n"]
+    assert report["detection"]["n"] == pairs["n"] // 2
     assert report["by_corpus"]["a"]["n"] + report["by_corpus"]["b"]["n"] == pairs["n"]
 
 

@@ -107,7 +107,7 @@ def test_wrong_input(expert, video, audio, message):
         ("landmarks", "mel", torch.rand(1, 5, 67, 2), torch.rand(1, 3200), "136 coordinates.*got .1, 5, 67, 2"),
         ("3dmm", "mel", torch.rand(1, 5, 50), torch.rand(1, 3200), "got .1, 5, 50"),
         ("parsing", "mel", torch.full((1, 5, 32, 32), 9), torch.rand(1, 3200), r"labels in \[0, 5\), got 9"),
-        ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 3200), "not a waveform"),
+        ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 3200), "`hf download facebook/hubert-large"),
         ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 768), "1024.*got .1, 10, 768"),
     ],
 )

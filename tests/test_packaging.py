@@ -91,7 +91,9 @@ def test_licence(setup):
 
 
 def test_imports_are_declared(setup):
-    declared = {canonicalize_name(one.name) for one in requirements(setup, extras=["video", "train", "report"])}
+    declared = {
+        canonicalize_name(one.name) for one in requirements(setup, extras=["video", "train", "report", "metrics"])
+    }
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "adapters").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_hub import FakeHub, Stopwatch, black_hole, dead_port, fake_hub
+from fake_hub import FakeHub, Stopwatch, black_hole, dead_port, use_hub
 from safetensors.torch import load_file, save_file
 
 from unisync_loss import pretrained
@@ -421,35 +421,6 @@ class TestReleased:
         with pytest.raises(ValueError, match=f"{REPO}@{commit}: .*expected sha256"):
             load_expert("tiny-one")
         assert list_pretrained()["tiny-one"].path is None
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeHub]:
-    with fake_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fresh = FakeHub(url=server.url)
-    server.__dict__.update(fresh.__dict__)
-    use_hub(server.url, tmp_path, monkeypatch)
-    return server
-
-
-def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the client at ``url``; it reads its environment only once, when imported."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name, value in {"DISABLE_XET": True, "DISABLE_IMPLICIT_TOKEN": True, "OFFLINE": False}.items():
-        monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", constants.DEFAULT_ETAG_TIMEOUT)
-    huggingface_hub.close_session()  # its client remembers proxies
 
 
 class TestHub:

@@ -8,13 +8,30 @@ import pytest
 import torch
 
 from unisync_loss import UniSyncConfig, load_expert
-from unisync_loss.augment import augment_mouths, augment_views, augment_voice, pose_in_crop
+from unisync_loss.augment import (
+    augment_motion,
+    augment_mouths,
+    augment_views,
+    augment_voice,
+    mirror_motion,
+    pose_in_crop,
+)
 from unisync_loss.cache import build_cache, load_cached
 from unisync_loss.clips import list_clips
+from unisync_loss.faces import MIRRORED_MOUTH
 from unisync_loss.media import write_clip
 from unisync_loss.objective import all_pairs_margin_loss, contrastive_loss, pair_kinds
 from unisync_loss.sampling import ClipData, speaker_odds
-from unisync_loss.stages import AlignStage, Learner, pose_error, window_steps
+from unisync_loss.stages import (
+    MOTION_FEATURES,
+    AlignStage,
+    BatchSize,
+    Learner,
+    SyncStage,
+    motion_features,
+    pose_error,
+    window_steps,
+)
 from unisync_loss.synthetic import synthesize_clip
 from unisync_loss.train import TrainConfig, train
 
@@ -121,6 +138,13 @@ class TestSampling:
         assert odds[:2].sum() / odds[2] == pytest.approx(3)
         assert odds[1] / odds[0] == pytest.approx(2)
 
+    def test_motion_is_measured_from_where_the_mouth_rests(self, folder, cache, data):
+        batch = data.segments(np.array([2]), np.array([0]), int(data.frames[2]))
+        assert batch.motion.shape == (1, data.frames[2], 52, 2)
+        assert np.median(batch.motion[0].numpy(), axis=0) == pytest.approx(0, abs=1e-6)
+        points = torch.from_numpy(load_cached(data.entries[2], cache).points)
+        assert torch.allclose(batch.motion[0].diff(dim=0), points.diff(dim=0), atol=1e-5)
+
 
 class TestObjective:
     def test_kinds(self):
@@ -143,7 +167,7 @@ class TestObjective:
         kinds = pair_kinds(clip, clip, torch.arange(4).repeat(8) * 3)
         constant = torch.full((32, 32), 0.3)
         value = contrastive_loss(constant, kinds, torch.tensor(10.0))
-        assert value.item() == pytest.approx((np.log(32) + np.log(4)) / 2, rel=1e-5)
+        assert value.item() == pytest.approx(0.2 * np.log(32) + 0.8 * np.log(4), rel=1e-5)
         expected = (-np.log(0.5) - 0.8 * np.log(0.6) - 0.2 * np.log(0.8)) / 2
         margin = all_pairs_margin_loss(torch.full((32, 32), 0.5), kinds, 0.1, 0.3)
         assert margin.item() == pytest.approx(expected, rel=1e-5)
@@ -158,12 +182,30 @@ class TestObjective:
 
 class TestAugmentation:
     def test_shapes_and_ranges(self):
-        mouths = augment_mouths(torch.rand(26, 3, 80, 80), 13)
+        mouths = augment_mouths(torch.rand(26, 3, 80, 80), torch.tensor([True, False]))
         assert mouths.shape == (26, 3, 64, 64)
         assert 0 <= mouths.min() <= mouths.max() <= 1
         mel = augment_voice(torch.rand(4, 80, 41) * 8 - 4)
         assert mel.shape == (4, 80, 41)
         assert -4 <= mel.min() <= mel.max() <= 4
+
+    def test_motion_of_a_mirrored_mouth(self, cache, folder):
+        # a mirrored face's points are those of the mirror image: the drawn mouths are symmetric but for the tracker
+        points = torch.from_numpy(load_cached(list_clips(folder)[0], cache).points)[None]
+        both = mirror_motion(points.repeat(2, 1, 1, 1), torch.tensor([True, False]))
+        assert torch.equal(both[1], points[0])
+        flipped = points[0] * torch.tensor([-1.0, 1.0])  # without the change of sides
+        assert (both[0] - points[0]).abs().mean() < 0.3 * (flipped - points[0]).abs().mean()
+        assert sorted(MIRRORED_MOUTH) == list(range(52))
+        assert [MIRRORED_MOUTH[image] for image in MIRRORED_MOUTH] == list(range(52))
+
+    def test_augmented_motion_keeps_its_course(self):
+        torch.manual_seed(0)
+        motion = 0.03 * torch.randn(64, 13, 1, 1) * torch.ones(52, 2)
+        changed = augment_motion(motion)
+        courses = torch.corrcoef(torch.stack([motion[5, :, 0, 1], changed[5].mean((1, 2))]))
+        assert courses[0, 1] > 0.95
+        assert (changed - motion).abs().mean() > 0.003
 
     def test_the_pose_follows_the_crop(self):
         # a point seen through crop and pose lands where the pose in the crop says
@@ -203,6 +245,16 @@ def test_the_aligner_learns(data):
         optimiser.step()
         errors.append(terms["loss"].item())
     assert np.mean(errors[-5:]) < 0.75 * np.mean(errors[:5])
+
+
+def test_the_sync_stage_looks_at_no_picture(data):
+    torch.manual_seed(0)
+    learner = Learner(UniSyncConfig())
+    terms = SyncStage(BatchSize(clips=3)).loss(learner, data, np.random.default_rng(0))
+    terms["loss"].backward()
+    assert all(parameter.grad is None for parameter in learner.stem.parameters())
+    assert learner.visual.trunk[0].weight.grad[:, :MOTION_FEATURES].abs().sum() > 0
+    assert motion_features(torch.rand(2, 13, 52, 2)).shape == (26, 192)
 
 
 def test_pose_error_is_in_units_of_the_face():

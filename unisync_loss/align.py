@@ -20,9 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from unisync_loss.clips import ClipEntry, list_clips, read_offsets
-from unisync_loss.evaluate import embed_clips
-from unisync_loss.expert import UniSyncExpert
 from unisync_loss.clip_offsets import (
     Curve,
     OffsetTree,
@@ -32,6 +29,9 @@ from unisync_loss.clip_offsets import (
     offset_curve,
     stand_out,
 )
+from unisync_loss.clips import ClipEntry, list_clips, read_offsets
+from unisync_loss.evaluate import embed_clips
+from unisync_loss.expert import UniSyncExpert
 from unisync_loss.shards import write_text
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right

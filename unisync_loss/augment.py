@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from unisync_loss.aligner import FACE_SIZE, MOUTH_SIDE, PATCH_SIZE
 from unisync_loss.cache import CUT_SIDE
+from unisync_loss.faces import MIRRORED_MOUTH
 
 DB = 8 / 100  # a decibel on the mel scale of -4 … 4
 
@@ -49,18 +50,18 @@ def random_affine(
     return torch.cat([linear, spread((count, 2, 1), -shift, shift)], dim=2)
 
 
-def augment_mouths(pixels: Tensor, length: int) -> Tensor:
+def augment_mouths(pixels: Tensor, mirrored: Tensor) -> Tensor:
     """Cut 64² mouths out of 80² ones as an unsure aligner would, and change camera and light.
 
     Args:
         pixels: (N * L, 3, 80, 80) in [0, 1].
-        length: L.
+        mirrored: (N,) which segments to mirror.
 
     Returns:
         (N * L, 3, 64, 64) in [0, 1].
     """
-    segments = len(pixels) // length
-    base = random_affine(segments, scale=0.08, aspect=0.06, turn=0.08, shift=0.045, flip=chance(segments, 0.5))
+    segments, length = len(mirrored), len(pixels) // len(mirrored)
+    base = random_affine(segments, scale=0.08, aspect=0.06, turn=0.08, shift=0.045, flip=mirrored)
     tremble = torch.randn(segments, length, 2) * spread((segments, 1, 1), 0.0, 0.008)
     drift = torch.linspace(-1, 1, length)[None, :, None] * spread((segments, 1, 2), -0.02, 0.02)
     theta = repeat(base, "n i j -> n l i j", l=length).clone()
@@ -69,6 +70,30 @@ def augment_mouths(pixels: Tensor, length: int) -> Tensor:
     grid = F.affine_grid(theta, [len(pixels), 3, PATCH_SIZE, PATCH_SIZE], align_corners=False)
     cut = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     return augment_camera(cut, length)
+
+
+def mirror_motion(motion: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the mouth's motion (N, L, 52, 2) of some segments, (N,)."""
+    image = motion[:, :, MIRRORED_MOUTH] * torch.tensor([-1.0, 1.0])
+    return torch.where(mirrored[:, None, None, None], image, motion)
+
+
+def augment_motion(motion: Tensor) -> Tensor:
+    """Make measured motion as uncertain as a network's guess from one picture.
+
+    Args:
+        motion: (N, L, 52, 2).
+
+    Returns:
+        Same shape.
+    """
+    count, length = motion.shape[:2]
+    change = random_affine(count, scale=0.15, aspect=0.1, turn=0.08, shift=0.0)[:, :, :2]
+    changed = torch.einsum("nij,nlpj->nlpi", change, motion)
+    # nobody's rest is known from one picture: another mouth's displacement is added to the whole segment
+    other = motion[torch.randperm(count), torch.randint(length, (count,))][:, None]
+    noise = torch.randn_like(motion) * spread((count, 1, 1, 1), 0.0, 0.008)
+    return changed + 0.35 * torch.randn(count, 1, 1, 1) * other + noise
 
 
 def centre_mouths(pixels: Tensor) -> Tensor:
@@ -200,7 +225,7 @@ def augment_views(views: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     face = torch.einsum("nij,j->ni", poses, torch.tensor([0.0, 0.3, 1.0]))  # middle of the face
     room = torch.stack([width, height], 1).exp()
     middle = (2 * face - 1) * (1 - (room - 0.59).clamp(0, 0.41) / 0.41)  # loose crops are centred on the view
-    crop[:, :, 2] = middle + spread((count, 2), -0.14, 0.14) * room
+    crop[:, :, 2] = middle + spread((count, 2), -0.26, 0.26) * room
     grid = F.affine_grid(crop, [count, 3, FACE_SIZE, FACE_SIZE], align_corners=False)
     picture = F.grid_sample(views, grid, padding_mode="border", align_corners=False)
     # a mirrored face is a face like any other: its template is mirrored along, or nobody could tell the pose

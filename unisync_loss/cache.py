@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from unisync_loss.aligner import resize, sample_mouth
 from unisync_loss.clips import ClipEntry, decode_clip
-from unisync_loss.faces import face_mesh, mouth_of_mesh, pose_of_mesh
+from unisync_loss.faces import face_mesh, fill_gaps, mouth_of_mesh, pose_of_mesh
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # of the numbers below; a change makes old caches unused
@@ -28,7 +28,6 @@ CUT_SIDE = 1.25  # template units of a mouth cut
 VIEW_SIZE = 96  # pixels of a face view, for the aligner
 VIEWS = 8  # face views kept per clip
 _SMOOTHING = 2  # frames on either side that steady the measured pose
-_FEWEST_FACES = 0.8  # share of frames that must show a face
 
 
 class CachedClip(NamedTuple):
@@ -111,22 +110,16 @@ def measure_clip(entry: ClipEntry) -> CachedClip:
         ValueError: when it cannot be decoded, or shows no face in more than a fifth of its frames.
     """
     clip = decode_clip(entry)
-    mesh = face_mesh(clip.frames)
-    seen = ~np.isnan(mesh).any((1, 2))
-    if seen.mean() < _FEWEST_FACES:
-        raise ValueError(f"{entry.name}: expected a face in every frame, found one in {seen.sum()} of {seen.size}")
-    mesh = _fill_gaps(mesh, seen)
+    try:
+        mesh = fill_gaps(face_mesh(clip.frames))
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
     pose = _smooth(pose_of_mesh(mesh, (clip.frames.shape[1], clip.frames.shape[2])))
     picture = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w").float()
     cuts = sample_mouth(picture, torch.from_numpy(pose), size=CUT_SIZE, side=CUT_SIDE)
     kept = np.linspace(0, len(picture) - 1, VIEWS).round().astype(int)
     views = resize(picture[kept], VIEW_SIZE, VIEW_SIZE)
     return CachedClip(_to_bytes(cuts), mouth_of_mesh(mesh, pose), _to_bytes(views), pose[kept], clip.waveform)
-
-
-def _fill_gaps(mesh: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.float32]:
-    nearest = np.abs(np.arange(len(mesh))[:, None] - np.flatnonzero(seen)[None]).argmin(1)
-    return mesh[np.flatnonzero(seen)[nearest]]
 
 
 def _smooth(pose: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -36,10 +36,15 @@ def say(line: str) -> None:
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report under a temporary name, then rename."""
+    """Write a report as JSON."""
+    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -111,9 +116,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")] = None,
     align_steps: Annotated[int, typer.Option(min=0, help="Steps of the face-pose stage.")] = 3000,
-    geometry_steps: Annotated[int, typer.Option(min=0, help="Of the mouth-shape stage.")] = 500,
-    sync_steps: Annotated[int, typer.Option(min=0, help="Of contrast on the frozen frame network.")] = 200,
-    joint_steps: Annotated[int, typer.Option(min=0, help="Of contrast with everything unfrozen.")] = 4000,
+    geometry_steps: Annotated[int, typer.Option(min=0, help="Of the mouth-motion stage.")] = 800,
+    sync_steps: Annotated[int, typer.Option(min=0, help="Of contrast on the measured mouth motion.")] = 1000,
+    joint_steps: Annotated[int, typer.Option(min=0, help="Of contrast with everything unfrozen.")] = 1300,
     clips: Annotated[int, typer.Option(min=2, help="Clips of a batch.")] = 32,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = max(1, (os.cpu_count() or 1)),
@@ -195,8 +200,9 @@ def evaluate(
 ) -> None:
     """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
     from unisync_loss.clips import list_clips
-    from unisync_loss.evaluate import embed_clips, summarise
+    from unisync_loss.evaluate import embed_clips
     from unisync_loss.pretrained import load_expert
+    from unisync_loss.protocols import summarise
 
     expert = load_expert(model)
     entries = list_clips(data)
@@ -225,6 +231,11 @@ def report_table(report: dict[str, Any]) -> str:
         f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
         f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
     ]
+    if report["cross_speaker"]:
+        row = report["cross_speaker"]
+        lines.append(f"other voices accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f}")
+    row = report["detection"]
+    lines.append(f"detection    accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']} negatives")
     for frames, row in report["retrieval"].items():
         lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
     lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
@@ -233,6 +244,63 @@ def report_table(report: dict[str, Any]) -> str:
         if row:
             lines.append(f"  {name:22} accuracy {row['accuracy']:.3f}  AUC {row['auc']:.3f}  of {row['n']}")
     return "\n".join(lines)
+
+
+@app.command()
+def lse(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Videos, and folders of videos.")],
+    weights: Annotated[Path, typer.Option(help="syncnet_v2.model, or its copy in safetensors format.")],
+    variant: Annotated[str, typer.Option(help="syncnet, wav2lip-real, wav2lip-lrs or latentsync.")] = "syncnet",
+    json_file: Json = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a line for each track to this file.")] = None,
+) -> None:
+    """LSE-D and LSE-C (SyncNet, 2016) by a named procedure."""
+    from unisync_loss.lse_video import measure_videos, to_csv, to_table
+
+    report = measure_videos(paths, weights, variant, say)
+    if json_file:
+        write_json(json_file, report)
+    if csv_file:
+        write_text(csv_file, to_csv(report))
+    if not report["videos"]:
+        first = report["skipped"][0]
+        raise ValueError(f"none of {report['n_skipped']} videos could be measured; {first['video']}: {first['reason']}")
+    typer.echo(to_table(report))
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Videos, or folders of videos, as found.", metavar="VIDEO|FOLDER...")
+    ],
+    model: Model = "mel-rgb",
+    versus: Annotated[
+        bool, typer.Option("--compare", help="The first path is real, the others generated twins: paired differences.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html and a picture of every video.")] = None,
+    json_file: Json = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row for every face to this file.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score every face of videos against the sound: offset, confidence, probability over time, who speaks."""
+    from unisync_loss.compare import comparison_lines
+    from unisync_loss.pretrained import load_expert
+    from unisync_loss.score_run import score_paths
+    from unisync_loss.verdict import to_csv, to_lines
+
+    result = score_paths(paths, load_expert(model), model, report=report, versus=versus, seed=seed, say=say)
+    if json_file:
+        write_json(json_file, result)
+    if csv_file:
+        write_text(csv_file, to_csv(result["videos"]))
+    errors = [f"{video['video']}: {video['error']}" for video in result["videos"] if "error" in video]
+    if len(errors) == len(result["videos"]):
+        raise ValueError(f"none of {len(errors)} videos could be scored: {errors[0]}" if errors[1:] else errors[0])
+    typer.echo(to_lines(result["videos"]))
+    if versus:
+        typer.echo(comparison_lines(result["comparison"]))
+    if report:
+        typer.echo(f"report: {report / 'report.html'}")
 
 
 @app.command()

@@ -22,8 +22,14 @@ STEP_RATE: dict[str, int] = {"mel": 80, "hubert": 50}
 WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate in STEP_RATE.items()}
 #: features of one audio step, where the representation fixes or suggests them
 AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
+#: channels of a parsing map, whatever the classes of the parser that made it
+PARSING_GROUPS = ("other", "skin", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
-VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": 5, "landmarks": 136, "3dmm": 64}
+VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "landmarks": 136, "3dmm": 64}
+#: coordinates of a frame's landmarks: 68, 20, 468 or 478 points in 2-D or 3-D
+LANDMARK_FEATURES = tuple(points * axes for points in (68, 20, 468, 478) for axes in (2, 3))
+#: commit of facebook/hubert-large-ls960-ft, the model of GeneFace's features
+HUBERT_REVISION = "ece5fabbf034c1073acae96d5401b25be96709d8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +49,9 @@ class UniSyncConfig:
         channel_order: colour channel order of the frames, always ``"rgb"``.
         value_range: range of the pixel values.
         crop: what the frames show, in words.
-        hubert_model: ``transformers`` id of the HuBERT model that made the features, with its revision and layer.
-        hubert_revision: commit of that model.
-        hubert_layer: hidden layer taken, -1 for the last.
+        hubert_model: the HuBERT of the features, ``owner/name`` on the Hub or a folder.
+        hubert_revision: commit of that model on the Hub; another branch or tag is not the same model for ever.
+        hubert_layer: as in ``hidden_states`` of transformers; -1 is ``last_hidden_state``.
         margin_same: eq. 1 margin of same-speaker negatives in training.
         margin_cross: eq. 1 margin of cross-speaker negatives in training.
         threshold: the decision boundary of this checkpoint, chosen on validation data.
@@ -69,7 +75,7 @@ class UniSyncConfig:
     value_range: tuple[float, float] = (0.0, 1.0)
     crop: str = "one face, forehead to chin or up to 1.8 times that, eyes level to about 20 degrees"
     hubert_model: str = "facebook/hubert-large-ls960-ft"
-    hubert_revision: str = "main"
+    hubert_revision: str = HUBERT_REVISION
     hubert_layer: int = -1
     margin_same: float = 0.1
     margin_cross: float = 0.3
@@ -97,6 +103,13 @@ class UniSyncConfig:
             raise ValueError(f"audio_features: expected 80 mel bins, got {self.audio_features}")
         if self.visual == "rgb" and self.visual_features != VISUAL_FEATURES["rgb"]:
             raise ValueError(f"visual_features: expected 3 colour channels, got {self.visual_features}")
+        if self.visual == "parsing" and self.visual_features != VISUAL_FEATURES["parsing"]:
+            raise ValueError(f"visual_features: expected 5 groups of a face, got {self.visual_features}")
+        if self.visual == "landmarks" and self.visual_features not in LANDMARK_FEATURES:
+            raise ValueError(
+                "visual_features: expected 68, 20, 468 or 478 landmarks times 2 or 3 axes, one of "
+                f"{', '.join(map(str, LANDMARK_FEATURES))}, got {self.visual_features}"
+            )
 
     @property
     def window_steps(self) -> int:

@@ -20,17 +20,20 @@ from torch import Tensor
 
 from unisync_loss.clips import ClipEntry, load_clip
 from unisync_loss.expert import UniSyncExpert
-from unisync_loss.functional import offset_matrix, unit_rectified
+from unisync_loss.functional import offset_matrix, sync_probability
+from unisync_loss.offsets import offset_curve
 
 MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
 MAX_OFFSET = 15  # frames
-RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
 TOLERANCE = 1  # frame
 BOOTSTRAPS = 1000
 _CHUNK_FRAMES = 250  # of a clip encoded at a time: constant memory
 _VOICED = 0.1  # share of the clip's loud level above which a window counts as voiced
 
+_PAIRS_AT_ONCE = 4096  # given to a peer's score
+
 Array = NDArray[np.float64]
+PairScore = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,15 @@ class ClipEmbedding:
         audio: (W, D) before ReLU.
         visual: (W, D) before ReLU.
         voiced: (W,) windows with a voice in them, by level.
+        score: (n, …) audio and (n, …) visual windows → (n,), higher = better in sync. Peers that give no probability
+            from embeddings bring their own, and whatever it takes as ``audio`` and ``visual``, window by window.
     """
 
     entry: ClipEntry
     audio: Tensor
     visual: Tensor
     voiced: NDArray[np.bool_]
+    score: PairScore = sync_probability
 
 
 @dataclass(frozen=True)
@@ -115,15 +121,37 @@ def _overlapping(video: Tensor) -> Iterator[Tensor]:
 def voiced_windows(waveform: NDArray[np.float32], windows: int) -> NDArray[np.bool_]:
     """Windows of 0.2 s whose level exceeds a tenth of the clip's loud level."""
     slices = np.lib.stride_tricks.sliding_window_view(waveform, 3200)[::640][:windows]
-    level = np.sqrt((slices.astype(np.float64) ** 2).mean(1))
-    voiced: NDArray[np.bool_] = level > max(_VOICED * np.percentile(level, 95), 1e-4)
+    return voiced_by_level(np.sqrt((slices.astype(np.float64) ** 2).mean(1)))
+
+
+def voiced_by_level(level: Array) -> NDArray[np.bool_]:
+    """Which windows have a voice in them: (W,) levels of one recording → (W,)."""
+    voiced: NDArray[np.bool_] = level > max(_VOICED * float(np.percentile(level, 95)), 1e-4)
     return voiced
 
 
-def similarity(clip: ClipEmbedding) -> Array:
-    """Probability of every visual window against every audio window of a clip, (W, W)."""
-    table = unit_rectified(clip.visual) @ unit_rectified(clip.audio).T
-    return table.clamp(0, 1).double().numpy()
+def score_windows(
+    clip: ClipEmbedding, rows: NDArray[np.int64], columns: NDArray[np.int64], voice: ClipEmbedding | None = None
+) -> Array:
+    """Score visual windows ``rows`` (n,) of a clip with audio windows ``columns`` (n,) of its own or another voice."""
+    audio = (voice or clip).audio
+    parts = [
+        clip.score(audio[columns[start : start + _PAIRS_AT_ONCE]], clip.visual[rows[start : start + _PAIRS_AT_ONCE]])
+        for start in range(0, len(rows), _PAIRS_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0), *(part.detach().double().cpu().numpy() for part in parts)])
+
+
+def offset_table(clip: ClipEmbedding) -> Array:
+    """Score of every window at every candidate offset, (W, 31), NaN where there is no such audio window."""
+    if clip.score is sync_probability:  # one matrix product
+        return offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double().numpy()
+    windows = len(clip.visual)
+    rows, columns = np.meshgrid(np.arange(windows), np.arange(-MAX_OFFSET, MAX_OFFSET + 1), indexing="ij")
+    there = (rows + columns >= 0) & (rows + columns < windows)
+    table = np.full(there.shape, np.nan)
+    table[there] = score_windows(clip, rows[there], (rows + columns)[there])
+    return table
 
 
 def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
@@ -145,8 +173,8 @@ def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
         windows = len(clip.visual)
         other = draw_elsewhere(windows, generator)
         rows = np.flatnonzero(other >= 0)
-        table = similarity(clip)
-        columns.append((table[rows, rows], table[rows, other[rows]], np.full(len(rows), index), clip.voiced[rows]))
+        right, wrong = score_windows(clip, rows, rows), score_windows(clip, rows, other[rows])
+        columns.append((right, wrong, np.full(len(rows), index), clip.voiced[rows]))
     if not sum(len(column[0]) for column in columns):
         raise ValueError(f"pairs: expected clips of at least {MIN_SHIFT + 5} frames, got none")
     positive, negative, clip_index, voiced = (np.concatenate(column) for column in zip(*columns, strict=True))
@@ -220,19 +248,14 @@ def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
     """
     if len(clip.visual) < frames - 4:
         return np.zeros(0, bool)
-    table = offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double()
+    mean = np.lib.stride_tricks.sliding_window_view(offset_table(clip), frames - 4, axis=0).mean(-1)
     # offsets whose audio lies outside the clip cannot be chosen: short clips have fewer candidates
-    mean = table.unfold(0, frames - 4, 1).mean(-1).nan_to_num(-1).numpy()
-    return np.abs(mean.argmax(1) - MAX_OFFSET) <= TOLERANCE
+    return np.abs(np.where(np.isnan(mean), -np.inf, mean).argmax(1) - MAX_OFFSET) <= TOLERANCE
 
 
 def estimate_offset(clip: ClipEmbedding) -> int:
     """Offset of a whole clip in frames, positive = audio late: the highest mean probability among 31."""
-    table = offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double().numpy()
-    enough = (~np.isnan(table)).sum(0) >= max(1, min(len(table), 10) // 2)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(enough, np.nansum(table, 0) / np.maximum((~np.isnan(table)).sum(0), 1), -1)
-    return int(mean.argmax()) - MAX_OFFSET
+    return int(np.nanargmax(offset_curve(offset_table(clip)))) - MAX_OFFSET
 
 
 def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
@@ -251,66 +274,4 @@ def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> dict[str
         "ci95": intervals["accuracy"],
         "ci95_accuracy_at_0.5": intervals["accuracy_at_0.5"],
         "ci95_auc": intervals["auc"],
-    }
-
-
-def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, dict[str, Any]]:
-    """``retrieval@K`` for every K, with intervals over clips."""
-    generator = np.random.default_rng(seed)
-    summary: dict[str, dict[str, Any]] = {}
-    for frames in RETRIEVAL_FRAMES:
-        hits = [hit for hit in (retrieve(clip, frames) for clip in clips) if hit.size]
-        if not hits:
-            continue
-        right, count = np.array([hit.sum() for hit in hits]), np.array([hit.size for hit in hits])
-        draws = generator.integers(len(hits), size=(BOOTSTRAPS, len(hits)))
-        interval = np.percentile(right[draws].sum(1) / count[draws].sum(1), [2.5, 97.5])
-        summary[str(frames)] = {
-            "accuracy": round(float(right.sum() / count.sum()), 4),
-            "ci95": [round(float(x), 4) for x in interval],
-            "n": int(count.sum()),
-        }
-    return summary
-
-
-def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str, seed: int) -> dict[str, Any]:
-    """Everything that ``unisync eval`` writes.
-
-    Args:
-        clips: embedded clips.
-        expert: for its config.
-        model: its name or folder.
-        seed: of pairs and intervals.
-
-    Returns:
-        The report, ready for JSON.
-    """
-    threshold = expert.config.threshold
-    scores = score_pairs(clips, seed)
-
-    def brief(mask: NDArray[np.bool_]) -> dict[str, Any]:
-        part = scores.where(mask)
-        area = area_under_curve(part.positive, part.negative)
-        return {"accuracy": round(accuracy_at(part, threshold), 4), "auc": round(area, 4), "n": 2 * len(part.positive)}
-
-    def by(key: Callable[[ClipEntry], str]) -> dict[str, Any]:
-        keys = np.array([key(clip.entry) for clip in clips])
-        return {name: brief(keys[scores.clip] == name) for name in sorted(set(keys[np.unique(scores.clip)]))}
-
-    offsets = np.array([estimate_offset(clip) for clip in clips])
-    return {
-        "model": model,
-        "audio": expert.config.audio,
-        "visual": expert.config.visual,
-        "clips": len(clips),
-        "speakers": len({clip.entry.speaker for clip in clips}),
-        "seed": seed,
-        "protocol": f"pairs: same clip, at least {MIN_SHIFT} frames away, balanced; retrieval@K: ±1 frame among 31",
-        "pairs": summarise_pairs(scores, threshold, seed),
-        "voiced": brief(scores.voiced) if scores.voiced.any() else None,
-        "unvoiced": brief(~scores.voiced) if (~scores.voiced).any() else None,
-        "retrieval": summarise_retrieval(clips, seed),
-        "offset_within_1": round(float((np.abs(offsets) <= TOLERANCE).mean()), 4),
-        "by_corpus": by(lambda entry: entry.corpus),
-        "by_language": by(lambda entry: entry.language),
     }

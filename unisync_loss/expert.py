@@ -111,7 +111,9 @@ class UniSyncExpert(nn.Module):
         features = self.audio_input(self._own_dtype(audio))
         # floor(3.2 f), Wav2Lip's rule, for mel; 2 f for HuBERT
         starts = [int(start * self.config.steps_per_frame) for start in self.window_starts(frames, stride)]
-        self._check_length(audio, features.shape[1], starts[-1] + self.config.window_steps, frames)
+        needed = starts[-1] + self.config.window_steps
+        features = self.audio_input.fit(features, needed)
+        self._check_length(audio, features.shape[1], needed, frames)
         embedding: Tensor = self.audio_tower(features, starts)
         return embedding
 

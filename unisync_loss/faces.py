@@ -9,25 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.aligner import TEMPLATE
+from unisync_loss.representations.landmark_tables import INNER_LIPS, OUTER_LIPS
 
 MESH_POINTS = 468
+_FEWEST_FACES = 0.8  # share of frames that must show a face
 #: points of the mesh that the mouth does not move: eye corners, nose bridge, wings and base; in TEMPLATE's order
 RIGID_POINTS = (33, 133, 362, 263, 168, 6, 197, 195, 5, 98, 327, 2)
-_OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
-_INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
 _CHIN = (152, 148, 176, 149, 150, 377, 400, 378, 379, 175, 199, 200)
 #: 20 + 20 lip points and 12 chin points: what the mouth does
-MOUTH_POINTS = _OUTER_LIPS + _INNER_LIPS + _CHIN
+MOUTH_POINTS = OUTER_LIPS + INNER_LIPS + _CHIN
+#: index in MOUTH_POINTS of each point's mirror image; both lip rings start at a corner and go round
+MIRRORED_MOUTH = (
+    *((10 - point) % 20 for point in range(20)),
+    *(20 + (10 - point) % 20 for point in range(20)),
+    *(40, 45, 46, 47, 48, 41, 42, 43, 44, 49, 50, 51),
+)
 
 
-def face_mesh(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.float32]:
     """Find one face's mesh in every frame of a clip.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
+        depth: give the distance from the camera, too, about the head's centre.
 
     Returns:
-        (T, 468, 2) positions as shares of width and height; NaN where no face was found.
+        (T, 468, 2) positions as shares of width and height, or (T, 468, 3) with depth as a share of the width; NaN
+        where no face was found.
 
     Raises:
         ImportError: without MediaPipe.
@@ -37,13 +45,32 @@ def face_mesh(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     except ImportError as error:
         raise ImportError("face landmarks need MediaPipe: pip install 'unisync_loss[video]'") from error
 
-    mesh = np.full((len(frames), MESH_POINTS, 2), np.nan, np.float32)
+    mesh = np.full((len(frames), MESH_POINTS, 3), np.nan, np.float32)
     with FaceMesh(static_image_mode=False, max_num_faces=1, min_detection_confidence=0.3) as finder:
         for index, frame in enumerate(frames):
             found = finder.process(frame).multi_face_landmarks
             if found:
-                mesh[index] = [(point.x, point.y) for point in found[0].landmark]
-    return mesh
+                mesh[index] = [(point.x, point.y, point.z) for point in found[0].landmark]
+    return mesh if depth else mesh[:, :, :2]
+
+
+def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give frames without a face the mesh of the nearest frame that has one.
+
+    Args:
+        mesh: (T, 468, D), NaN where no face was found.
+
+    Returns:
+        The same without NaN.
+
+    Raises:
+        ValueError: when more than a fifth of the frames show no face.
+    """
+    seen = ~np.isnan(mesh).any((1, 2))
+    if seen.mean() < _FEWEST_FACES:
+        raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
+    nearest = np.abs(np.arange(len(mesh))[:, None] - np.flatnonzero(seen)[None]).argmin(1)
+    return mesh[np.flatnonzero(seen)[nearest]]
 
 
 def pose_of_mesh(mesh: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

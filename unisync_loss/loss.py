@@ -149,14 +149,15 @@ class UniSyncLoss(nn.Module):
 
     def _check_range(self, video: Tensor) -> None:
         """Look at the values once: a check at every call would make a GPU wait."""
-        if self._range_checked or self.expert.config.visual != "rgb" or not video.is_floating_point():
+        expected = {"rgb": "RGB", "parsing": "probabilities"}.get(self.expert.config.visual)
+        if self._range_checked or expected is None or not video.is_floating_point():
             return
         low, high = (bound.item() for bound in video.detach().aminmax())
         if not (-_GROSS <= low and high <= 1 + _GROSS):  # also true of NaN
-            raise ValueError(f"video: expected RGB in [0, 1], got values in [{low:.3g}, {high:.3g}]")
+            raise ValueError(f"video: expected {expected} in [0, 1], got values in [{low:.3g}, {high:.3g}]")
         self._range_checked = True  # only now: a loop that skips failing batches must not be let through at the second
         if low < -_SLIGHT or high > 1 + _SLIGHT:
-            logger.warning("video: expected RGB in [0, 1], got values in [%.3g, %.3g]", low, high)
+            logger.warning("video: expected %s in [0, 1], got values in [%.3g, %.3g]", expected, low, high)
 
     def _window_weights(
         self, video: Tensor, probability: Tensor, mask: Tensor | None, weights: Tensor | None, stride: int

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from unisync_loss.functional import margin_loss, unit_rectified
 
+WITHIN_SHARE = 0.8  # of the contrast within a clip: across clips, who speaks can be guessed instead of what is said
 MIN_SHIFT = 2  # frames; windows of a clip one frame apart are neither a match nor a mismatch
 
 
@@ -56,7 +57,10 @@ def contrastive_loss(probability: Tensor, kinds: PairKinds, scale: Tensor) -> Te
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     within = logits.masked_fill(~(kinds.same | own), -torch.inf)
     target = torch.arange(len(logits), device=logits.device)
-    return sum((F.cross_entropy(x, target) for x in (logits, logits.T, within, within.T)), torch.zeros(())) / 4
+    across, inside = (
+        (F.cross_entropy(table, target) + F.cross_entropy(table.T, target)) / 2 for table in (logits, within)
+    )
+    return (1 - WITHIN_SHARE) * across + WITHIN_SHARE * inside
 
 
 def all_pairs_margin_loss(

@@ -30,6 +30,7 @@ def page(result: DemoResult, curves: bytes, film: bytes) -> str:
     else:
         headline = "No sure gain from the sync loss on this clip."
     return Template(PAGE).substitute(
+        style=STYLE,
         headline=headline,
         clip=html.escape(result.clip),
         expert=html.escape(result.expert),
@@ -85,10 +86,8 @@ def other_rows(result: DemoResult) -> str:
     return "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>UniSyncLoss: one generator, with and without</title>
-<style>
+#: the look of all reports
+STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;color:#1f2933;background:#f5f7fa;margin:0}
 main{max-width:1040px;margin:0 auto;padding:40px 24px 64px}
 h1{font-size:34px;line-height:1.2;margin:0 0 8px}h2{font-size:20px;margin:40px 0 8px}
@@ -102,7 +101,12 @@ table{border-collapse:collapse;background:#fff;border-radius:10px;box-shadow:0 1
 td,th{padding:7px 14px;text-align:right;border-bottom:1px solid #e4e7eb}td:first-child,th:first-child{text-align:left}
 th{font-size:13px;color:#52606d;font-weight:600}.note{background:#fff3c4;padding:10px 16px;border-radius:10px}
 li{margin:4px 0}small{color:#52606d}a{color:#0b7285}
-</style></head><body><main>
+"""
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>UniSyncLoss: one generator, with and without</title>
+<style>$style</style></head><body><main>
 <h1>$headline</h1>
 <p class="lead">The same small generator was trained twice on $train s of <em>$clip</em>: once to reconstruct the
 picture, once with UniSyncLoss added. Below: how probable it is that lips and voice belong together, on $held s that

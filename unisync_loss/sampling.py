@@ -28,7 +28,7 @@ class Batch:
 
     Attributes:
         cuts: (N, L, 80, 80, 3) uint8 mouth cuts.
-        points: (N, L, 52, 2) mouth points in template coordinates.
+        motion: (N, L, 52, 2) displacement of the mouth points from the clip's median, in template coordinates.
         mel: (N, 80, M) mel of the same time, M = floor(3.2 (L - 5)) + 16.
         clip: (N,) which clip.
         speaker: (N,) whose voice.
@@ -36,7 +36,7 @@ class Batch:
     """
 
     cuts: Tensor
-    points: Tensor
+    motion: Tensor
     mel: Tensor
     clip: Tensor
     speaker: Tensor
@@ -79,7 +79,8 @@ class ClipData:
         self.first_frame = np.cumsum([0, *self.frames[:-1]])
         self.first_step = np.cumsum([0, *[len(part.mel) for part in parts[:-1]]])
         self.cuts = np.concatenate([part.cuts for part in parts])
-        self.points = np.concatenate([part.points for part in parts])
+        # one mouth's rest is another's smile: only what moves is alike in all people
+        self.motion = np.concatenate([part.points - np.median(part.points, axis=0) for part in parts])
         self.mel = np.concatenate([part.mel for part in parts])
         self.views = np.concatenate([part.views for part in parts])
         self.poses = np.concatenate([part.poses for part in parts])
@@ -128,7 +129,7 @@ class ClipData:
         mel = torch.from_numpy(self.mel[first[:, None] + np.arange(steps)]).float()
         return Batch(
             cuts=torch.from_numpy(self.cuts[frames]),
-            points=torch.from_numpy(self.points[frames]),
+            motion=torch.from_numpy(self.motion[frames]),
             mel=rearrange(mel, "n m f -> n f m"),
             clip=torch.from_numpy(clip),
             speaker=torch.from_numpy(self.speaker[clip]),

@@ -1,7 +1,8 @@
 """The stages of training a ``small`` mel-rgb expert: where the mouth is, what it does, what it says, then all at once.
 
-A visual network that starts from sync alone stays on the plateau for a long time; one that already knows the shape of
-a mouth leaves it at once.
+A visual network that starts from sync alone stays on the plateau for a long time. Here one network learns to read the
+mouth's motion (how far each lip point is from where it rests in the clip) from a picture, others learn sync from the
+measured motion, and joined they know sync from pictures without having been taught; then all are trained together.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from unisync_loss.augment import augment_mouths, augment_views, augment_voice
+from unisync_loss.augment import (
+    augment_motion,
+    augment_mouths,
+    augment_views,
+    augment_voice,
+    chance,
+    mirror_motion,
+)
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.faces import MOUTH_POINTS
 from unisync_loss.objective import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
-from unisync_loss.sampling import ClipData, to_pixels
+from unisync_loss.sampling import Batch, ClipData, to_pixels
 from unisync_loss.towers import FRAME_FEATURES, DenseAudioTower, DenseVisualTower, FrameStem
 
-POINT_SCALE = 10.0  # mouth points in tenths of a template unit: errors of order one
+MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
+MOTION_SCALE = 36.0  # from template units to deviation 1
 LARGEST_SCALE = 30.0  # of the contrastive softmax
 
 
@@ -31,10 +41,13 @@ class Learner(nn.Module):
     """The expert and what is thrown away after training."""
 
     def __init__(self, config: UniSyncConfig) -> None:
-        """Build expert, mouth-point head and the softmax scale."""
+        """Build the expert and the softmax scale."""
         super().__init__()
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.points = nn.Linear(FRAME_FEATURES, 2 * len(MOUTH_POINTS))
+        first = self.visual.trunk[0]
+        assert isinstance(first, nn.Conv1d)
+        with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without them
+            first.weight[:, MOTION_FEATURES:] = 0
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
     @property
@@ -115,85 +128,105 @@ def pose_error(predicted: Tensor, true: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GeometryStage:
-    """The frame network learns the shape of the mouth: lip and chin points."""
+    """The frame network learns to read the mouth's motion from one picture."""
 
     batch: BatchSize
 
     def trained(self, learner: Learner) -> list[nn.Module]:
-        """Train the frame network and its point head."""
-        return [learner.stem, learner.points]
+        """Train the frame network."""
+        return [learner.stem]
 
     def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Distance of the mouth's shape, its place and size taken out, which augmentation changes."""
+        """Distance from the measured motion, and the share of it that is left unexplained."""
         batch = data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames)
-        mouths = augment_mouths(to_pixels(batch.cuts), self.batch.frames)
-        predicted = rearrange(learner.points(learner.stem(mouths)), "n (p d) -> n p d", d=2)
-        error = (predicted - POINT_SCALE * mouth_shape(rearrange(batch.points, "n l p d -> (n l) p d"))).abs()
-        # left and right may be mirrored by augmentation: the shape is compared up to that
-        return {"loss": error.mean(), "inner_lips": error[:, 20:40, 1].mean()}
-
-
-def mouth_shape(points: Tensor) -> Tensor:
-    """Mouth points without what mirroring and small crops change: centred, x as distance from the middle.
-
-    Args:
-        points: (N, 52, 2).
-
-    Returns:
-        (N, 52, 2).
-    """
-    centred = points - points[:, :40].mean(1, keepdim=True)
-    return torch.stack([centred[..., 0].abs(), centred[..., 1]], dim=-1)
+        features, motion = see_mouths(learner, batch)
+        error = features[:, :MOTION_FEATURES] - motion
+        return {"loss": error.abs().mean(), "unexplained": error.square().mean() / motion.square().mean()}
 
 
 @dataclass(frozen=True)
 class SyncStage:
-    """Contrast of all pairs, from the frozen frame network or with it.
+    """Audio network and visual trunk learn sync from the measured motion: no picture is looked at, which is cheap."""
+
+    batch: BatchSize
+
+    def trained(self, learner: Learner) -> list[nn.Module]:
+        """Train audio network and visual trunk."""
+        return [learner.visual.trunk, learner.audio]
+
+    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+        """Terms of :func:`sync_terms`."""
+        batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
+        motion = mirror_motion(augment_motion(batch.motion), chance(len(batch.motion), 0.5))
+        return sync_terms(learner, batch, motion_features(motion))
+
+
+@dataclass(frozen=True)
+class JointStage:
+    """Everything but the aligner learns sync from pictures.
 
     Attributes:
         batch: clips, segments, frames.
-        joint: train the frame network, too.
-        margin_weight: of eq. 1 beside the contrastive loss.
-        points_weight: of the mouth shape, which keeps the frame network honest while all is trained.
+        motion_weight: of the geometry loss, which keeps the frame network honest.
     """
 
     batch: BatchSize
-    joint: bool
-    margin_weight: float = 1.0
-    points_weight: float = 0.1
+    motion_weight: float = 0.2
 
     def trained(self, learner: Learner) -> list[nn.Module]:
-        """Train audio network and visual trunk, and the frame network if joint."""
-        modules: list[nn.Module] = [learner.visual.trunk, learner.audio]
-        return [*modules, learner.stem, learner.points] if self.joint else modules
+        """Train all networks but the aligner."""
+        return [learner.stem, learner.visual.trunk, learner.audio]
 
     def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Contrastive loss plus eq. 1 over all pairs of the batch."""
-        size = self.batch
-        batch = data.draw(generator, size.clips, size.segments, size.frames)
-        mouths = augment_mouths(to_pixels(batch.cuts), size.frames).contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(self.joint):
-            features = learner.stem(mouths)
-        visual = learner.visual.encode_frames(features, len(batch.cuts))
-        audio = learner.audio(rearrange(augment_voice(batch.mel), "n f m -> n m f"), window_steps(size.frames))
-        probability = all_pairs(rearrange(audio, "n w d -> (n w) d"), rearrange(visual, "n w d -> (n w) d"))
-        kinds = pair_kinds(*batch.window_labels())
-        config = learner.expert.config
-        contrast = contrastive_loss(probability, kinds, learner.log_scale.exp().clamp(max=LARGEST_SCALE))
-        margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross)
-        total = contrast + self.margin_weight * margin
-        if self.joint:
-            predicted = rearrange(learner.points(features), "n (p d) -> n p d", d=2)
-            truth = POINT_SCALE * mouth_shape(rearrange(batch.points, "n l p d -> (n l) p d"))
-            total = total + self.points_weight * (predicted - truth).abs().mean()
-        return {
-            "loss": total,
-            "contrast": contrast,
-            "margin": margin,
-            "p_positive": probability.diagonal().mean(),
-            "p_same": probability[kinds.same].mean(),
-            "p_cross": probability[kinds.cross].mean(),
-        }
+        """Terms of :func:`sync_terms`, and the error of the motion."""
+        batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
+        features, motion = see_mouths(learner, batch)
+        terms = sync_terms(learner, batch, features)
+        error = (features[:, :MOTION_FEATURES] - motion).abs().mean()
+        return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}
+
+
+def see_mouths(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Features of augmented pictures (N * L, 192), and the motion that is to be read there (N * L, 104)."""
+    mirrored = chance(len(batch.cuts), 0.5)
+    mouths = augment_mouths(to_pixels(batch.cuts), mirrored).contiguous(memory_format=torch.channels_last)
+    motion = motion_features(mirror_motion(batch.motion, mirrored))
+    return learner.stem(mouths), motion[:, :MOTION_FEATURES]
+
+
+def motion_features(motion: Tensor) -> Tensor:
+    """Motion (N, L, 52, 2) as features of frames (N * L, 192): what is not motion is 0."""
+    features = MOTION_SCALE * rearrange(motion, "n l p d -> (n l) (p d)")
+    return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
+
+
+def sync_terms(learner: Learner, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+    """Contrast of all pairs plus eq. 1.
+
+    Args:
+        learner: the networks.
+        batch: of N segments of L frames.
+        features: (N * L, 192) of its frames.
+
+    Returns:
+        ``loss`` and what it is made of.
+    """
+    visual = learner.visual.encode_frames(features, len(batch.cuts))
+    steps = window_steps(batch.cuts.shape[1])
+    audio = learner.audio(rearrange(augment_voice(batch.mel), "n f m -> n m f"), steps)
+    probability = all_pairs(rearrange(audio, "n w d -> (n w) d"), rearrange(visual, "n w d -> (n w) d"))
+    kinds = pair_kinds(*batch.window_labels())
+    config = learner.expert.config
+    contrast = contrastive_loss(probability, kinds, learner.log_scale.exp().clamp(max=LARGEST_SCALE))
+    margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross)
+    return {
+        "loss": contrast + margin,
+        "contrast": contrast,
+        "margin": margin,
+        "p_positive": probability.diagonal().mean(),
+        "p_same": probability[kinds.same].mean(),
+        "p_cross": probability[kinds.cross].mean(),
+    }
 
 
 def window_steps(frames: int) -> list[int]:
@@ -205,5 +238,5 @@ def parameters_of(stage: Stage, learner: Learner) -> Iterator[nn.Parameter]:
     """Parameters that a stage trains."""
     for module in stage.trained(learner):
         yield from module.parameters()
-    if isinstance(stage, SyncStage):
+    if isinstance(stage, SyncStage | JointStage):
         yield learner.log_scale

@@ -163,15 +163,17 @@ class DenseVisualTower(nn.Module):
         else:
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = nn.Sequential(
+            nn.Conv1d(FRAME_FEATURES, 256, 1, bias=False),
+            nn.BatchNorm1d(256),
             nn.ReLU(),
-            nn.Dropout(0.2),
-            nn.Conv1d(FRAME_FEATURES, 320, 3, bias=False),
+            nn.Conv1d(256, 320, 3, bias=False),
             nn.BatchNorm1d(320),
             nn.ReLU(),
             nn.Dropout(0.2),
             nn.Conv1d(320, 320, 3, bias=False),
             nn.BatchNorm1d(320),
             nn.ReLU(),
+            nn.Dropout(0.2),
             nn.Conv1d(320, config.embedding, 1, bias=False),
             nn.BatchNorm1d(config.embedding),
         )

@@ -40,6 +40,7 @@ from unisync_loss.stages import (
     AlignStage,
     BatchSize,
     GeometryStage,
+    JointStage,
     Learner,
     Stage,
     SyncStage,
@@ -62,8 +63,8 @@ class TrainConfig:
         cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
         seed: of everything drawn.
         align_steps: steps of the aligner stage.
-        geometry_steps: steps of the mouth-shape stage.
-        sync_steps: steps of contrast on the frozen frame network.
+        geometry_steps: steps of the mouth-motion stage.
+        sync_steps: steps of contrast on the measured motion.
         joint_steps: steps of contrast with everything unfrozen.
         clips: clips of a batch.
         segments: segments of each clip.
@@ -83,15 +84,15 @@ class TrainConfig:
     cache: str | None = None
     seed: int = 0
     align_steps: int = 3000
-    geometry_steps: int = 500
-    sync_steps: int = 200
-    joint_steps: int = 4000
+    geometry_steps: int = 800
+    sync_steps: int = 1000
+    joint_steps: int = 1300
     clips: int = 32
     segments: int = 2
     frames: int = 13
     learning_rate: float = 1e-3
-    joint_learning_rate: float = 1e-3
-    weight_decay: float = 0.02
+    joint_learning_rate: float = 7e-4
+    weight_decay: float = 0.05
     ema: float = 0.998
     val_every: int = 200
     save_minutes: float = 3.0
@@ -103,8 +104,8 @@ class TrainConfig:
         return [
             ("align", AlignStage(), self.align_steps, self.learning_rate),
             ("geometry", GeometryStage(size), self.geometry_steps, self.learning_rate),
-            ("sync", SyncStage(size, joint=False), self.sync_steps, self.learning_rate),
-            ("joint", SyncStage(size, joint=True), self.joint_steps, self.joint_learning_rate),
+            ("sync", SyncStage(size), self.sync_steps, self.learning_rate),
+            ("joint", JointStage(size), self.joint_steps, self.joint_learning_rate),
         ]
 
 
@@ -205,7 +206,9 @@ class _Run:
                 left = (now - started) / (self.step - first) * (steps - self.step)
                 self._log({"stage": name, "step": self.step, **terms, "seconds_left": round(left)})
                 said = now
-            if isinstance(stage, SyncStage) and (self.step % self.config.val_every == 0 or self.step == steps):
+            if isinstance(stage, SyncStage | JointStage) and (
+                self.step % self.config.val_every == 0 or self.step == steps
+            ):
                 self._validate(name)
             if now - saved > 60 * self.config.save_minutes:
                 self.save()

@@ -5,13 +5,22 @@ from __future__ import annotations
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.base import AudioInput, VisualInput
 from unisync_loss.representations.hubert import HubertInput
-from unisync_loss.representations.landmarks import LandmarksInput
+from unisync_loss.representations.landmarks import LandmarksInput, points_of_idexp
 from unisync_loss.representations.mel import MelInput, mel_spectrogram
 from unisync_loss.representations.morphable import MorphableInput
-from unisync_loss.representations.parsing import ParsingInput
+from unisync_loss.representations.parsing import ParsingInput, mouth_groups
 from unisync_loss.representations.rgb import RGBInput, lower_half
 
-__all__ = ["AudioInput", "VisualInput", "audio_input", "lower_half", "mel_spectrogram", "visual_input"]
+__all__ = [
+    "AudioInput",
+    "VisualInput",
+    "audio_input",
+    "lower_half",
+    "mel_spectrogram",
+    "mouth_groups",
+    "points_of_idexp",
+    "visual_input",
+]
 
 _AUDIO: dict[str, type[AudioInput]] = {"mel": MelInput, "hubert": HubertInput}
 _VISUAL: dict[str, type[VisualInput]] = {

@@ -52,6 +52,10 @@ class AudioInput(nn.Module, ABC):
     def forward(self, audio: Tensor) -> Tensor:
         """Check and convert; raises ValueError with what was expected and what came."""
 
+    def fit(self, features: Tensor, steps: int) -> Tensor:
+        """Bring features (B, L, F) that end early by nature to the steps that the windows need; others stay."""
+        return features
+
     def refuse(self, audio: Tensor) -> ValueError:
         """Build the error for an input that breaks the contract."""
         return ValueError(

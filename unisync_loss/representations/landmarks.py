@@ -1,15 +1,36 @@
-"""Facial landmarks, any number of points in 2-D or 3-D."""
+"""Facial landmarks: 68 points (iBUG), the mouth's 20, or MediaPipe's mesh of 468 or 478, in 2-D or 3-D."""
 
 from __future__ import annotations
 
+import functools
+
+import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
-from unisync_loss.representations.base import VisualInput
+from unisync_loss.functional import at_least_float32
+from unisync_loss.representations.base import VisualInput, describe
+from unisync_loss.representations.landmark_tables import IBUG_68, MEAN_FACE_68, MOUTH_20, RIGID_OF_68
+
+#: points by which a face is brought to the mean face, and their indices among the 68
+_RIGID = {
+    68: (RIGID_OF_68, RIGID_OF_68),
+    20: (range(20), MOUTH_20),  # a mouth alone has no rigid points: all of it is fitted
+    468: ([IBUG_68[point] for point in RIGID_OF_68], RIGID_OF_68),
+    478: ([IBUG_68[point] for point in RIGID_OF_68], RIGID_OF_68),
+}
+#: GeneFace's unit of length, a decimetre, in distances between the outer corners of the eyes (88 mm in adults)
+_DECIMETRE = 100 / 88
+_GENEFACE_SCALE = 10.0  # its idexp landmarks are decimetres times ten
 
 
 class LandmarksInput(VisualInput):
-    """Points (B, T, N, 2 or 3) → (B, T, N·dimensions), centred on each frame's mean and of unit size."""
+    """Points (B, T, N, 2 or 3) → (B, T, N·dimensions), brought to the mean face frame by frame.
+
+    N is 68, 20, 468 or 478; the order is that of :mod:`unisync_loss.representations.landmark_tables`. The unit is free,
+    but must be the same along all axes: pixels, not shares of width and height. See :func:`normalise_landmarks`.
+    """
 
     @property
     def expected(self) -> str:  # type: ignore[override]
@@ -22,6 +43,81 @@ class LandmarksInput(VisualInput):
             raise self.refuse(video)
         if video.shape[3] not in (2, 3) or video.shape[2] * video.shape[3] != self.config.visual_features:
             raise self.refuse(video)
-        centred = video - video.mean(2, keepdim=True)
-        size = centred.square().sum(3, keepdim=True).mean(2, keepdim=True).sqrt()
-        return rearrange(centred / size.clamp(min=1e-6), "b t n d -> b t (n d)")
+        return rearrange(normalise_landmarks(video).to(video.dtype), "b t n d -> b t (n d)")
+
+
+def normalise_landmarks(points: Tensor) -> Tensor:
+    """Take place, size and rotation out of each frame by fitting the mean face to eyes and nose, or to the mouth's 20.
+
+    In 2-D the fit is the least-squares similarity. In 3-D it is the least-squares affine map, whose first two axes are
+    made orthogonal, so that the pose of the head leaves, too. Both are smooth in the points; the gradient never asks a
+    generator to move, turn or grow the head.
+
+    Args:
+        points: (..., N, 2 or 3), N = 68, 20, 468 or 478, one unit along all axes, y down and z away from the camera.
+
+    Returns:
+        (..., N, 2 or 3) in float32 at least: origin between the outer corners of the eyes, whose distance is 1.
+
+    Raises:
+        ValueError: for another number of points or axes.
+    """
+    if points.ndim < 2 or points.shape[-2] not in _RIGID or points.shape[-1] not in (2, 3):
+        raise ValueError(f"landmarks: expected (..., 68, 20, 468 or 478 points, 2 or 3 axes), got {describe(points)}")
+    chosen, among_68 = _RIGID[points.shape[-2]]
+    mean_face, inverse = (table.to(points.device) for table in _fit_tables(tuple(among_68), points.shape[-1]))
+    with torch.autocast(device_type=points.device.type, enabled=False):
+        points = at_least_float32(points)
+        mean_face, inverse = mean_face.to(points.dtype), inverse.to(points.dtype)
+        rigid = points[..., list(chosen), :]
+        source = mean_face - mean_face.mean(0)
+        centre = rigid.mean(-2, keepdim=True)
+        rotation = _rotation(source, inverse, rigid - centre)
+        size = ((rigid - centre) * (source @ rotation.mT)).sum((-2, -1), keepdim=True) / source.square().sum()
+        return (points - centre) @ rotation / size.clamp(min=1e-6) + mean_face.mean(0)
+
+
+@functools.cache
+def _fit_tables(among_68: tuple[int, ...], axes: int) -> tuple[Tensor, Tensor]:
+    """Rigid points of the mean face (N, A), and the pseudo-inverse (A, N) of them centred."""
+    mean_face = torch.tensor(MEAN_FACE_68, dtype=torch.float64)[list(among_68), :axes]
+    return mean_face, torch.linalg.pinv(mean_face - mean_face.mean(0))
+
+
+def _rotation(source: Tensor, inverse: Tensor, target: Tensor) -> Tensor:
+    """Rotation (..., A, A) that brings centred ``source`` (N, A) near centred ``target`` (..., N, A)."""
+    if source.shape[-1] == 2:
+        cosine = (source * target).sum((-2, -1))
+        sine = (source[:, 0] * target[..., 1] - source[:, 1] * target[..., 0]).sum(-1)
+        x = F.normalize(torch.stack([cosine, sine], dim=-1), dim=-1, eps=1e-6)
+        return torch.stack([x, torch.stack([-x[..., 1], x[..., 0]], dim=-1)], dim=-1)
+    affine = (inverse @ target).mT  # (..., 3, 3), columns are the images of the axes
+    x = F.normalize(affine[..., 0], dim=-1, eps=1e-6)
+    y = affine[..., 1] - (affine[..., 1] * x).sum(-1, keepdim=True) * x
+    y = F.normalize(y, dim=-1, eps=1e-6)
+    return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-1)
+
+
+def points_of_idexp(idexp: Tensor) -> Tensor:
+    """Points of GeneFace's ``idexp_lm3d``: ten times the offsets, in decimetres, of a pose-free face from a mean face.
+
+    GeneFace leaves its mean face (of the Basel model) out; ours stands in, so that size and opening of the mouth are
+    kept. Its y axis points up and its z axis at the camera.
+
+    Args:
+        idexp: (..., 204) or (..., 68, 3), the whole face; or (..., 60) or (..., 20, 3), the mouth. Not standardised.
+
+    Returns:
+        (..., 68 or 20, 3) points for an expert on 68 or 20 landmarks in 3-D, differentiable.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if idexp.ndim and idexp.shape[-1] in (204, 60):
+        idexp = rearrange(idexp, "... (n d) -> ... n d", d=3)
+    if idexp.ndim < 2 or idexp.shape[-2] not in (68, 20) or idexp.shape[-1] != 3:
+        raise ValueError(f"idexp: expected (..., 204 or 60) or (..., 68 or 20, 3), got {describe(idexp)}")
+    mean_face = torch.tensor(MEAN_FACE_68, dtype=idexp.dtype, device=idexp.device)
+    mean_face = mean_face if idexp.shape[-2] == 68 else mean_face[list(MOUTH_20)]
+    axes = torch.tensor([1.0, -1.0, -1.0], dtype=idexp.dtype, device=idexp.device)
+    return mean_face + idexp * axes * (_DECIMETRE / _GENEFACE_SCALE)

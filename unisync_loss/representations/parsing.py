@@ -1,42 +1,118 @@
-"""Face parsing maps: class probabilities, or labels."""
+"""Face parsing maps: a few groups around the mouth, from the classes of any parser, by name."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.representations.base import VisualInput
+from unisync_loss.config import PARSING_GROUPS
+from unisync_loss.representations.base import VisualInput, describe
+
+#: label orders of the parsers in use; the same 19 classes of CelebAMask-HQ, in different orders
+CLASSES: dict[str, tuple[str, ...]] = {
+    # zllrunning/face-parsing.PyTorch (79999_iter.pth), which most talking-face code vendors
+    "bisenet": (
+        "background", "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
+        "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
+    ),
+    # jonathandinu/face-parsing, since January 2024
+    "segformer": (
+        "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
+        "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
+    ),
+}  # fmt: skip
+#: group of each class that is not "other"; parts of the face that do not speak are skin
+_GROUP_OF = {
+    **dict.fromkeys(("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow"), "skin"),
+    "u_lip": "upper_lip",
+    "l_lip": "lower_lip",
+    **{group: group for group in PARSING_GROUPS},
+}
+_OTHER = ("background", "l_ear", "r_ear", "ear_r", "neck", "neck_l", "cloth", "hair", "hat")
+
+
+def mouth_groups(maps: Tensor, classes: str | Sequence[str]) -> Tensor:
+    """Bring the maps of a parser to the groups of the expert: other, skin, upper_lip, lower_lip, mouth.
+
+    Args:
+        maps: (B, T, P, H, W) probabilities, or (B, T, H, W) whole-number labels below P.
+        classes: ``"bisenet"``, ``"segformer"``, or the P class names in the parser's order, as in CelebAMask-HQ
+            (``id2label`` of a transformers model).
+
+    Returns:
+        (B, T, 5, H, W) probabilities, differentiable; or (B, T, H, W) labels.
+
+    Raises:
+        ValueError: for an unknown preset or class, classes without both lips, or maps that do not fit the classes.
+    """
+    names = _names(classes)
+    index = [PARSING_GROUPS.index(_GROUP_OF.get(name, "other")) for name in names]
+    groups = torch.tensor(index, device=maps.device)
+    if _is_labels(maps):
+        _check_labels(maps, len(names))
+        return groups[maps.long()]
+    if maps.ndim != 5 or maps.shape[2] != len(names) or not maps.is_floating_point():
+        shapes = f"(B, T, {len(names)}, H, W) probabilities or (B, T, H, W) whole-number labels below {len(names)}"
+        raise ValueError(f"maps: expected {shapes}, got {describe(maps)}")
+    table = F.one_hot(groups, len(PARSING_GROUPS)).to(maps.dtype)
+    return torch.einsum("btphw,pg->btghw", maps, table)
+
+
+def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        if classes not in CLASSES:
+            raise ValueError(f"classes: expected {', '.join(CLASSES)}, or a list of names, got {classes!r}")
+        return CLASSES[classes]
+    names = tuple(classes)
+    unknown = [name for name in names if name not in _GROUP_OF and name not in _OTHER]
+    if unknown:
+        known = ", ".join(dict.fromkeys((*_GROUP_OF, *_OTHER)))
+        raise ValueError(f"classes: expected names among {known}, got {', '.join(map(repr, unknown))}")
+    groups = {_GROUP_OF.get(name) for name in names}
+    if not {"upper_lip", "lower_lip"} <= groups:
+        raise ValueError(f"classes: expected both lips among them, got {', '.join(names)}")
+    return names
 
 
 class ParsingInput(VisualInput):
-    """Probabilities (B, T, P, H, W) or integer labels (B, T, H, W) below P → (B, T, P, H, W)."""
+    """Probabilities (B, T, 5, H, W) or integer labels (B, T, H, W) of the groups → (B, T, 5, H, W).
+
+    The groups are, in this order, other, skin, upper_lip, lower_lip, mouth (what is between the lips); see
+    :func:`mouth_groups` for the classes of a parser. Labels have no gradient, probabilities do.
+    """
 
     @property
     def expected(self) -> str:  # type: ignore[override]
-        """The shape, with this expert's number of groups."""
-        groups = self.config.visual_features
-        return f"(B, T, {groups}, H, W) probabilities or (B, T, H, W) whole-number labels below {groups}"
+        """The shape, with the groups."""
+        groups = len(PARSING_GROUPS)
+        return (
+            f"(B, T, {groups}, H, W) probabilities or (B, T, H, W) whole-number labels of {', '.join(PARSING_GROUPS)} "
+            "(mouth_groups makes them from the classes of a parser), H and W at least 16"
+        )
 
     def forward(self, video: Tensor) -> Tensor:
         """Check and convert; see the class for shapes."""
-        groups = self.config.visual_features
-        if (
-            isinstance(video, Tensor)
-            and video.ndim == 4
-            and not video.is_floating_point()
-            and video.dtype != torch.bool
-        ):
-            if video.min() < 0 or video.max() >= groups:
-                raise ValueError(
-                    f"video: expected labels in [0, {groups}), got {int(video.min())} … {int(video.max())}"
-                )
+        if not isinstance(video, Tensor) or min(video.shape[-2:], default=0) < 16:
+            raise self.refuse(video)
+        groups = len(PARSING_GROUPS)
+        if _is_labels(video):
+            _check_labels(video, groups)
             return F.one_hot(video.long(), groups).movedim(-1, 2).to(torch.get_default_dtype())
-        if (
-            not isinstance(video, Tensor)
-            or video.ndim != 5
-            or video.shape[2] != groups
-            or not video.is_floating_point()
-        ):
+        if video.ndim != 5 or video.shape[2] != groups or not video.is_floating_point():
             raise self.refuse(video)
         return video
+
+
+def _is_labels(maps: Tensor) -> bool:
+    return maps.ndim == 4 and not maps.is_floating_point() and maps.dtype != torch.bool
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"video: expected labels in [0, {classes}), got {int(labels.min())} … {int(labels.max())}; "
+            "mouth_groups makes them from the classes of a parser"
+        )

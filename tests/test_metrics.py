@@ -1,0 +1,165 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from unisync_loss.functional import offset_matrix
+from unisync_loss.lse import LseMeter, summarise
+from unisync_loss.metrics import LSEC, LSED, OffsetAccuracy, SyncAccuracy, SyncProbability
+
+
+def test_sync_accuracy():
+    metric = SyncAccuracy(threshold=0.6)
+    metric.update(torch.tensor([[0.9, 0.61], [0.6, 0.1]]), torch.tensor([[1, 0], [1, 0]]))
+    assert metric.compute() == 0.5
+    metric.update(torch.tensor([0.7, 0.7]), torch.tensor([1, 1]))
+    assert metric.compute() == pytest.approx(4 / 6)
+    metric.reset()
+    assert metric.total == metric.count == 0
+
+
+def test_offset_accuracy():
+    draw = torch.rand(5, 60, 32)
+    late = (0, 1, 2, -1, -7)
+    audio = torch.stack([draw[i, 20 - shift : 50 - shift] for i, shift in enumerate(late)])
+    matrix = offset_matrix(audio, draw[:, 20:50])
+    metric = OffsetAccuracy()
+    metric.update(matrix)
+    assert metric.compute() == pytest.approx(3 / 5)
+    metric = OffsetAccuracy(tolerance=0)
+    metric.update(matrix, torch.tensor(late))
+    assert metric.compute() == 1
+    metric.update(matrix[:1, :3], 15)  # of three windows, most offsets have no pair
+    assert metric.compute() == pytest.approx(5 / 6)
+
+
+def test_sync_probability(expert):
+    video, audio = torch.rand(3, 7, 3, 96, 96), torch.randn(3, 7 * 640) / 10
+    metric = SyncProbability(expert)
+    for part in (slice(0, 1), slice(1, 3)):
+        metric.update(video[part], audio[part])
+    with torch.no_grad():
+        assert metric.compute() == pytest.approx(expert(video, audio).mean().item(), rel=1e-5)
+
+
+def clips(count, frames=7, size=32):
+    video = torch.rand(count, frames, 3, size, size)
+    return video, (torch.randn(count, frames * 640) / 10).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("edge", ["legacy", "valid"])
+def test_lip_sync_error_is_that_of_the_frames_written_to_a_file(syncnet, edge):
+    video, waveform = clips(2)
+    results = []
+    for picture, sound in zip(video, waveform, strict=True):
+        meter = LseMeter(syncnet, np.clip(np.round(sound.numpy() * 32768), -32768, 32767).astype(np.int16))
+        for frame in F.interpolate(picture * 255, (224, 224), mode="bilinear"):
+            meter.add(frame.round().to(torch.uint8))
+        results.append(summarise(meter.distances(edge)))
+    for metric, index in ((LSED(syncnet, edge), 0), (LSEC(syncnet, edge), 1)):
+        metric.update(video[:1], waveform[:1])
+        metric.update(video[1:], waveform[1:])
+        assert metric.compute() == pytest.approx(np.mean([result[index] for result in results]), rel=1e-5)
+
+
+def test_a_collection_runs_the_network_once_for_both(syncnet, monkeypatch):
+    runs = []
+    embed = type(syncnet).embed_video
+    monkeypatch.setattr(type(syncnet), "embed_video", lambda net, frames: (runs.append(1), embed(net, frames))[1])
+    metrics = MetricCollection([LSED(syncnet), LSEC(syncnet)])
+    metrics.update(*clips(1))
+    first = len(runs)
+    metrics.update(*clips(1))
+    assert len(runs) - first == 1
+    assert metrics.compute()["LSED"] != metrics.compute()["LSEC"]
+
+
+def test_autocast_does_not_reach_them(syncnet):
+    video, waveform = clips(1)
+    metric, inside = LSED(syncnet), LSED(syncnet)
+    metric.update(video, waveform)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside.update(video, waveform)
+    assert metric.compute() == inside.compute()
+
+
+def test_networks_stay_out_of_a_parents_checkpoint(syncnet, expert):
+    parent = torch.nn.ModuleDict({"a": SyncProbability(expert), "b": LSED(syncnet)})
+    assert parent.state_dict() == {}
+    assert list(parent.parameters()) == []
+    parent.train()
+    assert not expert.training
+
+
+def test_directions():
+    better = {SyncAccuracy: True, OffsetAccuracy: True, SyncProbability: True, LSEC: True, LSED: False}
+    for metric, higher in better.items():
+        assert metric.higher_is_better is higher
+        assert metric.is_differentiable is False
+
+
+def test_wrong_input(syncnet):
+    with pytest.raises(ValueError, match="expected two of one shape"):
+        SyncAccuracy().update(torch.rand(3), torch.ones(2))
+    with pytest.raises(ValueError, match=r"matrix: expected \(B, W, K\) with K odd, got \(2, 5, 30\)"):
+        OffsetAccuracy().update(torch.rand(2, 5, 30))
+    with pytest.raises(ValueError, match=r"target: expected \(B,\) = \(2,\), got \(3,\)"):
+        OffsetAccuracy().update(torch.rand(2, 5, 31), torch.zeros(3))
+    video, waveform = clips(2)
+    metric = LSED(syncnet)
+    with pytest.raises(ValueError, match=r"video: expected \(B, T, 3, H, W\) floating point, got"):
+        metric.update((video * 255).byte(), waveform)
+    with pytest.raises(ValueError, match=r"waveform: expected \(2, S\) floating point, got \(1, 4480\)"):
+        metric.update(video, waveform[:1])
+    with pytest.raises(ValueError, match="at least 6 frames"):
+        metric.update(video[:, :5], waveform)
+    assert metric.count == 0
+
+
+def fed(process, processes, net, expert):
+    """All metrics, each fed this process's share of three clips."""
+    torch.manual_seed(3)
+    video, waveform = clips(3, frames=8)
+    probability, target = torch.rand(3, 9), torch.rand(3, 9) > 0.5
+    matrix = torch.rand(3, 9, 31)
+    metrics = [
+        SyncAccuracy(),
+        OffsetAccuracy(tolerance=6),
+        SyncProbability(expert),
+        LSED(net, "valid"),
+        LSEC(net, "valid"),
+    ]
+    share = slice(process, None, processes)
+    for metric, inputs in zip(
+        metrics,
+        [(probability, target), (matrix,), (video, waveform), (video, waveform), (video, waveform)],
+        strict=True,
+    ):
+        metric.update(*(value[share] for value in inputs))
+    return metrics
+
+
+def work(process, store, net, expert, queue):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=process, world_size=2)
+    queue.put([metric.compute().item() for metric in fed(process, 2, net, expert)])
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(syncnet, expert, tmp_path):
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    arguments = (tmp_path / "store", copy.deepcopy(syncnet), expert, queue)
+    workers = [context.Process(target=work, args=(process, *arguments), daemon=True) for process in range(2)]
+    for worker in workers:
+        worker.start()
+    together = [queue.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join(30)
+    alone = [metric.compute().item() for metric in fed(0, 1, syncnet, expert)]
+    assert together[0] == together[1] == pytest.approx(alone, rel=1e-5)
+    halves = [metric.compute().item() for metric in fed(0, 2, syncnet, expert)]
+    assert all(half != whole for half, whole in zip(halves, alone, strict=True))  # three clips are not two

@@ -1,0 +1,189 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unisync_loss
+from unisync_loss import UniSyncConfig, UniSyncExpert
+from unisync_loss.face_model import EXPRESSIONS, _tables, expression_of_mesh
+from unisync_loss.faces import fill_gaps
+from unisync_loss.media import read_clip
+from unisync_loss.providers import inside, landmarks_of_mesh, parsing_of_mesh, visual_of_frames
+from unisync_loss.representations.landmark_tables import FACE_OVAL, IBUG_68, INNER_LIPS, MEAN_FACE_68, OUTER_LIPS
+
+ASSETS = Path(unisync_loss.__file__).parent / "assets"
+
+
+def mean_mesh():
+    """(468, 3), eye corners one apart."""
+    return _tables()[0].unflatten(0, (468, 3))
+
+
+class TestInside:
+    def test_rectangle_to_the_pixel(self):
+        square = np.array([[0.25, 0.5], [0.75, 0.5], [0.75, 1.0], [0.25, 1.0]])
+        expected = np.zeros((8, 8), bool)
+        expected[4:8, 2:6] = True
+        assert np.array_equal(inside(square, 8), expected)
+
+    def test_concave(self):
+        arrow = np.array([[0, 0], [1, 0], [0.5, 0.5], [1, 1], [0, 1]])
+        filled = inside(arrow, 32)
+        assert filled[16, :15].all()
+        assert not filled[16, 17:].any()
+        assert filled.mean() == pytest.approx(0.75, abs=0.02)
+
+    def test_area_of_any_polygon_is_the_shoelace_formulas(self):
+        rng = np.random.default_rng(0)
+        for _ in range(5):
+            angles, radius = np.sort(rng.uniform(0, 2 * np.pi, 30)), rng.uniform(0.2, 0.5, 30)
+            x, y = 0.5 + radius * np.cos(angles), 0.5 + radius * np.sin(angles)
+            area = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2
+            assert inside(np.stack([x, y], 1), 256).mean() == pytest.approx(area, abs=0.003)
+
+    def test_outside_the_picture(self):
+        assert inside(np.array([[-1.0, -1.0], [2, -1], [2, 2], [-1, 2]]), 16).all()
+        assert not inside(np.array([[1.1, 0.0], [2, 0], [2, 1]]), 16).any()
+
+
+class TestParsing:
+    @pytest.fixture
+    def mesh(self):
+        """The mean face in a picture, open by a tenth of the eyes' distance."""
+        mesh = mean_mesh()[:, :2].clone()
+        lower = [*INNER_LIPS[1:10], *OUTER_LIPS[1:10]]
+        mesh[lower, 1] += 0.1
+        return (mesh * 0.4 + torch.tensor([0.5, 0.35])).numpy()[None].astype(np.float32)
+
+    def test_groups_lie_where_they_should(self, mesh):
+        labels = parsing_of_mesh(mesh, 256)[0]
+
+        def at(point):
+            x, y = (mesh[0, list(point)].mean(0) * 256).astype(int)
+            return labels[y, x]
+
+        assert at([13, 14]) == 4
+        assert at([0, 13]) == 2
+        assert at([14, 17]) == 3
+        assert at([4]) == 1
+        assert at([152, 17]) == 1
+        assert labels[0, 0] == 0
+        assert labels[-1].max() == 0
+
+    def test_areas(self, mesh):
+        """The parts of the lips' ring fill it: nothing is painted twice, nothing is left out."""
+        labels, rings = parsing_of_mesh(mesh, 512)[0], {}
+        for name, ring in {"face": FACE_OVAL, "outer": OUTER_LIPS, "inner": INNER_LIPS}.items():
+            x, y = mesh[0, list(ring)].T.astype(np.float64)
+            rings[name] = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2
+        assert (labels >= 2).mean() == pytest.approx(rings["outer"], rel=0.02)
+        assert (labels == 4).mean() == pytest.approx(rings["inner"], rel=0.02)
+        assert (labels > 0).mean() == pytest.approx(rings["face"], rel=0.02)
+
+    def test_opening_shows(self, mesh):
+        closed = mesh.copy()
+        closed[:, list(INNER_LIPS[1:10])] = closed[:, list(reversed(INNER_LIPS[11:]))]
+        assert (parsing_of_mesh(closed) == 4).sum() == 0
+        assert (parsing_of_mesh(mesh) == 4).sum() > 50
+
+    def test_mirrored_face_mirrored_map(self, mesh):
+        mirrored = mesh * [-1, 1] + [1, 0]
+        assert np.array_equal(parsing_of_mesh(mirrored), parsing_of_mesh(mesh)[..., ::-1])
+
+
+class TestFaceModel:
+    def test_coefficients_come_back(self):
+        """A face made from the model, moved, turned and grown; eyes and nose move little with an expression."""
+        mean, solver = _tables()
+        axes = torch.linalg.pinv(solver)
+        wanted = torch.randn(3, 6, EXPRESSIONS, dtype=torch.float64) / 3
+        mesh = (mean + wanted @ axes).unflatten(-1, (468, 3))
+        turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+        moved = 120 * mesh @ (turn * torch.linalg.det(turn).sign()).mT + torch.tensor([90.0, 70.0, 0.0])
+        found = expression_of_mesh(moved)
+        assert torch.allclose(found, expression_of_mesh(mesh), atol=1e-8)
+        assert torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1] > 0.9
+
+    def test_the_mean_has_none(self):
+        assert expression_of_mesh(mean_mesh()).abs().max() < 0.1
+
+    def test_mean_is_the_mean_face(self):
+        assert (mean_mesh()[list(IBUG_68)] - torch.tensor(MEAN_FACE_68)).abs().max() < 0.02
+
+    def test_gradient(self):
+        mesh = mean_mesh().clone().requires_grad_()
+        expression_of_mesh(mesh).square().sum().backward()
+        assert mesh.grad[list(INNER_LIPS)].abs().max() > 0
+
+    @pytest.mark.parametrize("shape", [(5, 468, 2), (5, 478, 3), (468,)])
+    def test_wrong_mesh(self, shape):
+        with pytest.raises(ValueError, match=r"mesh: expected \(..., 468 points, 3 axes\), got"):
+            expression_of_mesh(torch.zeros(shape))
+
+
+class TestVideo:
+    @pytest.fixture(scope="class")
+    def frames(self):
+        pytest.importorskip("mediapipe")
+        return read_clip(ASSETS / "demo.mp4", max_frames=12).frames
+
+    @pytest.mark.parametrize(
+        ("visual", "features", "shape"),
+        [
+            ("rgb", 3, (1, 12, 3, 192, 192)),
+            ("parsing", 5, (1, 12, 96, 96)),
+            ("landmarks", 136, (1, 12, 68, 2)),
+            ("landmarks", 204, (1, 12, 68, 3)),
+            ("landmarks", 40, (1, 12, 20, 2)),
+            ("landmarks", 1404, (1, 12, 468, 3)),
+            ("3dmm", 40, (1, 12, 40)),
+        ],
+    )
+    def test_an_expert_takes_it(self, frames, visual, features, shape):
+        config = UniSyncConfig(visual=visual, visual_features=features, embedding=8)
+        made = visual_of_frames(config, frames)
+        assert made.shape == shape
+        with torch.no_grad():
+            assert UniSyncExpert(config).eval()(made, torch.randn(1, 12 * 640) / 10).shape == (1, 8)
+
+    def test_landmarks_are_pixels_of_an_oblong_picture(self, frames):
+        """Squeezed to half the height, the points follow the pixels, and depth stays a length."""
+        config = UniSyncConfig(visual="landmarks", visual_features=204)
+        whole, squeezed = visual_of_frames(config, frames[:3]), visual_of_frames(config, frames[:3, ::2])
+        assert whole[..., :2].amin() > 20
+        assert (squeezed[..., 0] - whole[..., 0]).abs().mean() < 2
+        assert (2 * squeezed[..., 1] - whole[..., 1]).abs().mean() < 4
+
+    def test_no_face(self):
+        pytest.importorskip("mediapipe")
+        with pytest.raises(ValueError, match="expected a face in every frame, found one in 0 of 5"):
+            visual_of_frames(UniSyncConfig(visual="parsing"), np.zeros((5, 64, 64, 3), np.uint8))
+
+    @pytest.mark.parametrize(
+        ("visual", "features", "message"),
+        [
+            ("3dmm", 64, "the 40 coefficients that are made from video, got an expert on 64 of another face model"),
+            ("landmarks", 956, "468, 68, 20 points, which are made from video, got 956 coordinates"),
+        ],
+    )
+    def test_what_cannot_be_made(self, visual, features, message):
+        with pytest.raises(ValueError, match=message):
+            visual_of_frames(UniSyncConfig(visual=visual, visual_features=features), np.zeros((5, 8, 8, 3), np.uint8))
+
+
+def test_gaps_take_the_nearest_face():
+    mesh = np.arange(10, dtype=np.float32)[:, None, None] * np.ones((1, 468, 3), np.float32)
+    mesh[[3, 9]] = np.nan
+    assert fill_gaps(mesh)[:, 0, 0].tolist() == [0, 1, 2, 2, 4, 5, 6, 7, 8, 8]
+    mesh[[0, 1]] = np.nan
+    with pytest.raises(ValueError, match="found one in 6 of 10"):
+        fill_gaps(mesh)
+
+
+def test_chosen_landmarks():
+    mesh = torch.randn(2, 468, 3)
+    assert torch.equal(landmarks_of_mesh(mesh, 60), mesh[:, list(IBUG_68)][:, 48:])
+    assert torch.equal(landmarks_of_mesh(mesh, 936), mesh[..., :2])
+    with pytest.raises(ValueError, match="got 137 coordinates"):
+        landmarks_of_mesh(mesh, 137)

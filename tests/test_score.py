@@ -1,0 +1,230 @@
+import csv
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from typer.testing import CliRunner
+
+from unisync_loss import UniSyncConfig, UniSyncExpert, save_pretrained
+from unisync_loss.cli import app
+from unisync_loss.compare import compare
+from unisync_loss.demo import DEFAULT_CLIP
+from unisync_loss.functional import offset_matrix
+from unisync_loss.media import read_clip, write_clip
+from unisync_loss.pretrained import load_expert
+from unisync_loss.score import TrackScores, VideoScores, score_video
+from unisync_loss.tracks import TrackPiece, track_faces
+from unisync_loss.verdict import judge, to_csv, to_lines, who_speaks
+
+av = pytest.importorskip("av")
+
+
+def whole(frame):
+    """A face that fills the frame."""
+    height, width = frame.shape[:2]
+    return np.array([[0.2 * width, 0.2 * height, 0.8 * width, 0.8 * height]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def released():
+    return load_expert("mel-rgb")
+
+
+@pytest.fixture(scope="module")
+def face():
+    return read_clip(DEFAULT_CLIP, max_frames=110)
+
+
+def film(tmp_path, face, shift=0, name="a.mp4"):
+    """The drawn face with its sound that many frames late."""
+    begin = max(0, -shift) * 640
+    sound = np.pad(face.waveform, (max(0, shift) * 640, 0))[begin : begin + len(face.frames) * 640]
+    write_clip(tmp_path / name, face.frames, sound, crf=10)
+    return tmp_path / name
+
+
+class TestScore:
+    def test_streaming_equals_all_at_once(self, tmp_path, expert, face):
+        path = film(tmp_path, face)
+        scores = score_video(path, expert, finder=whole)
+        clip = read_clip(path)
+        crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
+        with torch.inference_mode():
+            seen = expert.encode_visual(rearrange(torch.from_numpy(crops), "t h w c -> 1 t c h w").float() / 255)
+            heard = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
+        expected = offset_matrix(heard, seen, 15)[0].numpy()
+        (track,) = scores.tracks
+        assert track.table.shape == (len(clip.frames) - 4, 31)
+        known = ~np.isnan(expected)
+        # the file may hold sound after the last frame, which only the stream hears
+        assert np.abs(track.table - expected)[known].max() < 1e-4
+        assert np.isnan(track.table[0, :15]).all()
+        assert scores.seconds == pytest.approx(len(face.frames) / 25)
+
+    @pytest.mark.parametrize("shift", [-6, 5])
+    def test_late_audio_moves_the_offset(self, tmp_path, released, face, shift):
+        found = [
+            judge("x", score_video(film(tmp_path, face, late), released, finder=whole), 0.5)["tracks"][0]
+            for late in (0, shift)
+        ]
+        assert found[1]["offset_frames"] - found[0]["offset_frames"] == shift
+        assert found[1]["offset_ms"] == 40 * found[1]["offset_frames"]
+        assert found[0]["probability_mean"] > found[1]["probability_mean"] + 0.1
+        assert found[1]["probability_mean_at_offset"] == pytest.approx(found[0]["probability_mean_at_offset"], abs=0.05)
+
+    def test_two_scenes(self, tmp_path, expert, face):
+        inverted = 255 - face.frames[:40]
+        write_clip(tmp_path / "a.mp4", np.concatenate([face.frames[:50], inverted]), face.waveform[: 90 * 640])
+        tracks = score_video(tmp_path / "a.mp4", expert, finder=whole).tracks
+        assert [(track.start, len(track.table)) for track in tracks] == [(0, 46), (50, 36)]
+        assert not np.isnan(tracks[1].table[0, :15]).any()  # the sound before the cut is there to compare with
+
+    @pytest.mark.parametrize(
+        ("frames", "level", "finder", "message"),
+        [
+            (60, 1.0, lambda frame: [], "expected a face on show for 1.2 s, found none"),
+            (60, 0.0, whole, "expected a voice, the sound is silent"),
+            (25, 1.0, whole, "expected at least 1.2 s of video, got 1 s"),
+            (60, 1.0, lambda frame: whole(frame) * 0.1, r"found none \(a face of .* pixels"),
+        ],
+    )
+    def test_what_cannot_be_scored_says_why(self, tmp_path, expert, face, frames, level, finder, message):
+        write_clip(tmp_path / "a.mp4", face.frames[:frames], level * face.waveform[: frames * 640])
+        with pytest.raises(ValueError, match=message):
+            score_video(tmp_path / "a.mp4", expert, finder=finder)
+
+    def test_errors_of_a_stage_arrive_and_no_thread_is_left(self, tmp_path, expert, face):
+        def broken(frame):
+            raise ValueError("the finder broke")
+
+        path = film(tmp_path, face)
+        before = threading.active_count()
+        with pytest.raises(ValueError, match="the finder broke"):
+            score_video(path, expert, finder=broken)
+        assert threading.active_count() == before
+
+    def test_other_representations_are_refused(self, tmp_path):
+        expert = UniSyncExpert(UniSyncConfig(visual="landmarks", embedding=8))
+        with pytest.raises(ValueError, match="expected an expert that looks at RGB, got mel-landmarks"):
+            score_video(tmp_path / "gone.mp4", expert)
+
+
+def track(probability, start=0, level=0.2, offset=0):
+    table = np.full((len(probability), 31), 0.2, np.float32)
+    table[:, 15 + offset] = probability
+    return TrackScores(start, table, np.broadcast_to(np.float32(level), len(probability)), [])
+
+
+class TestVerdict:
+    def test_the_face_that_fits_speaks(self):
+        first = np.r_[np.full(100, 0.9), np.full(100, 0.3)]
+        windows, voiced = who_speaks([track(first), track(1.2 - first), track(np.full(50, 0.4))], 0, 0.5)
+        assert voiced == [200, 200, 50]
+        assert windows[0] == pytest.approx(100, abs=2)
+        assert windows[1] == pytest.approx(100, abs=2)
+        assert windows[2] == 0
+
+    def test_judge(self):
+        level = np.r_[np.full(60, 0.3), np.zeros(40)].astype(np.float32)
+        scores = track(np.r_[np.full(60, 0.8), np.full(40, 0.4)], start=50, level=level)
+        judged = judge("a.mp4", VideoScores([scores], ["why"], 9.0, []), 0.5)
+        (numbers,) = judged["tracks"]
+        assert judged["speaker_track"] == 0
+        assert numbers["start"] == 2.0
+        assert numbers["share_in_sync"] == 0.6
+        assert numbers["voiced"] == {"probability_mean": 0.8, "share_in_sync": 1.0}
+        assert numbers["unvoiced"] == {"probability_mean": 0.4, "share_in_sync": 0.0}
+        assert numbers["speaking_share"] == 1
+        assert len(numbers["probability"]) == 100
+        json.dumps(judged, allow_nan=False)
+        text = to_lines([judged, {"video": "b.mp4", "error": "no face"}])
+        assert "offset +0 frames (+0 ms" in text
+        assert "b.mp4: not scored: no face" in text
+        rows = list(csv.DictReader(to_csv([judged, {"video": "b,\n.mp4", "error": "no face"}]).splitlines(True)))
+        assert [row["error"] for row in rows] == ["", "no face"]
+        assert rows[0]["share_in_sync"] == "0.6"
+
+    def test_no_sound_beside_the_face(self):
+        silent = TrackScores(0, np.full((40, 31), np.nan, np.float32), np.zeros(40, np.float32), [])
+        with pytest.raises(ValueError, match=r"a.mp4: expected sound while a face is on show, got none"):
+            judge("a.mp4", VideoScores([silent], [], 2.0, []), 0.5)
+
+
+class TestCompare:
+    @staticmethod
+    def videos(folder, values):
+        return [
+            judge(f"{folder}/{name}.mp4", VideoScores([track(np.full(50, value))], [], 2.0, []), 0.5)
+            for name, value in values.items()
+        ]
+
+    def test_pairs_by_name(self):
+        real = self.videos("real", {"a": 0.9, "b": 0.7, "c": 0.8})
+        made = self.videos("made", {"b": 0.5, "a": 0.7, "d": 0.1})
+        (row,) = compare(real, {"made": made})
+        assert (row["group"], row["pairs"], row["unpaired"]) == ("made", 2, 1)
+        assert row["measures"]["probability_mean"]["difference"] == pytest.approx(-0.2)
+        # pairs that differ alike have no spread, however much the videos differ
+        assert row["measures"]["probability_mean"]["ci95"] == pytest.approx([-0.2, -0.2])
+
+    def test_single_files_pair_whatever_their_names(self):
+        (row,) = compare(self.videos("x", {"a": 0.9}), {"y": self.videos("y", {"b": 0.5})})
+        assert row["pairs"] == 1
+        assert row["measures"]["probability_mean"]["ci95"] is None
+
+    def test_nothing_to_pair(self):
+        with pytest.raises(ValueError, match=r"made: expected scored videos named as the real ones \(a, b\), got c"):
+            compare(self.videos("x", {"a": 0.9, "b": 0.9}), {"made": self.videos("y", {"c": 0.5})})
+
+
+class TestProgram:
+    @pytest.fixture
+    def model(self, tmp_path):
+        save_pretrained(UniSyncExpert(UniSyncConfig(embedding=8)), tmp_path / "tiny")
+        return tmp_path / "tiny"
+
+    def test_files_are_written_and_a_bad_video_does_not_stop_the_rest(self, tmp_path, model, face):
+        pytest.importorskip("mediapipe")
+        pytest.importorskip("matplotlib")
+        folder = tmp_path / "videos of $mine$"
+        folder.mkdir()
+        short = face._replace(frames=face.frames[:60], waveform=face.waveform[: 60 * 640])
+        film(folder, short, name="a <b>.mp4")
+        (folder / "broken.mp4").write_text("nothing")
+        arguments = ["score", folder, "--model", model, "--json", tmp_path / "o" / "s.json"]
+        arguments += ["--csv", tmp_path / "s.csv", "--report", tmp_path / "report"]
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        report = json.loads((tmp_path / "o" / "s.json").read_text())
+        assert report["model"] == str(model)
+        good, bad = report["videos"]
+        contract = {"track", "offset_frames", "offset_ms", "confidence", "probability_mean", "probability", "fps"}
+        assert contract <= set(good["tracks"][0])
+        assert bad["error"].startswith("cannot be decoded")
+        assert len((tmp_path / "s.csv").read_text().splitlines()) == 3
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert "a &lt;b&gt;.mp4" in page
+        assert "$" not in page.replace("$mine$", "")
+        (picture,) = (tmp_path / "report").glob("*.png")
+        assert f'src="{picture.name}"' in page
+        assert picture.read_bytes()[:4] == b"\x89PNG"
+
+    def test_wrong_input(self, tmp_path, model):
+        pytest.importorskip("mediapipe")
+        (tmp_path / "x.mp4").write_text("nothing")
+        (tmp_path / "empty").mkdir()
+        for arguments, message in (
+            (["gone.mp4"], "no such video file or folder: gone.mp4"),
+            ([tmp_path / "x.mp4"], "x.mp4: cannot be decoded"),
+            ([tmp_path / "empty"], "expected video files"),
+            (
+                [tmp_path / "x.mp4", "--compare"],
+                "compare: expected real videos and at least one path of generated ones",
+            ),
+        ):
+            done = CliRunner().invoke(app, ["score", *map(str, arguments), "--model", str(model)])
+            assert isinstance(done.exception, (ValueError, OSError)), done.output
+            assert message in str(done.exception)

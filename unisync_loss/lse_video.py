@@ -1,0 +1,263 @@
+"""LSE-D and LSE-C of video files by the named procedures in use, each of which gives other numbers.
+
+=================  ==================================================================================================
+``syncnet``        face track of more than 100 frames, SyncNet's crop, one result a track (``syncnet_python``)
+``wav2lip-real``   the same, as Wav2Lip's script for real videos runs it: the mean is over tracks
+``wav2lip-lrs``    the whole picture squeezed to 224 × 224, for files that are face crops already; mean over files
+``latentsync``     tracks of more than 50 frames; mean over a video's tracks, then over videos
+=================  ==================================================================================================
+
+All at 25 fps by time stamps; ``wav2lip-lrs`` of the original does not convert, so it is right for 25 fps only. Pictures
+are not compressed again on the way, as the originals do up to three times.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.clips import SUFFIXES
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME
+from unisync_loss.lse import Edge, LseMeter, summarise
+from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_boxes, keep_tracks, link_tracks, squeeze
+from unisync_loss.stream import count_frames, read_samples, stream_frames
+from unisync_loss.syncnet import SyncNet, load_syncnet
+
+MEASURES = ("lse_d", "lse_c", "lse_d_valid", "lse_c_valid")
+COLUMNS = ("video", "variant", "track", "start", "frames", *MEASURES, "offset", "offset_valid", "skipped")
+
+Tick = Callable[[float], None]  # told the share of a video that is done
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How videos become numbers.
+
+    Attributes:
+        min_track: frames that a face track must exceed; None takes the whole picture.
+        mean_over: what the means of several videos are taken over.
+    """
+
+    min_track: int | None
+    mean_over: Literal["tracks", "videos"]
+
+
+PROCEDURES = {
+    "syncnet": Procedure(100, "tracks"),
+    "wav2lip-real": Procedure(100, "tracks"),
+    "wav2lip-lrs": Procedure(None, "videos"),
+    "latentsync": Procedure(50, "videos"),
+}
+
+
+def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick: Tick = lambda share: None) -> Row:
+    """LSE of one video.
+
+    Args:
+        net: weights loaded.
+        path: the file.
+        variant: a name in :data:`PROCEDURES`.
+        tick: told the share done.
+
+    Returns:
+        ``video``, ``variant``, ``lse_d``, ``lse_c``, ``offset`` in frames (positive = audio late, the reverse of the
+        original's), the same three with ``_valid`` for the edge that invents no pairs, and ``tracks`` with these of
+        each track, its ``start`` in seconds and its ``frames``. Distances and confidences of a video are means over its
+        tracks; its offset is that of the longest, for ``latentsync`` the mean cut to a whole number.
+
+    Raises:
+        ValueError: for an unknown variant, a file that cannot be decoded, or one without a face track long enough.
+        FileNotFoundError: when there is no such file.
+    """
+    min_track = procedure(variant).min_track
+    samples = read_samples(path)
+    expected = max(1, count_frames(path))
+    if min_track is None:
+        meter = LseMeter(net, samples)
+        for index, frame in enumerate(stream_frames(path)):
+            meter.add(squeeze(frame))
+            tick(min(1.0, index / expected))
+        rows = [{"track": 0, **track_row(meter, 0)}]
+    else:
+        boxes = find_boxes(path, lambda frames: tick(min(0.5, 0.5 * frames / expected)))
+        tracks = keep_tracks(link_tracks(boxes), min_track)
+        measured = _measure_tracks(net, path, samples, tracks, lambda index: tick(0.5 + 0.5 * index / len(boxes)))
+        rows = [{"track": number, **row} for number, row in enumerate(measured)]
+    return {"video": str(path), "variant": variant, **video_row(rows, variant), "tracks": rows}
+
+
+def _measure_tracks(
+    net: SyncNet,
+    path: str | os.PathLike[str],
+    samples: NDArray[np.int16],
+    tracks: Sequence[FaceTrack],
+    tick: Callable[[int], None],
+) -> Iterator[Row]:
+    """One pass over the video; a track that has ended leaves its numbers alone: constant memory."""
+    waiting = sorted(tracks, key=lambda track: track.start, reverse=True)
+    running: list[tuple[FaceTrack, LseMeter, Iterator[Place]]] = []
+    for index, frame in enumerate(stream_frames(path)):
+        while waiting and waiting[-1].start == index:
+            track = waiting.pop()
+            span = slice(index * SAMPLES_PER_FRAME, (index + len(track.boxes)) * SAMPLES_PER_FRAME)
+            running.append((track, LseMeter(net, samples[span]), crops(track)))
+        for _, meter, places in running:
+            meter.add(cut(frame, *next(places)))
+        for track, meter, _ in running:
+            if track.start + len(track.boxes) == index + 1:
+                yield track_row(meter, track.start)
+        running = [run for run in running if run[0].start + len(run[0].boxes) > index + 1]
+        tick(index)
+
+
+def procedure(variant: str) -> Procedure:
+    """Look a procedure up.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if variant not in PROCEDURES:
+        raise ValueError(f"variant: expected one of {', '.join(PROCEDURES)}, got {variant!r}")
+    return PROCEDURES[variant]
+
+
+def track_row(meter: LseMeter, start: int) -> Row:
+    """Numbers of a track, from frame ``start`` on, under both edges."""
+    row: Row = {"start": round(start / FPS, 2), "frames": meter.frames}
+    edges: tuple[tuple[Edge, str], ...] = (("legacy", ""), ("valid", "_valid"))
+    for edge, suffix in edges:
+        lse = summarise(meter.distances(edge))
+        row |= {f"lse_d{suffix}": lse.lse_d, f"lse_c{suffix}": lse.lse_c, f"offset{suffix}": lse.offset}
+    return row
+
+
+def video_row(tracks: Sequence[Row], variant: str) -> Row:
+    """Numbers of a video from those of its tracks."""
+    row: Row = average(tracks)
+    longest = max(tracks, key=lambda track: track["frames"])
+    for key in ("offset", "offset_valid"):
+        mean = np.mean([track[key] for track in tracks])
+        row[key] = int(mean) if variant == "latentsync" else longest[key]
+    return row
+
+
+def average(rows: Sequence[Row]) -> Row:
+    """Mean of each measure."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in MEASURES}
+
+
+def find_videos(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, and the video files below folders, in order of name.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        ValueError: for a folder without videos.
+    """
+    videos: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise ValueError(f"{path}: expected videos ({', '.join(SUFFIXES)}), found none")
+            videos |= dict.fromkeys(inside)
+        elif path.is_file():
+            videos[path] = None
+        else:
+            raise FileNotFoundError(f"no such video file or folder: {path}")
+    return list(videos)
+
+
+def measure_videos(paths: Sequence[Path], weights: Path, variant: str, say: Callable[[str], None]) -> Row:
+    """LSE of videos and folders of videos.
+
+    Args:
+        paths: files and folders.
+        weights: ``syncnet_v2.model``, or its copy in safetensors format.
+        variant: a name in :data:`PROCEDURES`.
+        say: told the progress every five seconds.
+
+    Returns:
+        ``variant``, ``weights_sha256``, ``videos`` of :func:`measure_video`, ``skipped`` (``video``, ``reason``),
+        ``means`` (``lse_d``, ``lse_c``, …, ``over`` tracks or videos; None when nothing was measured), ``n_videos``,
+        ``n_tracks``, ``n_skipped``.
+
+    Raises:
+        ValueError: for an unknown variant, a folder without videos, or unfit weights.
+        FileNotFoundError: for a path that does not exist.
+    """
+    over = procedure(variant).mean_over
+    files = find_videos(paths)
+    net = load_syncnet(weights)
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    videos: list[Row] = []
+    skipped: list[Row] = []
+    started = last = time.monotonic()
+
+    def tick(share: float) -> None:
+        nonlocal last
+        now, done = time.monotonic(), len(videos) + len(skipped) + share
+        if now - last > 5 and 0 < done < len(files):
+            last = now
+            say(f"{done:.1f}/{len(files)} videos, {(now - started) / done * (len(files) - done):.0f} s left")
+
+    for file in files:
+        try:
+            videos.append(measure_video(net, file, variant, tick))
+        except (ValueError, OSError) as error:
+            skipped.append({"video": str(file), "reason": str(error)})
+        tick(0)
+    tracks = [track for video in videos for track in video["tracks"]]
+    return {
+        "variant": variant,
+        "weights_sha256": digest,
+        "n_videos": len(videos),
+        "n_tracks": len(tracks),
+        "n_skipped": len(skipped),
+        "means": {**average(tracks if over == "tracks" else videos), "over": over} if videos else None,
+        "videos": videos,
+        "skipped": skipped,
+    }
+
+
+def to_csv(report: Row) -> str:
+    """One line a track, and one a skipped video with the reason."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for video in report["videos"]:
+        writer.writerows({"video": video["video"], "variant": report["variant"], **track} for track in video["tracks"])
+    for row in report["skipped"]:
+        writer.writerow({"video": row["video"], "variant": report["variant"], "skipped": row["reason"]})
+    return text.getvalue()
+
+
+def to_table(report: Row) -> str:
+    """The report as text."""
+    lines = [f"LSE by the procedure {report['variant']}; offset in frames, positive = audio late (40 ms each)"]
+    lines.append("  LSE-D    LSE-C   offset | without zero padding: LSE-D, LSE-C, offset")
+    for video in report["videos"]:
+        for row in video["tracks"]:
+            numbers = [
+                f"{row['lse_d' + s]:7.3f}  {row['lse_c' + s]:7.3f}  {row['offset' + s]:+4d}" for s in ("", "_valid")
+            ]
+            lines.append(f"{numbers[0]}   |{numbers[1]}   {video['video']} at {row['start']} s")
+    lines += [f"skipped {row['video']}: {row['reason']}" for row in report["skipped"]]
+    means = report["means"]
+    if means:
+        lines.append(
+            f"means over {means['over']}: LSE-D {means['lse_d']:.3f}, LSE-C {means['lse_c']:.3f}; without zero padding "
+            f"{means['lse_d_valid']:.3f}, {means['lse_c_valid']:.3f}"
+        )
+    lines.append(f"{report['n_videos']} videos, {report['n_tracks']} tracks, {report['n_skipped']} skipped")
+    return "\n".join(lines)

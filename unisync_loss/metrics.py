@@ -1,0 +1,249 @@
+"""Metric objects after the convention of torchmetrics: ``update``, ``compute``, ``reset``, sums over processes.
+
+They take tensors, on any device, and are made for validation loops; none has a gradient. Needs the ``metrics`` extra.
+Networks that they hold are frozen and are no part of a parent's parameters or ``state_dict``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+try:
+    from torchmetrics import Metric
+except ImportError as error:
+    raise ImportError("metric objects need torchmetrics: pip install 'unisync_loss[metrics]'") from error
+
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.functional import at_least_float32
+from unisync_loss.loss import UniSyncLoss
+from unisync_loss.lse import Edge, Lse, LseMeter, summarise
+from unisync_loss.syncnet import SIZE, SyncNet
+
+
+class _Mean(Metric):
+    """Mean of values, one sum and one count that processes add up."""
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  (torchmetrics' own options)
+        super().__init__(**options)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """Mean so far, float32; NaN before the first update."""
+        return (self.total / self.count).float()
+
+    def _add(self, values: Tensor) -> None:
+        self.total += values.detach().double().sum()
+        self.count += values.numel()
+
+
+class SyncAccuracy(_Mean):
+    """Share of windows judged rightly: in sync where the probability exceeds the threshold.
+
+    Args:
+        threshold: of the expert's config, or the paper's 0.5.
+        options: of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = SyncAccuracy()
+        >>> metric.update(torch.tensor([0.9, 0.2, 0.6]), torch.tensor([1, 0, 0]))
+        >>> round(metric.compute().item(), 3)
+        0.667
+    """
+
+    higher_is_better = True
+
+    def __init__(self, threshold: float = 0.5, **options: Any) -> None:  # noqa: ANN401
+        """Set the threshold."""
+        super().__init__(**options)
+        self.threshold = threshold
+
+    def update(self, probability: Tensor, target: Tensor) -> None:
+        """Count pairs.
+
+        Args:
+            probability: (...) in [0, 1].
+            target: (...) 1 for in sync, 0 for not.
+
+        Raises:
+            ValueError: for shapes that differ.
+        """
+        if probability.shape != target.shape:
+            raise ValueError(f"expected two of one shape, got {tuple(probability.shape)} and {tuple(target.shape)}")
+        self._add((probability > self.threshold) == target.bool())
+
+
+class OffsetAccuracy(_Mean):
+    """Share of clips whose most probable offset is right within a tolerance.
+
+    Args:
+        tolerance: frames; one is the usual.
+        options: of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> from unisync_loss.functional import offset_matrix
+        >>> embedding = torch.rand(2, 40, 16)
+        >>> metric = OffsetAccuracy()
+        >>> metric.update(offset_matrix(embedding, embedding))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    higher_is_better = True
+
+    def __init__(self, tolerance: int = 1, **options: Any) -> None:  # noqa: ANN401
+        """Set the tolerance."""
+        super().__init__(**options)
+        self.tolerance = tolerance
+
+    def update(self, matrix: Tensor, target: Tensor | int = 0) -> None:
+        """Count clips.
+
+        Args:
+            matrix: (B, W, K) probabilities of :func:`unisync_loss.functional.offset_matrix`, K odd; NaN is left out.
+            target: (B,) true offsets in frames, positive = audio late; 0 for clips in sync.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        if matrix.ndim != 3 or matrix.shape[2] % 2 == 0:
+            raise ValueError(f"matrix: expected (B, W, K) with K odd, got {tuple(matrix.shape)}")
+        if isinstance(target, Tensor) and target.shape != matrix.shape[:1]:
+            raise ValueError(f"target: expected (B,) = ({len(matrix)},), got {tuple(target.shape)}")
+        means = at_least_float32(matrix).nanmean(1).nan_to_num(nan=-torch.inf)
+        offset = means.argmax(1) - matrix.shape[2] // 2
+        self._add((offset - target).abs() <= self.tolerance)
+
+
+class SyncProbability(_Mean):
+    """Mean probability of being in sync over all windows of all clips, by an expert.
+
+    Args:
+        expert: frozen in place.
+        options: of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = SyncProbability(UniSyncExpert(UniSyncConfig()))
+        >>> metric.update(torch.rand(2, 10, 3, 96, 96), torch.randn(2, 10 * 640) / 10)
+        >>> 0 <= metric.compute().item() <= 1
+        True
+    """
+
+    higher_is_better = True
+
+    def __init__(self, expert: UniSyncExpert, **options: Any) -> None:  # noqa: ANN401
+        """Freeze the expert."""
+        super().__init__(**options)
+        self.loss = UniSyncLoss(expert)  # holds an expert frozen and out of sight of parents
+
+    @torch.no_grad()
+    def update(self, video: Tensor, audio: Tensor) -> None:
+        """Score clips.
+
+        Args:
+            video: (B, T, 3, H, W) RGB in [0, 1] at 25 fps, or what the expert takes.
+            audio: (B, 640·T) waveform at 16 kHz, or features.
+
+        Raises:
+            ValueError: for a wrong shape, dtype or length.
+        """
+        self._add(self.loss(video, audio, return_terms=True).probability)
+
+
+class _LipSyncError(Metric):
+    """LSE-D and LSE-C share these sums, so that a MetricCollection runs the network once for both."""
+
+    is_differentiable = False
+    full_state_update = False
+    distance: Tensor
+    confidence: Tensor
+    count: Tensor
+
+    def __init__(self, net: SyncNet, edge: Edge = "legacy", **options: Any) -> None:  # noqa: ANN401
+        """Hold the network."""
+        super().__init__(**options)
+        self._held = (net,)  # in a tuple it is no submodule: the weights stay out of checkpoints
+        self.edge = edge
+        for name in ("distance", "confidence"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, video: Tensor, waveform: Tensor) -> None:
+        """Measure clips.
+
+        Args:
+            video: (B, T, 3, H, W) RGB in [0, 1] at 25 fps, face crops as the procedure in question cuts them; squeezed
+                to 224 × 224 and rounded to whole levels, T at least 6.
+            waveform: (B, S) at 16 kHz in [-1, 1], S = 640·T.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, or fewer than 6 frames.
+        """
+        if video.ndim != 5 or video.shape[2] != 3 or not video.is_floating_point():
+            raise ValueError(f"video: expected (B, T, 3, H, W) floating point, got {tuple(video.shape)} {video.dtype}")
+        if waveform.ndim != 2 or len(waveform) != len(video) or not waveform.is_floating_point():
+            raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {tuple(waveform.shape)}")
+        net = self._held[0].to(video.device)
+        results = [_measure(net, *clip, self.edge) for clip in zip(video.detach(), waveform.detach(), strict=True)]
+        self.distance += sum(result.lse_d for result in results)
+        self.confidence += sum(result.lse_c for result in results)
+        self.count += len(results)
+
+
+class LSED(_LipSyncError):
+    """LSE-D, lip-sync error distance (Wav2Lip): mean over clips.
+
+    Args:
+        net: of :func:`unisync_loss.syncnet.load_syncnet`.
+        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse`.
+        options: of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = LSED(SyncNet())
+        >>> metric.update(torch.rand(1, 8, 3, 96, 96), torch.randn(1, 8 * 640) / 10)
+        >>> metric.compute() > 0
+        tensor(True)
+    """
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Mean so far, float32; NaN before the first update."""
+        return (self.distance / self.count).float()
+
+
+class LSEC(_LipSyncError):
+    """LSE-C, lip-sync error confidence (Wav2Lip): mean over clips.
+
+    Args:
+        net: of :func:`unisync_loss.syncnet.load_syncnet`.
+        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse`.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Mean so far, float32; NaN before the first update."""
+        return (self.confidence / self.count).float()
+
+
+def _measure(net: SyncNet, video: Tensor, waveform: Tensor, edge: Edge) -> Lse:
+    """One clip, (T, 3, H, W) and (S,)."""
+    samples = (at_least_float32(waveform) * 32768).round().clamp(-32768, 32767).short().cpu().numpy()
+    meter = LseMeter(net, samples)
+    for frame in (at_least_float32(video) * 255).clamp(0, 255):
+        sized = (
+            F.interpolate(frame[None], (SIZE, SIZE), mode="bilinear")[0] if frame.shape[1:] != (SIZE, SIZE) else frame
+        )
+        meter.add(sized.round().byte())
+    return summarise(meter.distances(edge))

@@ -1,0 +1,150 @@
+"""The protocols ``pairs`` (also across speakers), ``detection`` and ``retrieval@K``, summed up with intervals.
+
+They take clips as any expert sees them: embeddings, or windows with a score of their own (``ClipEmbedding.score``).
+``detection`` looks at the negatives of ``pairs`` alone: the share called out of sync, which is what Wav2Lip's "91 %" is
+(its author, issue 111). A model that calls everything out of sync scores 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.clips import ClipEntry
+from unisync_loss.evaluate import (
+    BOOTSTRAPS,
+    MIN_SHIFT,
+    TOLERANCE,
+    Array,
+    ClipEmbedding,
+    PairScores,
+    accuracy_at,
+    area_under_curve,
+    bootstrap,
+    estimate_offset,
+    retrieve,
+    score_pairs,
+    score_windows,
+    summarise_pairs,
+)
+from unisync_loss.expert import UniSyncExpert
+
+RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
+_VOICES = 4  # other clips that a clip's negatives are drawn from
+
+
+def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores | None:
+    """Score every window once with its own voice and once with a random window of another speaker.
+
+    Args:
+        clips: embedded clips.
+        seed: of the draw.
+
+    Returns:
+        Scores of balanced pairs, None when there is only one speaker.
+    """
+    generator = np.random.default_rng(seed)
+    speakers = np.array([clip.entry.speaker for clip in clips])
+    positive: list[Array] = []
+    negative: list[Array] = []
+    for clip in clips:
+        others = np.flatnonzero(speakers != clip.entry.speaker)
+        if not len(others):
+            return None
+        rows = np.arange(len(clip.visual))
+        voices = generator.choice(others, _VOICES)
+        turn = generator.integers(_VOICES, size=len(rows))
+        wrong = np.zeros(len(rows))
+        for index, voice in enumerate(voices):
+            mine = np.flatnonzero(turn == index)
+            columns = generator.integers(len(clips[voice].audio), size=len(mine))
+            wrong[mine] = score_windows(clip, mine, columns, clips[voice])
+        positive.append(score_windows(clip, rows, rows))
+        negative.append(wrong)
+    clip_index = np.repeat(np.arange(len(clips)), [len(scores) for scores in positive])
+    voiced = np.concatenate([clip.voiced for clip in clips])
+    return PairScores(np.concatenate(positive), np.concatenate(negative), clip_index, voiced)
+
+
+def summarise_detection(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
+    """Share of the negatives that are called out of sync, at 0.5 and at the threshold, with intervals."""
+    statistics: dict[str, Callable[[PairScores], float]] = {
+        "accuracy_at_0.5": lambda s: float((s.negative <= 0.5).mean()),
+        "accuracy": lambda s: float((s.negative <= threshold).mean()),
+    }
+    intervals = bootstrap(statistics, scores, seed)
+    return {
+        **{name: round(statistic(scores), 4) for name, statistic in statistics.items()},
+        "threshold": round(threshold, 4),
+        "n": len(scores.negative),
+        "ci95": intervals["accuracy"],
+        "ci95_accuracy_at_0.5": intervals["accuracy_at_0.5"],
+    }
+
+
+def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, dict[str, Any]]:
+    """``retrieval@K`` for every K, with intervals over clips."""
+    generator = np.random.default_rng(seed)
+    summary: dict[str, dict[str, Any]] = {}
+    for frames in RETRIEVAL_FRAMES:
+        hits = [hit for hit in (retrieve(clip, frames) for clip in clips) if hit.size]
+        if not hits:
+            continue
+        right, count = np.array([hit.sum() for hit in hits]), np.array([hit.size for hit in hits])
+        draws = generator.integers(len(hits), size=(BOOTSTRAPS, len(hits)))
+        interval = np.percentile(right[draws].sum(1) / count[draws].sum(1), [2.5, 97.5])
+        summary[str(frames)] = {
+            "accuracy": round(float(right.sum() / count.sum()), 4),
+            "ci95": [round(float(x), 4) for x in interval],
+            "n": int(count.sum()),
+        }
+    return summary
+
+
+def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str, seed: int) -> dict[str, Any]:
+    """Everything that ``unisync eval`` writes.
+
+    Args:
+        clips: embedded clips.
+        expert: for its config.
+        model: its name or folder.
+        seed: of pairs and intervals.
+
+    Returns:
+        The report, ready for JSON.
+    """
+    threshold = expert.config.threshold
+    scores, cross = score_pairs(clips, seed), score_cross_pairs(clips, seed)
+
+    def brief(mask: NDArray[np.bool_]) -> dict[str, Any]:
+        part = scores.where(mask)
+        area = area_under_curve(part.positive, part.negative)
+        return {"accuracy": round(accuracy_at(part, threshold), 4), "auc": round(area, 4), "n": 2 * len(part.positive)}
+
+    def by(key: Callable[[ClipEntry], str]) -> dict[str, Any]:
+        keys = np.array([key(clip.entry) for clip in clips])
+        return {name: brief(keys[scores.clip] == name) for name in sorted(set(keys[np.unique(scores.clip)]))}
+
+    offsets = np.array([estimate_offset(clip) for clip in clips])
+    return {
+        "model": model,
+        "audio": expert.config.audio,
+        "visual": expert.config.visual,
+        "clips": len(clips),
+        "speakers": len({clip.entry.speaker for clip in clips}),
+        "seed": seed,
+        "protocol": f"pairs: same clip, at least {MIN_SHIFT} frames away, balanced; retrieval@K: ±1 frame among 31; "
+        "detection: the negatives of pairs alone",
+        "pairs": summarise_pairs(scores, threshold, seed),
+        "cross_speaker": summarise_pairs(cross, threshold, seed) if cross else None,
+        "detection": summarise_detection(scores, threshold, seed),
+        "voiced": brief(scores.voiced) if scores.voiced.any() else None,
+        "unvoiced": brief(~scores.voiced) if (~scores.voiced).any() else None,
+        "retrieval": summarise_retrieval(clips, seed),
+        "offset_within_1": round(float((np.abs(offsets) <= TOLERANCE).mean()), 4),
+        "by_corpus": by(lambda entry: entry.corpus),
+        "by_language": by(lambda entry: entry.language),
+    }

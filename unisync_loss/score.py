@@ -1,0 +1,292 @@
+"""Score whole videos as found: every face against the sound, in constant memory.
+
+Three stages run at a time, each a little ahead of the next: decoding, faces, network. A frame is embedded once; of a
+window only its scores against the neighbouring audio are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.evaluate import MAX_OFFSET
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.face_finder import Frame, MediaPipeFinder
+from unisync_loss.functional import offset_matrix
+from unisync_loss.streams import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.tracks import SHORTEST_TRACK, FaceFinder, TrackEnd, TrackPiece, track_faces
+
+SILENCE = 1e-4  # level, of full scale 1, below which a whole sound is called silent
+_SHORT_SIDE = 1080  # pixels; larger pictures are shrunk, experts see faces of 100
+_BATCH = 64  # frames of a track that are embedded at a time
+_CHUNK = 500  # windows embedded at a time
+_MARGIN = 25  # frames on either side, for features that look further than their window; whole mel steps
+_AHEAD = 8  # items that a stage may be ahead
+_STRIP = 48  # mouths kept for the film strip, up to twice as many while they come
+_MOUTH = (slice(96, 184), slice(52, 140))  # rows and columns of a crop
+
+Item = TypeVar("Item")
+Array = NDArray[np.float32]
+Progress = Callable[[float, float], None]
+
+
+@dataclass
+class TrackScores:
+    """A face against the sound.
+
+    Attributes:
+        start: first frame of the video.
+        table: (W, 31) score of each visual window against the audio window k - 15 later; NaN where there is none.
+        level: (W,) level of the sound of each window, root mean square of full scale 1.
+        mouths: frame of the video and (88, 88, 3) picture, evenly spread.
+    """
+
+    start: int
+    table: Array
+    level: Array
+    mouths: list[tuple[int, Frame]]
+
+
+class VideoScores(NamedTuple):
+    """All faces of a video.
+
+    Attributes:
+        tracks: in order of appearance.
+        dropped: why other faces were not scored.
+        seconds: length as decoded.
+        notes: what a reader of the scores should know.
+    """
+
+    tracks: list[TrackScores]
+    dropped: list[str]
+    seconds: float
+    notes: list[str]
+
+
+def score_video(
+    path: str | os.PathLike[str],
+    expert: UniSyncExpert,
+    *,
+    finder: FaceFinder | None = None,
+    progress: Progress | None = None,
+) -> VideoScores:
+    """Find, follow and score every face of a video.
+
+    Args:
+        path: any file that FFmpeg reads.
+        expert: takes RGB and a waveform; in eval mode.
+        finder: finds the faces of a frame; default MediaPipe.
+        progress: told the seconds done and the seconds there are.
+
+    Returns:
+        The scores; at least one track.
+
+    Raises:
+        ValueError: for a file that cannot be decoded or lacks pictures or sound, a video without a face for at least
+            1.2 s, silence, or an expert of another representation than RGB.
+        FileNotFoundError: when there is no such file.
+        ImportError: without PyAV or MediaPipe.
+    """
+    if expert.config.visual != "rgb":
+        raise ValueError(f"expected an expert that looks at RGB, got {expert.config.name}")
+    facts = read_facts(path)
+    frames = 0
+
+    def watched(pictures: Iterator[Picture]) -> Iterator[Picture]:
+        nonlocal frames
+        for picture in pictures:
+            frames = picture.tick + 1
+            if progress:
+                progress(frames / FPS, facts.seconds)
+            yield picture
+
+    tracks: dict[int, _Track] = {}
+    dropped: list[str] = []
+    with open_media(path) as pictures, open_media(path) as sounds, torch.inference_mode():
+        hearing = _Hearing(expert, Sound(stream_sound(sounds, facts.zero)))
+        shown = watched(stream_pictures(pictures, short_side=_SHORT_SIDE))
+        with _ahead(shown) as decoded, _ahead(_follow(decoded, finder or MediaPipeFinder())) as events:
+            for event in events:
+                if isinstance(event, TrackPiece):
+                    tracks.setdefault(event.track, _Track(event.start, expert)).push(event.crops, hearing)
+                elif event.dropped:
+                    dropped.append(event.dropped)
+                else:
+                    tracks[event.track].embed(hearing)
+        loudest = hearing.loudest(frames)
+    seconds = frames / FPS
+    _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
+    cut = seconds < 0.95 * facts.seconds - 0.5
+    notes = [f"only {seconds:.1f} of {facts.seconds:.1f} s could be decoded"] if cut else []
+    return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
+
+
+def _refuse_unscorable(
+    path: str | os.PathLike[str], frames: int, loudest: float, faces: bool, dropped: list[str]
+) -> None:
+    shortest = f"{SHORTEST_TRACK / FPS:g} s"
+    if frames < SHORTEST_TRACK:
+        raise ValueError(f"{path}: expected at least {shortest} of video, got {frames / FPS:g} s")
+    if loudest < SILENCE:
+        raise ValueError(f"{path}: expected a voice, the sound is silent")
+    if not faces:
+        reason = f" ({dropped[0]}{', and others' if len(dropped) > 1 else ''})" if dropped else ""
+        raise ValueError(f"{path}: expected a face on show for {shortest}, found none{reason}")
+
+
+def _follow(pictures: Iterator[Picture], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
+    """Tracks of a whole video; a hole in the pictures ends all tracks."""
+    used = 0
+    for _, stretch in groupby(enumerate(pictures), key=lambda numbered: numbered[1].tick - numbered[0]):
+        shown = (picture for _, picture in stretch)
+        first = next(shown)
+        frames = (picture.frame for picture in chain([first], shown))
+        last = -1
+        for event in track_faces(frames, finder):
+            last = max(last, event.track)
+            yield event._replace(track=used + event.track, start=first.tick + event.start)
+        used += last + 1
+
+
+class _Hearing:
+    """Embeddings of the sound, made as they are asked for, the last minute kept."""
+
+    def __init__(self, expert: UniSyncExpert, sound: Sound) -> None:
+        self.expert, self.sound = expert, sound
+        self.device = next(expert.parameters()).device
+        self.chunks: dict[int, tuple[Tensor, Array]] = {}
+        self.peak = 0.0
+
+    def windows(self, first: int, last: int) -> tuple[Tensor, NDArray[np.bool_], Array]:
+        """Embeddings (n, D) of windows first … last - 1, which of them there are, and their levels (n,)."""
+        numbers = np.arange(first, last)
+        parts = [self._chunk(chunk) for chunk in range(max(0, first) // _CHUNK, max(0, last - 1) // _CHUNK + 1)]
+        embeddings, levels = torch.cat([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        place = numbers - max(0, first) // _CHUNK * _CHUNK
+        there = (place >= 0) & (numbers >= 0) & (place < len(embeddings))
+        result = embeddings.new_zeros(len(numbers), self.expert.config.embedding)
+        result[torch.from_numpy(there)] = embeddings[torch.from_numpy(place[there])]
+        return result, there, np.where(there, levels[np.where(there, place, 0)] if len(levels) else 0.0, 0.0)
+
+    def loudest(self, frames: int) -> float:
+        """Highest level of the first frames."""
+        for chunk in range(max(self.chunks, default=-1) + 1, max(0, frames - WINDOW_FRAMES) // _CHUNK + 1):
+            self._chunk(chunk)
+        return self.peak
+
+    def _chunk(self, number: int) -> tuple[Tensor, Array]:
+        if number not in self.chunks:
+            begin = max(0, number * _CHUNK - _MARGIN)
+            end = (number + 1) * _CHUNK + WINDOW_FRAMES - 1 + _MARGIN
+            self.chunks[number] = self._embed(begin, end, number * _CHUNK - begin)
+            self.chunks.pop(number - 3, None)
+        return self.chunks[number]
+
+    def _embed(self, begin: int, end: int, skipped: int) -> tuple[Tensor, Array]:
+        sound = self.sound.read(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
+        frames = sound.size // SAMPLES_PER_FRAME
+        if frames - skipped < WINDOW_FRAMES:
+            return torch.zeros(0, self.expert.config.embedding), np.zeros(0, np.float32)
+        sound = sound[: frames * SAMPLES_PER_FRAME]
+        heard = self.expert.encode_audio(torch.from_numpy(sound)[None].to(self.device), frames)[0]
+        power = rearrange(sound.astype(np.float64) ** 2, "(t s) -> t s", s=SAMPLES_PER_FRAME).mean(1)
+        level = np.sqrt(np.convolve(power, np.full(WINDOW_FRAMES, 1 / WINDOW_FRAMES), "valid")).astype(np.float32)
+        chunk = slice(skipped, skipped + _CHUNK)
+        self.peak = max(self.peak, float(level[chunk].max()))
+        return heard[chunk].cpu(), level[chunk]
+
+
+class _Track:
+    """A track while it comes."""
+
+    def __init__(self, start: int, expert: UniSyncExpert) -> None:
+        self.start, self.expert = start, expert
+        self.device = next(expert.parameters()).device
+        self.frames = 0
+        self.waiting: list[Frame] = []
+        self.tables: list[Array] = []
+        self.levels: list[Array] = []
+        self.mouths: list[tuple[int, Frame]] = []
+        self.every = 1
+
+    def push(self, crops: Frame, hearing: _Hearing) -> None:
+        for crop in crops:
+            if self.frames % self.every == 0:
+                self.mouths.append((self.start + self.frames, crop[_MOUTH].copy()))
+                if len(self.mouths) >= 2 * _STRIP:
+                    self.mouths, self.every = self.mouths[::2], 2 * self.every
+            self.frames += 1
+        self.waiting.extend(crops)
+        while len(self.waiting) >= _BATCH:
+            self.embed(hearing)
+
+    def embed(self, hearing: _Hearing) -> None:
+        """Embed up to a batch of waiting frames; the last four stay for the windows that come."""
+        if len(self.waiting) < WINDOW_FRAMES:
+            return
+        batch = torch.from_numpy(np.stack(self.waiting[:_BATCH])).to(self.device)
+        video = rearrange(batch, "t h w c -> 1 t c h w").float() / 255
+        seen = self.expert.encode_visual(video)[0].cpu()
+        first = self.start + sum(map(len, self.tables))
+        heard, there, level = hearing.windows(first - MAX_OFFSET, first + len(seen) + MAX_OFFSET)
+        # every window has its neighbours, so that no candidate falls off the end of the matrix
+        padded = F.pad(seen, (0, 0, MAX_OFFSET, MAX_OFFSET))
+        table = offset_matrix(heard[None], padded[None], MAX_OFFSET)[0, MAX_OFFSET : MAX_OFFSET + len(seen)].numpy()
+        known = np.lib.stride_tricks.sliding_window_view(there, 2 * MAX_OFFSET + 1)
+        self.tables.append(np.where(known, table, np.nan).astype(np.float32))
+        self.levels.append(level[MAX_OFFSET : MAX_OFFSET + len(seen)].astype(np.float32))
+        self.waiting = self.waiting[len(seen) :]
+
+    def scores(self) -> TrackScores:
+        return TrackScores(self.start, np.concatenate(self.tables), np.concatenate(self.levels), self.mouths)
+
+
+@contextmanager
+def _ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """Run an iterator in a thread of its own, a few items ahead; the thread ends with the block."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(_AHEAD)
+    stop = threading.Event()
+
+    def put(more: bool, item: object) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put((more, item), timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(True, item)
+                if stop.is_set():
+                    return
+            put(False, None)
+        except BaseException as error:  # raised again where the items are taken
+            put(False, error)
+
+    def take() -> Iterator[Item]:
+        while (got := ready.get())[0]:
+            yield got[1]
+        if got[1] is not None:
+            raise got[1]
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        stop.set()
+        thread.join()

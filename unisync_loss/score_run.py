@@ -1,0 +1,117 @@
+"""Everything behind ``unisync score``: which videos, one after the other, and what is written."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unisync_loss.clips import SUFFIXES
+from unisync_loss.compare import compare
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.face_finder import MediaPipeFinder
+from unisync_loss.report import write_atomically
+from unisync_loss.score import score_video
+from unisync_loss.score_report import draw_video, write_page
+from unisync_loss.verdict import judge
+
+_TELL_EVERY = 5.0  # s
+
+
+def score_paths(
+    paths: Sequence[Path],
+    expert: UniSyncExpert,
+    model: str,
+    *,
+    report: Path | None = None,
+    versus: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Score videos and folders of videos; what cannot be scored gets an ``error``, the rest goes on.
+
+    Args:
+        paths: files, or folders that are searched.
+        expert: takes RGB and a waveform.
+        model: its name.
+        report: folder for ``report.html`` and a picture a video; made where missing.
+        versus: the first path holds real videos, the others generated twins of them, compared pair by pair.
+        seed: of the intervals.
+        say: told the progress.
+
+    Returns:
+        ``{"model", "videos": [...]}`` and, for ``versus``, ``"comparison"``; ready for JSON.
+
+    Raises:
+        FileNotFoundError: when a path does not exist.
+        ValueError: when a folder holds no video, or, for ``versus``, there is nothing to pair.
+        ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
+    """
+    if versus and len(paths) < 2:
+        raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
+    groups = {str(path): find_videos(path) for path in paths}
+    todo = [(group, video) for group, videos in groups.items() for video in videos]
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
+    finder, pace = MediaPipeFinder(), _Pace(len(todo), say)
+    videos: list[dict[str, Any]] = []
+    pictures: dict[str, str] = {}
+    for index, (group, video) in enumerate(todo):
+        pace.begin(index, video.name)
+        try:
+            scores = score_video(video, expert, finder=finder, progress=pace.tell)
+            judged = judge(video.as_posix(), scores, expert.config.threshold, seed)
+        except (ValueError, OSError) as error:
+            videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
+            continue
+        videos.append({**judged, "group": group})
+        if report:
+            pictures[judged["video"]] = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}.png"
+            write_atomically(report / pictures[judged["video"]], draw_video(judged, scores, expert.config.threshold))
+    result: dict[str, Any] = {"model": model, "threshold": expert.config.threshold, "seed": seed, "videos": videos}
+    if versus:
+        real, *made = ([video for video in videos if video["group"] == group] for group in groups)
+        result["comparison"] = compare(real, dict(zip(list(groups)[1:], made, strict=True)), seed)
+    if report:
+        write_page(result, pictures, report)
+    return result
+
+
+def find_videos(path: Path) -> list[Path]:
+    """A file, or all video files below a folder, in order of name.
+
+    Raises:
+        FileNotFoundError: when there is no such path.
+        ValueError: when a folder holds no video.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such video file or folder: {path}")
+    if not path.is_dir():
+        return [path]
+    videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not videos:
+        raise ValueError(f"{path}: expected video files ({', '.join(SUFFIXES)}) in the folder, found none")
+    return videos
+
+
+class _Pace:
+    """Says how far the work is, every five seconds."""
+
+    def __init__(self, videos: int, say: Callable[[str], None]) -> None:
+        self.videos, self.say = videos, say
+        self.started = self.last = time.monotonic()
+        self.index, self.name = 0, ""
+
+    def begin(self, index: int, name: str) -> None:
+        self.index, self.name = index, name
+
+    def tell(self, done: float, seconds: float) -> None:
+        now = time.monotonic()
+        if now - self.last < _TELL_EVERY:
+            return
+        self.last = now
+        share = (self.index + min(1.0, done / max(seconds, done, 1e-9))) / self.videos
+        left = (now - self.started) * (1 - share) / max(share, 1e-9)
+        self.say(f"{self.index + 1}/{self.videos} {self.name}: {done:.0f} of {seconds:.0f} s, {left:.0f} s left")
