@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -183,3 +186,14 @@ def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", constants.DEFAULT_ETAG_TIMEOUT)
     huggingface_hub.close_session()  # its client remembers proxies
+
+
+def run_cold(program: str, tmp_path: Path) -> str:
+    """What a program prints in a process of its own, online as far as it knows, with a Hub that nobody answers for."""
+    environment = {**os.environ, "HF_ENDPOINT": dead_port(), "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout

@@ -1,16 +1,13 @@
 """HuBERT: every number against transformers' own code with a small random model, every failure within seconds."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fake_hub import Stopwatch, black_hole, dead_port, use_hub
+from fake_hub import Stopwatch, black_hole, dead_port, run_cold, use_hub
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, hubert
 from unisync_loss.hubert import HubertEncoder, cached_features, read_features
@@ -360,12 +357,6 @@ class TestHub:
             "assert 'transformers' not in sys.modules\n"
             "print(watch.seconds, message)\n"
         )
-        environment = {**os.environ, "HF_ENDPOINT": dead_port(), "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        environment.pop("HF_HUB_OFFLINE", None)
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
-        )
-        seconds, message = done.stdout.split(" ", 1)
+        seconds, message = run_cold(program, tmp_path).split(" ", 1)
         assert float(seconds) < SOON
         assert "`hf download facebook/hubert-large-ls960-ft --revision ece5" in message

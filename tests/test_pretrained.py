@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -18,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_hub import FakeHub, Stopwatch, black_hole, dead_port, use_hub
+from fake_hub import FakeHub, Stopwatch, black_hole, dead_port, run_cold, use_hub
 from safetensors.torch import load_file, save_file
 
 from unisync_loss import pretrained
@@ -587,13 +585,7 @@ class TestHub:
             "    except ValueError as error:\n        message = str(error)\n"
             "print(watch.seconds, message)\n"
         )
-        environment = {**os.environ, "HF_ENDPOINT": dead_port(), "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        environment.pop("HF_HUB_OFFLINE", None)
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
-        )
-        seconds, _, message = done.stdout.partition(" ")
+        seconds, _, message = run_cold(program, tmp_path).partition(" ")
         assert float(seconds) < SOON
         assert message.startswith("tiny/expert@main: the Hub at http://127.0.0.1:")
         assert "pass a folder" in message

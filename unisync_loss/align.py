@@ -32,7 +32,7 @@ from unisync_loss.clip_offsets import (
 from unisync_loss.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
-from unisync_loss.shards import write_text
+from unisync_loss.files import write_atomically
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
 SMALL = 0.5  # frames: what is less is left as it is; labels and experts are no more certain than that
@@ -66,7 +66,7 @@ class Decision:
         offset_frames: audio late by so much; 0 for what is smaller than SMALL; None: leave the clip out.
         estimate: offset before that rounding, if any.
         sd: its standard deviation, frames.
-        confidence: margin of the peak of the curve that it was estimated on, see `offsets.Peak`.
+        confidence: margin of the peak of the curve that it was estimated on, see `clip_offsets.Peak`.
         level: ``clip``, ``video``, ``speaker`` or ``corpus``: what it was estimated on; ``none``.
         own: peak of the clip's own curve.
         windows: of the clip.
@@ -293,4 +293,4 @@ def write_decisions(root: Path, decisions: Sequence[Decision]) -> None:
         writer.writerow((row.clip, offset, f"{row.confidence:.2f}", row.level))
     lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in decisions)
     for path, text in ((root / "align.jsonl", "".join(lines)), (root / "offsets.csv", table.getvalue())):
-        write_text(path, text)
+        write_atomically(path, text)

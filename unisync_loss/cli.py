@@ -15,6 +15,7 @@ import typer
 
 from unisync_loss import __version__
 from unisync_loss.config import UniSyncConfig
+from unisync_loss.files import write_atomically
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,11 +42,9 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename."""
+    """Write a file, and the folder for it where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, text)
 
 
 @app.command()

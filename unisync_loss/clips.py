@@ -193,3 +193,20 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
         if missing:
             raise ValueError(f"{path}: expected columns {', '.join(columns)}, missing {', '.join(missing)}")
         yield from reader
+
+
+def find_videos(path: Path) -> list[Path]:
+    """A file, or all video files below a folder, in order of name.
+
+    Raises:
+        FileNotFoundError: when there is no such path.
+        ValueError: when a folder holds no video.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such video file or folder: {path}")
+    if not path.is_dir():
+        return [path]
+    videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not videos:
+        raise ValueError(f"{path}: expected videos ({', '.join(SUFFIXES)}), found none")
+    return videos

@@ -96,7 +96,7 @@ def _moved(box: Boxes, left: int, top: int) -> Boxes:
     return box + np.array([left, top, left, top], np.float32)
 
 
-def overlap(boxes: Boxes, others: Boxes) -> Boxes:
+def overlap(boxes: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Intersection over union of every box (N, 4) with every other (M, 4), (N, M) in [0, 1]."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])

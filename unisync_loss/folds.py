@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from unisync_loss.clips import list_clips, read_offsets
-from unisync_loss.shards import write_text
+from unisync_loss.files import write_atomically
 
 UNSEEN = "unseen.txt"
 
@@ -56,8 +56,8 @@ def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[
         for entry in entries:
             offset = None if entry.name in unseen else offsets.get(entry.name, 0.0)
             writer.writerow((entry.name, "" if offset is None else f"{offset:g}"))
-        write_text(view / UNSEEN, "".join(f"{name}\n" for name in sorted(unseen)))
-        write_text(view / "offsets.csv", table.getvalue())
+        write_atomically(view / UNSEEN, "".join(f"{name}\n" for name in sorted(unseen)))
+        write_atomically(view / "offsets.csv", table.getvalue())
         views.append(view)
     return views
 

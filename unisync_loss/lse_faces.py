@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.face_finder import overlap
 from unisync_loss.faces import face_mesh
 from unisync_loss.stream import stream_frames
 from unisync_loss.syncnet import SIZE
@@ -97,19 +98,13 @@ def link_tracks(boxes: Array) -> list[FaceTrack]:
             if frame - track[-1] > MAX_GAP:
                 done = position
                 break
-            (track if overlap(boxes[frame], boxes[track[-1]]) > MIN_IOU else passed).append(frame)
+            shared = overlap(boxes[frame, None], boxes[track[-1], None])[0, 0]
+            (track if shared > MIN_IOU else passed).append(frame)
         left = passed + left[done:]
         frames = np.arange(track[0], track[-1] + 1)
         filled = np.stack([np.interp(frames, track, side) for side in boxes[track].T], axis=1)
         tracks.append(FaceTrack(track[0], filled))
     return tracks
-
-
-def overlap(first: Array, second: Array) -> float:
-    """Intersection of two boxes over their union."""
-    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    shared = float(np.prod(np.maximum(sides, 0)))
-    return shared / (float(np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])) - shared)
 
 
 def keep_tracks(tracks: list[FaceTrack], min_frames: int) -> list[FaceTrack]:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.clips import SUFFIXES
+from unisync_loss.clips import find_videos
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.lse import Edge, LseMeter, summarise
 from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_boxes, keep_tracks, link_tracks, squeeze
@@ -157,27 +157,6 @@ def average(rows: Sequence[Row]) -> Row:
     return {key: float(np.mean([row[key] for row in rows])) for key in MEASURES}
 
 
-def find_videos(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, and the video files below folders, in order of name.
-
-    Raises:
-        FileNotFoundError: for a path that does not exist.
-        ValueError: for a folder without videos.
-    """
-    videos: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not inside:
-                raise ValueError(f"{path}: expected videos ({', '.join(SUFFIXES)}), found none")
-            videos |= dict.fromkeys(inside)
-        elif path.is_file():
-            videos[path] = None
-        else:
-            raise FileNotFoundError(f"no such video file or folder: {path}")
-    return list(videos)
-
-
 def measure_videos(paths: Sequence[Path], weights: Path, variant: str, say: Callable[[str], None]) -> Row:
     """LSE of videos and folders of videos.
 
@@ -197,7 +176,7 @@ def measure_videos(paths: Sequence[Path], weights: Path, variant: str, say: Call
         FileNotFoundError: for a path that does not exist.
     """
     over = procedure(variant).mean_over
-    files = find_videos(paths)
+    files = list(dict.fromkeys(video for path in paths for video in find_videos(path)))
     net = load_syncnet(weights)
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     videos: list[Row] = []

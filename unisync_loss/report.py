@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.files import write_atomically
 from unisync_loss.media import write_clip
 from unisync_loss.report_page import LABELS, page
 
@@ -50,16 +50,6 @@ def write_report(result: DemoResult, material: Material, drawn: Mapping[str, Ten
     write_atomically(out / "film.png", film)
     write_atomically(out / "demo.json", result.to_json().encode())
     write_atomically(out / "report.html", page(result, curves, film).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, WINDOW_FRAMES
 from unisync_loss.evaluate import MAX_OFFSET
+from unisync_loss.files import write_atomically
 from unisync_loss.offsets import offset_curve
-from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, png, smooth, write_atomically
+from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, png, smooth
 from unisync_loss.report_page import STYLE
 from unisync_loss.score import TrackScores, VideoScores
 from unisync_loss.verdict import FRAME_MS

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unisync_loss.clips import SUFFIXES
+from unisync_loss.clips import find_videos
 from unisync_loss.compare import compare
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_finder import MediaPipeFinder
-from unisync_loss.report import write_atomically
+from unisync_loss.files import write_atomically
 from unisync_loss.score import score_video
 from unisync_loss.score_report import draw_video, write_page
 from unisync_loss.verdict import judge
@@ -77,23 +77,6 @@ def score_paths(
     if report:
         write_page(result, pictures, report)
     return result
-
-
-def find_videos(path: Path) -> list[Path]:
-    """A file, or all video files below a folder, in order of name.
-
-    Raises:
-        FileNotFoundError: when there is no such path.
-        ValueError: when a folder holds no video.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no such video file or folder: {path}")
-    if not path.is_dir():
-        return [path]
-    videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not videos:
-        raise ValueError(f"{path}: expected video files ({', '.join(SUFFIXES)}) in the folder, found none")
-    return videos
 
 
 class _Pace:

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from unisync_loss.files import write_atomically
 from unisync_loss.store import FORMAT, MEMBERS, read_lines
 
 SHARD_BYTES = 256 * 2**20  # from which on a shard is closed
@@ -36,7 +37,7 @@ def open_store(root: Path, settings: dict[str, Any]) -> None:
     elif root.is_dir() and any(root.iterdir()):
         raise ValueError(f"{root}: expected an empty folder or a store, got a folder with other things in it")
     (root / "shards").mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(settings) + "\n")
+    write_atomically(file, json.dumps(settings) + "\n")
 
 
 class Part:
@@ -65,7 +66,7 @@ class Part:
         length = self._tar.offset
         self._tar.close()
         self._temporary.replace(self._tar_path)
-        write_text(self._line_path, json.dumps({**line, "bytes": (0, length), "records": self.records}))
+        write_atomically(self._line_path, json.dumps({**line, "bytes": (0, length), "records": self.records}))
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -130,7 +131,7 @@ class Gatherer:
         os.fsync(self._file.fileno())
         self._file.close()
         self._temporary.replace(self._shards / f"{stem}.tar")
-        write_text(self._shards / f"{stem}.jsonl", "".join(json.dumps(line) + "\n" for line in self._lines))
+        write_atomically(self._shards / f"{stem}.jsonl", "".join(json.dumps(line) + "\n" for line in self._lines))
         for path in self._leftover:
             path.unlink(missing_ok=True)
         self._number += 1
@@ -166,15 +167,5 @@ def write_manifest(root: Path) -> list[dict[str, Any]]:
     """
     lines = {line["source"]: line for _, line in read_lines(root)}
     rows = [{key: value for key, value in line.items() if key not in ("records", "bytes")} for line in lines.values()]
-    write_text(root / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(root / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return rows
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
