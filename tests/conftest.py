@@ -31,6 +31,34 @@ def expert():
 
 
 @pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Clips of three drawn people, two of each."""
+    from unisync_loss.media import write_clip
+    from unisync_loss.synthetic import synthesize_clip
+
+    root = tmp_path_factory.mktemp("clips")
+    for speaker in range(3):
+        for number in range(2):
+            path = root / "drawn" / f"s{speaker}" / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            clip = synthesize_clip(10 * speaker + number, seconds=1.2, speaker_seed=speaker)
+            write_clip(path, clip.frames, clip.waveform)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(folder, tmp_path_factory):
+    """Both parts of the trainer's cache of these clips."""
+    from unisync_loss.cache import build_cache
+    from unisync_loss.clips import list_clips
+
+    path = tmp_path_factory.mktemp("cache")
+    *_, (done, total, skipped) = build_cache(list_clips(folder), path, 1)
+    assert (done, total, skipped) == (6, 6, {})
+    return path
+
+
+@pytest.fixture(scope="session")
 def golden():
     """Numbers made with the original Wav2Lip and SyncNet code; not part of the repository."""
     import numpy as np

@@ -22,9 +22,11 @@ LAYERS = [
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
+    {"series"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
     {"protocols", "score", "verdict"},
     {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo", "align", "folds"},
+    {"recipe", "materials"},
     {"train"},
     {"cli"},
 ]

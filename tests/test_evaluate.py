@@ -168,7 +168,7 @@ def test_report():
     assert report["by_corpus"]["a"]["n"] + report["by_corpus"]["b"]["n"] == pairs["n"]
 
 
-def test_other_pairs_are_refused():
-    expert = UniSyncExpert(UniSyncConfig(audio="hubert", embedding=8))
-    with pytest.raises(ValueError, match="expected a mel-rgb expert"):
+def test_coefficients_of_another_face_model_are_refused_before_any_work():
+    expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8))
+    with pytest.raises(ValueError, match="expected the 40 coefficients that are made from video, got an expert on 64"):
         next(embed_clips(expert, [clip().entry]))

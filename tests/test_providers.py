@@ -25,11 +25,11 @@ class TestInside:
         square = np.array([[0.25, 0.5], [0.75, 0.5], [0.75, 1.0], [0.25, 1.0]])
         expected = np.zeros((8, 8), bool)
         expected[4:8, 2:6] = True
-        assert np.array_equal(inside(square, 8), expected)
+        assert np.array_equal(inside(square[None], 8)[0], expected)
 
     def test_concave(self):
         arrow = np.array([[0, 0], [1, 0], [0.5, 0.5], [1, 1], [0, 1]])
-        filled = inside(arrow, 32)
+        filled = inside(arrow[None], 32)[0]
         assert filled[16, :15].all()
         assert not filled[16, 17:].any()
         assert filled.mean() == pytest.approx(0.75, abs=0.02)
@@ -40,11 +40,11 @@ class TestInside:
             angles, radius = np.sort(rng.uniform(0, 2 * np.pi, 30)), rng.uniform(0.2, 0.5, 30)
             x, y = 0.5 + radius * np.cos(angles), 0.5 + radius * np.sin(angles)
             area = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2
-            assert inside(np.stack([x, y], 1), 256).mean() == pytest.approx(area, abs=0.003)
+            assert inside(np.stack([x, y], 1)[None], 256).mean() == pytest.approx(area, abs=0.003)
 
     def test_outside_the_picture(self):
-        assert inside(np.array([[-1.0, -1.0], [2, -1], [2, 2], [-1, 2]]), 16).all()
-        assert not inside(np.array([[1.1, 0.0], [2, 0], [2, 1]]), 16).any()
+        assert inside(np.array([[[-1.0, -1.0], [2, -1], [2, 2], [-1, 2]]]), 16).all()
+        assert not inside(np.array([[[1.1, 0.0], [2, 0], [2, 1]]]), 16).any()
 
 
 class TestParsing:

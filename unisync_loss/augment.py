@@ -96,6 +96,35 @@ def augment_motion(motion: Tensor) -> Tensor:
     return changed + 0.35 * torch.randn(count, 1, 1, 1) * other + noise
 
 
+def augment_series(series: Tensor, rest: Tensor, mirrored: Tensor) -> Tensor:
+    """Other faces and other trackers: part of another face's rest, larger and smaller motion, noise.
+
+    Args:
+        series: (N, L, 2, E) of :mod:`unisync_loss.series`.
+        rest: (N, 1, 2, E) its median over the clip.
+        mirrored: (N,) which segments to mirror.
+
+    Returns:
+        (N, L, E).
+    """
+    count = len(series)
+    rows, view = torch.arange(count), mirrored.long()
+    own = rest[rows, :, view]
+    motion = series[rows, :, view] - own
+    deviation = motion.std((0, 1))
+    face = own + spread((count, 1, 1), 0.0, 0.6) * (own[torch.randperm(count)] - own)
+    noise = torch.randn_like(motion) * spread((count, 1, 1), 0.0, 0.15) * deviation
+    return face + motion * spread((count, 1, 1), -0.2, 0.2).exp() + noise
+
+
+def augment_crop(rings: Tensor) -> Tensor:
+    """Other crops of a face: points (N, L, P, 2) as shares of width and height, shifted, scaled and turned."""
+    count = len(rings)
+    crop = random_affine(count, scale=0.12, aspect=0.1, turn=0.1, shift=0.05)
+    turned = torch.einsum("nij,nlpj->nlpi", crop[:, :, :2], rings - 0.5)
+    return turned + 0.5 + rearrange(crop[:, :, 2], "n d -> n 1 1 d")
+
+
 def centre_mouths(pixels: Tensor) -> Tensor:
     """Cut 64² mouths out of 80² ones where the landmarks say they are."""
     theta = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]) * (MOUTH_SIDE / CUT_SIDE)
@@ -173,6 +202,15 @@ def augment_voice(mel: Tensor, *, clean: float = 0.35) -> Tensor:
     changed = _mask_bands(changed, 0.3)
     keep = chance(count, clean)[:, None, None]
     return torch.where(keep, mel, changed).clamp(-4, 4)
+
+
+def augment_features(features: Tensor, *, clean: float = 0.35) -> Tensor:
+    """Make learnt features of a voice (N, M, F) less sure: noise in units of their deviation, silent channels."""
+    count, _, width = features.shape
+    noise = torch.randn_like(features) * spread((count, 1, 1), 0.0, 0.4) * features.std((0, 1))
+    heard = torch.rand(count, 1, width) > spread((count, 1, 1), 0.0, 0.2)
+    keep = chance(count, clean)[:, None, None]
+    return torch.where(keep, features, (features + noise) * heard)
 
 
 def _warp(mel: Tensor, ratio: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""What training reads again and again, computed once a clip: mouths, mouth points, poses, a few faces, the voice."""
+"""What training reads again and again, computed once a clip: what the face looks like and does, and the voice.
+
+``mouth`` is for experts on colours: mouth cuts, mouth points, a few faces and their poses. ``mesh`` is for all others:
+MediaPipe's whole mesh, from which landmarks, parsing maps and coefficients are made. A file a clip and part.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from unisync_loss.aligner import resize, sample_mouth
 from unisync_loss.clips import ClipEntry, decode_clip
 from unisync_loss.faces import face_mesh, fill_gaps, mouth_of_mesh, pose_of_mesh
+from unisync_loss.media import Clip
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # of the numbers below; a change makes old caches unused
@@ -27,7 +32,25 @@ CUT_SIZE = 80  # pixels of a mouth cut, with room for the trainer to shift, scal
 CUT_SIDE = 1.25  # template units of a mouth cut
 VIEW_SIZE = 96  # pixels of a face view, for the aligner
 VIEWS = 8  # face views kept per clip
+MESH_CENTRE = (0.5, 0.5, 0.0)  # taken off the stored mesh: half floats are finest near 0
 _SMOOTHING = 2  # frames on either side that steady the measured pose
+
+
+Part = Literal["mouth", "mesh"]
+
+
+class CachedMesh(NamedTuple):
+    """A clip's face as points, before its offset is put right.
+
+    Attributes:
+        mesh: (T, 468, 3) float16, shares of width, height and width, less :data:`MESH_CENTRE`.
+        size: (2,) height and width of the frames in pixels.
+        waveform: (640 T,) float32.
+    """
+
+    mesh: NDArray[np.float16]
+    size: NDArray[np.int64]
+    waveform: NDArray[np.float32]
 
 
 class CachedClip(NamedTuple):
@@ -48,25 +71,28 @@ class CachedClip(NamedTuple):
     waveform: NDArray[np.float32]
 
 
-def build_cache(entries: list[ClipEntry], folder: Path, workers: int) -> Iterator[tuple[int, int, dict[str, str]]]:
+def build_cache(
+    entries: list[ClipEntry], folder: Path, workers: int, part: Part = "mouth"
+) -> Iterator[tuple[int, int, dict[str, str]]]:
     """Compute what is missing, a file a clip, each under a temporary name first.
 
     Args:
         entries: the clips.
         folder: of the cache; made if missing.
         workers: processes.
+        part: what to keep of each clip.
 
     Yields:
         Clips done, clips in all, and the reasons of those skipped so far by clip name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [entry for entry in entries if not cache_path(entry, folder).exists()]
+    todo = [entry for entry in entries if not cache_path(entry, folder, part).exists()]
     skipped: dict[str, str] = {}
     done = len(entries) - len(todo)
     yield done, len(entries), skipped
     # spawned, because MediaPipe and PyTorch threads do not survive a fork
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(_cache_one, entry, folder): entry for entry in todo}
+        pending = {pool.submit(_cache_one, entry, folder, part): entry for entry in todo}
         for future in as_completed(pending):
             reason = future.result()
             done += 1
@@ -75,45 +101,67 @@ def build_cache(entries: list[ClipEntry], folder: Path, workers: int) -> Iterato
             yield done, len(entries), skipped
 
 
-def cache_path(entry: ClipEntry, folder: Path) -> Path:
+def cache_path(entry: ClipEntry, folder: Path, part: Part = "mouth") -> Path:
     """File of one clip, named by the path, size and time of the source."""
     status = entry.path.stat()
     key = f"{VERSION} {entry.path.resolve()} {status.st_size} {status.st_mtime_ns}"
     if entry.record is not None:
         key += f" {entry.record.key}"
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    suffix = ".safetensors" if part == "mouth" else f".{part}.safetensors"
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{suffix}"
 
 
 def load_cached(entry: ClipEntry, folder: Path) -> CachedClip:
-    """Read one clip of the cache."""
+    """Read the mouth part of one clip."""
     return CachedClip(**load_file(cache_path(entry, folder)))
 
 
-def _cache_one(entry: ClipEntry, folder: Path) -> str:
+def load_mesh(entry: ClipEntry, folder: Path) -> CachedMesh:
+    """Read the mesh part of one clip."""
+    return CachedMesh(**load_file(cache_path(entry, folder, "mesh")))
+
+
+def _cache_one(entry: ClipEntry, folder: Path, part: Part) -> str:
     """Cache one clip; returns why it was skipped, or nothing."""
     torch.set_num_threads(1)
     try:
-        cached = measure_clip(entry)
+        clip, mesh = measure_clip(entry)
     except ValueError as error:
         return str(error)
-    path = cache_path(entry, folder)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    save_file({key: np.ascontiguousarray(value) for key, value in cached._asdict().items()}, temporary)
-    temporary.replace(path)
+    # the mesh takes the time and little room: whoever wants the mouth has it for the other experts, too
+    _write(cache_path(entry, folder, "mesh"), keep_mesh(clip, mesh))
+    if part == "mouth":
+        _write(cache_path(entry, folder), see_mouth(clip, mesh[:, :, :2]))
     return ""
 
 
-def measure_clip(entry: ClipEntry) -> CachedClip:
-    """Decode a clip and measure its face.
+def _write(path: Path, cached: CachedClip | CachedMesh) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    save_file({key: np.ascontiguousarray(value) for key, value in cached._asdict().items()}, temporary)
+    temporary.replace(path)
+
+
+def measure_clip(entry: ClipEntry) -> tuple[Clip, NDArray[np.float32]]:
+    """Decode a clip and find its face: the clip, and its mesh (T, 468, 3) with depth.
 
     Raises:
         ValueError: when it cannot be decoded, or shows no face in more than a fifth of its frames.
     """
     clip = decode_clip(entry)
     try:
-        mesh = fill_gaps(face_mesh(clip.frames))
+        return clip, fill_gaps(face_mesh(clip.frames, depth=True))
     except ValueError as error:
         raise ValueError(f"{entry.name}: {error}") from error
+
+
+def keep_mesh(clip: Clip, mesh: NDArray[np.float32]) -> CachedMesh:
+    """What is kept of a clip for experts on anything but colours."""
+    size = np.array(clip.frames.shape[1:3])
+    return CachedMesh((mesh - np.asarray(MESH_CENTRE, np.float32)).astype(np.float16), size, clip.waveform)
+
+
+def see_mouth(clip: Clip, mesh: NDArray[np.float32]) -> CachedClip:
+    """What is kept of a clip for experts on colours; the mesh is (T, 468, 2)."""
     pose = _smooth(pose_of_mesh(mesh, (clip.frames.shape[1], clip.frames.shape[2])))
     picture = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w").float()
     cuts = sample_mouth(picture, torch.from_numpy(pose), size=CUT_SIZE, side=CUT_SIDE)

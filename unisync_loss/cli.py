@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from unisync_loss import __version__
-from unisync_loss.config import UniSyncConfig
 from unisync_loss.files import write_atomically
 
 app = typer.Typer(
@@ -110,21 +109,26 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     val: Annotated[Path | None, typer.Option(help="Validation folder, of other speakers.")] = None,
-    audio: Annotated[str, typer.Option(help="Audio representation.")] = "mel",
-    visual: Annotated[str, typer.Option(help="Visual representation.")] = "rgb",
+    audio: Annotated[str, typer.Option(help="Audio representation: mel or hubert.")] = "mel",
+    visual: Annotated[str, typer.Option(help="Visual representation: rgb, parsing, landmarks or 3dmm.")] = "rgb",
+    hubert: Annotated[
+        str | None, typer.Option(help="HuBERT for --audio hubert: owner/name[@revision] on the Hub, or a folder.")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Expert to start from: released name, folder or owner/name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")] = None,
     align_steps: Annotated[int, typer.Option(min=0, help="Steps of the face-pose stage.")] = 3000,
     geometry_steps: Annotated[int, typer.Option(min=0, help="Of the mouth-motion stage.")] = 800,
     sync_steps: Annotated[int, typer.Option(min=0, help="Of contrast on the measured mouth motion.")] = 1000,
     joint_steps: Annotated[int, typer.Option(min=0, help="Of contrast with everything unfrozen.")] = 1300,
+    steps: Annotated[int, typer.Option(min=0, help="Of contrast for pairs without rgb, which have one stage.")] = 3000,
     clips: Annotated[int, typer.Option(min=2, help="Clips of a batch.")] = 32,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = max(1, (os.cpu_count() or 1)),
     seed: Seed = 0,
 ) -> None:
-    """Train an expert on folders of clips, in stages: face pose, mouth shape, sync, all at once."""
-    from unisync_loss.train import TrainConfig
+    """Train an expert on folders of clips; on rgb in stages: face pose, mouth shape, sync, all at once."""
+    from unisync_loss.recipe import TrainConfig, expert_config
     from unisync_loss.train import train as run
 
     config = TrainConfig(
@@ -132,16 +136,19 @@ def train(
         out=str(out),
         val=str(val) if val else None,
         cache=str(cache) if cache else None,
+        init=init,
+        hubert=hubert,
         seed=seed,
         align_steps=align_steps,
         geometry_steps=geometry_steps,
         sync_steps=sync_steps,
         joint_steps=joint_steps,
+        steps=steps,
         clips=clips,
         val_every=val_every,
         workers=workers,
     )
-    run(config, UniSyncConfig.from_dict({"audio": audio, "visual": visual}), resume=resume, say=say)
+    run(config, expert_config(audio, visual), resume=resume, say=say)
     typer.echo(f"checkpoints: {out / 'best'}, {out / 'last'}")
 
 

@@ -22,6 +22,7 @@ from unisync_loss.clips import ClipEntry, load_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.functional import offset_matrix, sync_probability
 from unisync_loss.offsets import offset_curve
+from unisync_loss.providers import check_provided, visual_of_frames
 
 MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
 MAX_OFFSET = 15  # frames
@@ -85,30 +86,40 @@ def embed_clips(
     Args:
         expert: in eval mode.
         entries: of ``clips.list_clips``.
-        transform: applied to the (1, T, 3, H, W) video first, to test robustness.
+        transform: applied to the (1, T, …) representation of the frames first, to test robustness.
 
     Yields:
         One embedding a clip, in order.
 
     Raises:
-        ValueError: for an expert of anything but mel and RGB, or a clip that cannot be read.
+        ValueError: for an expert whose representation cannot be made from video, or a clip that cannot be read.
     """
-    if expert.config.name != "mel-rgb":
-        raise ValueError(f"expected a mel-rgb expert for video files, got {expert.config.name}")
+    config = expert.config
+    if config.visual != "rgb":
+        check_provided(config)
     device = next(expert.parameters()).device
     for entry in entries:
         clip = load_clip(entry)
-        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+        colours = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+        try:
+            video = colours if config.visual == "rgb" else visual_of_frames(config, clip.frames)
+        except ValueError as error:
+            raise ValueError(f"{entry.name}: {error}") from error
         waveform = torch.from_numpy(clip.waveform)[None].to(device)
         with torch.inference_mode():
             audio = expert.encode_audio(waveform, video.shape[1])[0]
             visual = torch.cat(
                 [
                     expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                    for chunk in (piece.to(device).float() / 255 for piece in _overlapping(video))
+                    for chunk in (_to_unit(piece.to(device), config.visual) for piece in _overlapping(video))
                 ]
             )
         yield ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
+
+
+def _to_unit(video: Tensor, visual: str) -> Tensor:
+    """Colours of a piece from bytes to [0, 1], here and not of the whole clip, for memory; others as they are."""
+    return video.float() / 255 if visual == "rgb" else video
 
 
 def _overlapping(video: Tensor) -> Iterator[Tensor]:

@@ -45,6 +45,20 @@ def expression_of_mesh(mesh: Tensor) -> Tensor:
 
 
 @functools.cache
+def mirrored_points() -> tuple[int, ...]:
+    """For each of the 468 points of the mesh the one that is its mirror image, from the mean face.
+
+    Raises:
+        ImportError: without SciPy, which comes with the ``video`` extra.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    mean = rearrange(_tables()[0], "(n d) -> n d", d=3)
+    distance = torch.cdist(mean * torch.tensor([-1.0, 1.0, 1.0], dtype=mean.dtype), mean)
+    return tuple(linear_sum_assignment(distance.numpy())[1].tolist())
+
+
+@functools.cache
 def _tables() -> tuple[Tensor, Tensor]:
     """Mean (1404,), and the map (1404, 40) from a mesh to its coefficients."""
     model = {name: table.double() for name, table in load_file(_FILE).items()}

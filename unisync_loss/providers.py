@@ -27,6 +27,8 @@ from unisync_loss.representations.landmark_tables import (
 MAP_SIZE = 96  # pixels of a parsing map's side
 #: mesh points of each number of landmarks that an expert may take
 LANDMARKS = {468: range(468), 68: IBUG_68, 20: [IBUG_68[point] for point in MOUTH_20]}
+#: mesh points that bound the groups of a parsing map
+RINGS = (*FACE_OVAL, *OUTER_LIPS, *INNER_LIPS)
 
 
 def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor:
@@ -69,7 +71,7 @@ def check_provided(config: UniSyncConfig) -> None:
             "another face model: give it that model's coefficients"
         )
     if config.visual == "landmarks":
-        _layout(count)
+        landmark_layout(count)
 
 
 def landmarks_of_mesh(mesh: Tensor, features: int) -> Tensor:
@@ -85,11 +87,16 @@ def landmarks_of_mesh(mesh: Tensor, features: int) -> Tensor:
     Raises:
         ValueError: for another number of coordinates.
     """
-    index, axes = _layout(features)
+    index, axes = landmark_layout(features)
     return mesh[..., index, :axes]
 
 
-def _layout(features: int) -> tuple[list[int], int]:
+def landmark_layout(features: int) -> tuple[list[int], int]:
+    """Mesh points and axes of an expert's landmarks.
+
+    Raises:
+        ValueError: for coordinates that cannot be made from video.
+    """
     for points, index in LANDMARKS.items():
         for axes in (2, 3):
             if points * axes == features:
@@ -108,32 +115,51 @@ def parsing_of_mesh(mesh: NDArray[np.float32], size: int = MAP_SIZE) -> NDArray[
     Returns:
         (T, size, size) labels of :data:`unisync_loss.config.PARSING_GROUPS`.
     """
-    # both rings run along the lower side to the left corner and back along the upper one
+    return parsing_of_rings(mesh[:, RINGS], size)
+
+
+def parsing_of_rings(rings: NDArray[np.float32], size: int = MAP_SIZE) -> NDArray[np.uint8]:
+    """Paint the groups from the points that bound them.
+
+    Args:
+        rings: (T, 76, 2) the mesh points :data:`RINGS` as shares of width and height.
+        size: pixels of the map's sides.
+
+    Returns:
+        (T, size, size) labels, as :func:`parsing_of_mesh`.
+    """
+    oval, outer, inner = np.split(np.arange(len(RINGS)), np.cumsum([len(FACE_OVAL), len(OUTER_LIPS)]))
+    # both rings of the lips run along the lower side to the left corner and back along the upper one
     turn = LEFT_CORNER + 1
-    lower = (*OUTER_LIPS[:turn], *reversed(INNER_LIPS[:turn]))
-    upper = (*OUTER_LIPS[LEFT_CORNER:], OUTER_LIPS[0], INNER_LIPS[0], *reversed(INNER_LIPS[LEFT_CORNER:]))
-    areas = {"skin": FACE_OVAL, "upper_lip": upper, "lower_lip": lower, "mouth": INNER_LIPS}
-    labels = np.zeros((len(mesh), size, size), np.uint8)
+    lower = [*outer[:turn], *reversed(inner[:turn])]
+    upper = [*outer[LEFT_CORNER:], outer[0], inner[0], *reversed(inner[LEFT_CORNER:])]
+    areas = {"skin": oval, "upper_lip": upper, "lower_lip": lower, "mouth": inner}
+    labels = np.zeros((len(rings), size, size), np.uint8)
     for group, ring in areas.items():
-        for label, points in zip(labels, mesh[:, ring], strict=True):
-            label[inside(points, size)] = PARSING_GROUPS.index(group)
+        labels[inside(rings[:, ring], size)] = PARSING_GROUPS.index(group)
     return labels
 
 
-def inside(polygon: NDArray[np.float32], size: int) -> NDArray[np.bool_]:
+def inside(polygons: NDArray[np.float32], size: int) -> NDArray[np.bool_]:
     """Pixels whose centre lies inside a polygon, by the even-odd rule.
 
     Args:
-        polygon: (V, 2) corners as shares of width and height.
+        polygons: (T, V, 2) corners as shares of width and height, a polygon a picture.
         size: pixels of the sides.
 
     Returns:
-        (size, size).
+        (T, size, size).
     """
     centres = (np.arange(size) + 0.5) / size
-    x, y = polygon.astype(np.float64).T
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    crosses = (y > centres[:, None]) != (next_y > centres[:, None])  # (rows, edges)
-    slope = (next_x - x) / np.where(next_y == y, 1, next_y - y)
-    crossing = np.where(crosses, x + slope * (centres[:, None] - y), -np.inf)
-    return (crossing[:, None, :] > centres[None, :, None]).sum(2) % 2 == 1
+    x, y = np.moveaxis(polygons.astype(np.float64), 2, 0)[..., None]  # (T, edges, 1)
+    next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
+    picture, edge, row = np.nonzero((y > centres) != (next_y > centres))  # (T, edges, rows)
+    start, end = (x[picture, edge, 0], y[picture, edge, 0]), (next_x[picture, edge, 0], next_y[picture, edge, 0])
+    crossing = start[0] + (end[0] - start[0]) / (end[1] - start[1]) * (centres[row] - start[1])
+    # how many pixel centres of the row lie before the crossing; a pixel is inside after an odd number of crossings
+    column = np.clip(np.ceil(crossing * size - 0.5), 0, size).astype(np.int64)
+    place = (picture * size + row) * (size + 1) + column
+    count = np.bincount(place, minlength=len(polygons) * size * (size + 1)).astype(np.uint8)
+    table = rearrange(count, "(t r c) -> t r c", t=len(polygons), r=size)
+    odd: NDArray[np.bool_] = np.cumsum(table, axis=2, dtype=np.uint8)[:, :, :size] % 2 == 1
+    return odd

@@ -5,8 +5,11 @@ Axes: N segments of a batch, L frames of a segment, W = L - 4 windows of a segme
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +17,14 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unisync_loss.cache import CUT_SIZE, VIEWS, CachedClip, cache_path, load_cached
+from unisync_loss.cache import CUT_SIZE, VIEWS, CachedClip, CachedMesh, Part, cache_path, load_cached, load_mesh
 from unisync_loss.clips import ClipEntry, frames_with_audio
-from unisync_loss.config import SAMPLES_PER_FRAME, STEP_RATE, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.representations import mel_spectrogram
+from unisync_loss.series import series_of_mesh
 
-MEL_PER_FRAME = STEP_RATE["mel"] / 25
+#: waveform (S,) → features (L, F), those of :attr:`UniSyncConfig.audio`
+Listen = Callable[[NDArray[np.float32]], NDArray[np.float16]]
 
 
 @dataclass(frozen=True)
@@ -27,24 +32,28 @@ class Batch:
     """Segments of clips.
 
     Attributes:
-        cuts: (N, L, 80, 80, 3) uint8 mouth cuts.
-        motion: (N, L, 52, 2) displacement of the mouth points from the clip's median, in template coordinates.
-        mel: (N, 80, M) mel of the same time, M = floor(3.2 (L - 5)) + 16.
+        seen: arrays of the frames by name, (N, L, …). For experts on colours ``cuts`` (N, L, 80, 80, 3) uint8 mouth
+            cuts and ``motion`` (N, L, 52, 2), displacement of the mouth points from the clip's median in template
+            coordinates; for others ``series`` (N, L, 2, E) of :mod:`unisync_loss.series`, and ``rest`` (N, 1, 2, E),
+            its median over the clip.
+        audio: features of the same time as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or
+            HuBERT (N, 2 L, F).
         clip: (N,) which clip.
         speaker: (N,) whose voice.
         start: (N,) first frame.
+        length: L.
     """
 
-    cuts: Tensor
-    motion: Tensor
-    mel: Tensor
+    seen: dict[str, Tensor]
+    audio: Tensor
     clip: Tensor
     speaker: Tensor
     start: Tensor
+    length: int
 
     def window_labels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Clip, speaker and first frame of every window, each (N * W,)."""
-        windows = self.cuts.shape[1] - WINDOW_FRAMES + 1
+        windows = self.length - WINDOW_FRAMES + 1
         time = self.start[:, None] + torch.arange(windows)
         repeated = [
             rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
@@ -58,32 +67,49 @@ class ClipData:
     Args:
         entries: clips, all cached.
         folder: of the cache.
-        config: for the mel.
+        config: of the expert: what is seen and heard.
         shortest: frames that a clip must have.
-        seed: of the test whether features vary, unused otherwise.
+        listen: makes HuBERT features; not needed for mel.
+        progress: told the clips done and in all.
 
     Raises:
         ValueError: when no clip is long enough.
     """
 
-    def __init__(self, entries: list[ClipEntry], folder: Path, config: UniSyncConfig, shortest: int) -> None:
+    def __init__(
+        self,
+        entries: list[ClipEntry],
+        folder: Path,
+        config: UniSyncConfig,
+        shortest: int,
+        listen: Listen | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         """Read the cache into a few large arrays."""
-        kept = [entry for entry in entries if cache_path(entry, folder).exists()]
-        parts = [_put_right(load_cached(entry, folder), entry.offset, config) for entry in kept]
-        long_enough = [index for index, part in enumerate(parts) if len(part.cuts) >= shortest]
-        if not long_enough:
+        self.config = config
+        listen = listen or partial(_mel_of, config)
+        part = part_of(config)
+        kept = [entry for entry in entries if cache_path(entry, folder, part).exists()]
+        self.entries, parts = [], []
+        for done, entry in enumerate(kept):
+            progress(done, len(kept))
+            clip = (
+                _see_mouth(load_cached(entry, folder))
+                if part == "mouth"
+                else _see_mesh(load_mesh(entry, folder), config)
+            )
+            aligned = _put_right(clip, entry.offset, shortest, listen)
+            if aligned is not None:
+                self.entries.append(entry)
+                parts.append(aligned)
+        if not parts:
             raise ValueError(f"expected at least one clip of {shortest} frames with a face and a voice, got none")
-        self.entries = [kept[index] for index in long_enough]
-        parts = [parts[index] for index in long_enough]
-        self.frames = np.array([len(part.cuts) for part in parts])
+        self.frames = np.array([part.frames for part in parts])
         self.first_frame = np.cumsum([0, *self.frames[:-1]])
-        self.first_step = np.cumsum([0, *[len(part.mel) for part in parts[:-1]]])
-        self.cuts = np.concatenate([part.cuts for part in parts])
-        # one mouth's rest is another's smile: only what moves is alike in all people
-        self.motion = np.concatenate([part.points - np.median(part.points, axis=0) for part in parts])
-        self.mel = np.concatenate([part.mel for part in parts])
-        self.views = np.concatenate([part.views for part in parts])
-        self.poses = np.concatenate([part.poses for part in parts])
+        self.first_step = np.cumsum([0, *[len(part.audio) for part in parts[:-1]]])
+        self.seen = {name: np.concatenate([part.seen[name] for part in parts]) for name in parts[0].seen}
+        self.audio = np.concatenate([part.audio for part in parts])
+        self.once = {name: np.stack([part.once[name] for part in parts]) for name in parts[0].once}
         _, self.speaker = np.unique([entry.speaker for entry in self.entries], return_inverse=True)
         self.odds = speaker_odds(self.speaker, self.frames)
 
@@ -124,16 +150,20 @@ class ClipData:
             The batch.
         """
         frames = (self.first_frame[clip] + start)[:, None] + np.arange(length)
-        steps = int((length - WINDOW_FRAMES) * MEL_PER_FRAME) + 16
-        first = self.first_step[clip] + np.floor(start * MEL_PER_FRAME).astype(int)
-        mel = torch.from_numpy(self.mel[first[:, None] + np.arange(steps)]).float()
+        per_frame = self.config.steps_per_frame
+        steps = int((length - WINDOW_FRAMES) * per_frame) + self.config.window_steps
+        first = self.first_step[clip] + np.floor(start * float(per_frame)).astype(int)
+        audio = torch.from_numpy(self.audio[first[:, None] + np.arange(steps)]).float()
+        seen = {name: torch.from_numpy(values[frames]) for name, values in self.seen.items()}
+        if "rest" in self.once:
+            seen["rest"] = torch.from_numpy(self.once["rest"][clip])[:, None]
         return Batch(
-            cuts=torch.from_numpy(self.cuts[frames]),
-            motion=torch.from_numpy(self.motion[frames]),
-            mel=rearrange(mel, "n m f -> n f m"),
+            seen=seen,
+            audio=rearrange(audio, "n m f -> n f m") if self.config.audio == "mel" else audio,
             clip=torch.from_numpy(clip),
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
+            length=length,
         )
 
     def draw_views(self, generator: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -143,29 +173,60 @@ class ClipData:
             (count, 3, 96, 96) in [0, 1] and their poses (count, 2, 3).
         """
         clip = generator.choice(len(self), size=count, p=self.odds)
-        index = clip * VIEWS + generator.integers(VIEWS, size=count)
-        views = rearrange(torch.from_numpy(self.views[index]), "n h w c -> n c h w").float() / 255
-        return views, torch.from_numpy(self.poses[index])
+        view = generator.integers(VIEWS, size=count)
+        views = rearrange(torch.from_numpy(self.once["views"][clip, view]), "n h w c -> n c h w").float() / 255
+        return views, torch.from_numpy(self.once["poses"][clip, view])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A clip as the cache has it: arrays of its frames, arrays of the whole, the voice."""
+
+    seen: dict[str, NDArray[Any]]
+    once: dict[str, NDArray[Any]]
+    waveform: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class _Aligned:
-    cuts: NDArray[np.uint8]
-    points: NDArray[np.float32]
-    mel: NDArray[np.float16]
-    views: NDArray[np.uint8]
-    poses: NDArray[np.float32]
+    frames: int
+    seen: dict[str, NDArray[Any]]
+    once: dict[str, NDArray[Any]]
+    audio: NDArray[np.float16]
 
 
-def _put_right(clip: CachedClip, offset: float, config: UniSyncConfig) -> _Aligned:
-    """Shift the audio by the offset and take its mel."""
-    first, last = frames_with_audio(len(clip.cuts), offset)
+def part_of(config: UniSyncConfig) -> Part:
+    """What of a clip an expert is trained on."""
+    return "mouth" if config.visual == "rgb" else "mesh"
+
+
+def _see_mouth(clip: CachedClip) -> _Seen:
+    return _Seen({"cuts": clip.cuts, "motion": clip.points}, {"views": clip.views, "poses": clip.poses}, clip.waveform)
+
+
+def _see_mesh(clip: CachedMesh, config: UniSyncConfig) -> _Seen:
+    return _Seen({"series": series_of_mesh(config, clip)}, {}, clip.waveform)
+
+
+def _put_right(clip: _Seen, offset: float, shortest: int, listen: Listen) -> _Aligned | None:
+    """Shift the audio by the offset and take its features; nothing of a clip that is too short."""
+    frames = len(next(iter(clip.seen.values())))
+    first, last = frames_with_audio(frames, offset)
+    if last - first < max(shortest, WINDOW_FRAMES):
+        return None
     start = round((first + offset) * SAMPLES_PER_FRAME)
     waveform = clip.waveform[start : start + (last - first) * SAMPLES_PER_FRAME]
-    mel = np.zeros((0, 80), np.float16)
-    if waveform.size >= WINDOW_FRAMES * SAMPLES_PER_FRAME:
-        mel = mel_spectrogram(torch.from_numpy(waveform.copy())[None], config.mel_padding)[0].T.half().numpy()
-    return _Aligned(clip.cuts[first:last], clip.points[first:last], mel, clip.views, clip.poses)
+    seen, once = {name: values[first:last] for name, values in clip.seen.items()}, dict(clip.once)
+    # one mouth's rest is another's smile: only what moves is alike in all people
+    if "motion" in seen:
+        seen["motion"] = seen["motion"] - np.median(seen["motion"], axis=0)
+    if "series" in seen:
+        once["rest"] = np.median(seen["series"], axis=0)
+    return _Aligned(last - first, seen, once, listen(waveform))
+
+
+def _mel_of(config: UniSyncConfig, waveform: NDArray[np.float32]) -> NDArray[np.float16]:
+    return mel_spectrogram(torch.from_numpy(waveform.copy())[None], config.mel_padding)[0].T.half().numpy()
 
 
 def speaker_odds(speaker: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
-"""The stages of training a ``small`` mel-rgb expert: where the mouth is, what it does, what it says, then all at once.
+"""The stages of training a ``small`` expert on rgb: where the mouth is, what it does, what it says, then all at once.
 
 A visual network that starts from sync alone stays on the plateau for a long time. Here one network learns to read the
 mouth's motion (how far each lip point is from where it rests in the clip) from a picture, others learn sync from the
 measured motion, and joined they know sync from pictures without having been taught; then all are trained together.
+Experts on landmarks, coefficients and parsing maps have nothing to see first: one stage of contrast.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unisync_loss.augment import (
+    augment_crop,
+    augment_features,
     augment_motion,
     augment_mouths,
+    augment_series,
     augment_views,
     augment_voice,
     chance,
@@ -30,7 +34,8 @@ from unisync_loss.expert import UniSyncExpert
 from unisync_loss.faces import MOUTH_POINTS
 from unisync_loss.objective import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
 from unisync_loss.sampling import Batch, ClipData, to_pixels
-from unisync_loss.towers import FRAME_FEATURES, DenseAudioTower, DenseVisualTower, FrameStem
+from unisync_loss.series import visual_of_series
+from unisync_loss.towers import FRAME_FEATURES, DenseVisualTower, FrameStem
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
@@ -44,10 +49,11 @@ class Learner(nn.Module):
         """Build the expert and the softmax scale."""
         super().__init__()
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        first = self.visual.trunk[0]
-        assert isinstance(first, nn.Conv1d)
-        with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without them
-            first.weight[:, MOTION_FEATURES:] = 0
+        if config.visual == "rgb":
+            first = self.visual.trunk[0]
+            assert isinstance(first, nn.Conv1d)
+            with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without
+                first.weight[:, MOTION_FEATURES:] = 0
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
     @property
@@ -55,12 +61,6 @@ class Learner(nn.Module):
         """The visual tower."""
         assert isinstance(self.expert.visual_tower, DenseVisualTower)
         return self.expert.visual_tower
-
-    @property
-    def audio(self) -> DenseAudioTower:
-        """The audio tower."""
-        assert isinstance(self.expert.audio_tower, DenseAudioTower)
-        return self.expert.audio_tower
 
     @property
     def stem(self) -> FrameStem:
@@ -152,13 +152,14 @@ class SyncStage:
 
     def trained(self, learner: Learner) -> list[nn.Module]:
         """Train audio network and visual trunk."""
-        return [learner.visual.trunk, learner.audio]
+        return [learner.visual.trunk, learner.expert.audio_tower]
 
     def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
         batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
-        motion = mirror_motion(augment_motion(batch.motion), chance(len(batch.motion), 0.5))
-        return sync_terms(learner, batch, motion_features(motion))
+        motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
+        visual = learner.visual.encode_frames(motion_features(motion), len(batch.clip))
+        return sync_terms(learner, batch, visual)
 
 
 @dataclass(frozen=True)
@@ -175,22 +176,43 @@ class JointStage:
 
     def trained(self, learner: Learner) -> list[nn.Module]:
         """Train all networks but the aligner."""
-        return [learner.stem, learner.visual.trunk, learner.audio]
+        return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
 
     def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
         batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
         features, motion = see_mouths(learner, batch)
-        terms = sync_terms(learner, batch, features)
+        terms = sync_terms(learner, batch, learner.visual.encode_frames(features, len(batch.clip)))
         error = (features[:, :MOTION_FEATURES] - motion).abs().mean()
         return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}
 
 
+@dataclass(frozen=True)
+class ContrastStage:
+    """Landmarks, coefficients or parsing maps and the voice learn sync, all at once."""
+
+    batch: BatchSize
+
+    def trained(self, learner: Learner) -> list[nn.Module]:
+        """Train both towers."""
+        return [learner.expert.visual_tower, learner.expert.audio_tower]
+
+    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+        """Terms of :func:`sync_terms`."""
+        batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
+        series = augment_series(batch.seen["series"], batch.seen["rest"], chance(len(batch.clip), 0.5))
+        if data.config.visual == "parsing":
+            rings = augment_crop(rearrange(series, "n l (p d) -> n l p d", d=2))
+            series = rearrange(rings, "n l p d -> n l (p d)")
+        visual = learner.expert.encode_visual(visual_of_series(data.config, series))
+        return sync_terms(learner, batch, visual)
+
+
 def see_mouths(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
     """Features of augmented pictures (N * L, 192), and the motion that is to be read there (N * L, 104)."""
-    mirrored = chance(len(batch.cuts), 0.5)
-    mouths = augment_mouths(to_pixels(batch.cuts), mirrored).contiguous(memory_format=torch.channels_last)
-    motion = motion_features(mirror_motion(batch.motion, mirrored))
+    mirrored = chance(len(batch.clip), 0.5)
+    mouths = augment_mouths(to_pixels(batch.seen["cuts"]), mirrored).contiguous(memory_format=torch.channels_last)
+    motion = motion_features(mirror_motion(batch.seen["motion"], mirrored))
     return learner.stem(mouths), motion[:, :MOTION_FEATURES]
 
 
@@ -200,20 +222,19 @@ def motion_features(motion: Tensor) -> Tensor:
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
 
-def sync_terms(learner: Learner, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+def sync_terms(learner: Learner, batch: Batch, visual: Tensor) -> dict[str, Tensor]:
     """Contrast of all pairs plus eq. 1.
 
     Args:
         learner: the networks.
-        batch: of N segments of L frames.
-        features: (N * L, 192) of its frames.
+        batch: of N segments of W windows.
+        visual: (N, W, D) embeddings of its frames.
 
     Returns:
         ``loss`` and what it is made of.
     """
-    visual = learner.visual.encode_frames(features, len(batch.cuts))
-    steps = window_steps(batch.cuts.shape[1])
-    audio = learner.audio(rearrange(augment_voice(batch.mel), "n f m -> n m f"), steps)
+    augmented = augment_voice(batch.audio) if learner.expert.config.audio == "mel" else augment_features(batch.audio)
+    audio = learner.expert.encode_audio(augmented, batch.length)
     probability = all_pairs(rearrange(audio, "n w d -> (n w) d"), rearrange(visual, "n w d -> (n w) d"))
     kinds = pair_kinds(*batch.window_labels())
     config = learner.expert.config
@@ -229,14 +250,9 @@ def sync_terms(learner: Learner, batch: Batch, features: Tensor) -> dict[str, Te
     }
 
 
-def window_steps(frames: int) -> list[int]:
-    """First mel step of every window of a segment: floor(3.2 f)."""
-    return [start * 16 // 5 for start in range(frames - 4)]
-
-
 def parameters_of(stage: Stage, learner: Learner) -> Iterator[nn.Parameter]:
     """Parameters that a stage trains."""
     for module in stage.trained(learner):
         yield from module.parameters()
-    if isinstance(stage, SyncStage | JointStage):
+    if isinstance(stage, SyncStage | JointStage | ContrastStage):
         yield learner.log_scale

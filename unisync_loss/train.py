@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from einops import rearrange
 from torch import nn
 
 from unisync_loss.augment import centre_mouths
-from unisync_loss.cache import build_cache
 from unisync_loss.clips import list_clips
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.evaluate import (
@@ -34,79 +32,18 @@ from unisync_loss.evaluate import (
     estimate_offset,
     score_pairs,
 )
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.materials import Say, listener, load_clips, take_over
 from unisync_loss.pretrained import load_expert, save_pretrained
-from unisync_loss.sampling import ClipData, to_pixels
-from unisync_loss.stages import (
-    AlignStage,
-    BatchSize,
-    GeometryStage,
-    JointStage,
-    Learner,
-    Stage,
-    SyncStage,
-    parameters_of,
-    window_steps,
-)
+from unisync_loss.providers import check_provided
+from unisync_loss.recipe import TrainConfig
+from unisync_loss.representations.morphable import MorphableInput
+from unisync_loss.sampling import ClipData, Listen, to_pixels
+from unisync_loss.series import visual_of_series
+from unisync_loss.stages import ContrastStage, JointStage, Learner, Stage, SyncStage, parameters_of
 from unisync_loss.state import load_state, save_state
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that a run depends on, saved as ``RUN/config.yaml``.
-
-    Args:
-        data: training folders.
-        val: validation folder; none stops the run from keeping a best checkpoint and choosing a threshold.
-        out: folder of the run.
-        cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
-        seed: of everything drawn.
-        align_steps: steps of the aligner stage.
-        geometry_steps: steps of the mouth-motion stage.
-        sync_steps: steps of contrast on the measured motion.
-        joint_steps: steps of contrast with everything unfrozen.
-        clips: clips of a batch.
-        segments: segments of each clip.
-        frames: frames of a segment.
-        learning_rate: peak of the cosine schedule.
-        joint_learning_rate: the same for the last stage.
-        weight_decay: decoupled, of weights with more than one axis.
-        ema: decay of the averaged weights that are validated and saved.
-        val_every: steps between validations.
-        save_minutes: minutes between saves of the state.
-        workers: processes that fill the cache.
-    """
-
-    data: tuple[str, ...]
-    out: str
-    val: str | None = None
-    cache: str | None = None
-    seed: int = 0
-    align_steps: int = 3000
-    geometry_steps: int = 800
-    sync_steps: int = 1000
-    joint_steps: int = 1300
-    clips: int = 32
-    segments: int = 2
-    frames: int = 13
-    learning_rate: float = 1e-3
-    joint_learning_rate: float = 7e-4
-    weight_decay: float = 0.05
-    ema: float = 0.998
-    val_every: int = 200
-    save_minutes: float = 3.0
-    workers: int = 2
-
-    def stages(self) -> list[tuple[str, Stage, int, float]]:
-        """Name, objective, steps and learning rate of every stage."""
-        size = BatchSize(self.clips, self.segments, self.frames)
-        return [
-            ("align", AlignStage(), self.align_steps, self.learning_rate),
-            ("geometry", GeometryStage(size), self.geometry_steps, self.learning_rate),
-            ("sync", SyncStage(size), self.sync_steps, self.learning_rate),
-            ("joint", JointStage(size), self.joint_steps, self.joint_learning_rate),
-        ]
+SHORTEST_VAL = 7  # frames: two windows that are two frames apart
 
 
 def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, say: Say) -> None:
@@ -114,24 +51,25 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, sa
 
     Args:
         config: of the run.
-        expert_config: what to build; ``small`` mel-rgb.
+        expert_config: what to build; for HuBERT, model and width are filled in.
         resume: go on from ``OUT/state.safetensors`` where there is one.
         say: takes lines of progress.
 
     Raises:
-        ValueError: for a pair or architecture that cannot be trained from video files yet, or unusable data.
+        ValueError: for an expert that cannot be trained from video files, or unusable data.
         FileExistsError: when ``OUT`` holds a run and ``resume`` is False.
     """
-    if (expert_config.name, expert_config.architecture) != ("mel-rgb", "small"):
-        raise ValueError(
-            f"train: expected the small mel-rgb expert, got {expert_config.architecture} {expert_config.name}"
-        )
+    if expert_config.architecture != "small" and expert_config.visual == "rgb":
+        raise ValueError("train: expected the small architecture for an expert on rgb, got paper")
+    if expert_config.visual != "rgb":
+        check_provided(expert_config)
     out = Path(config.out)
     if (out / "log.jsonl").exists() and not resume:
         raise FileExistsError(f"{out} holds a run: pass --resume to go on, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    cache = Path(config.cache or out / "cache")
+    expert_config, listen = listener(expert_config, config.hubert, cache / "hubert")
+    run = _Run(config, expert_config, cache, listen, say)
     (out / "config.yaml").write_text(yaml.safe_dump({"train": asdict(config), "expert": asdict(expert_config)}))
-    run = _Run(config, expert_config, say)
     if resume and (out / "state.safetensors").exists():
         run.load()
     run.go()
@@ -140,49 +78,39 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, sa
 class _Run:
     """State of a run: networks, averaged networks, place."""
 
-    def __init__(self, config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> None:
+    def __init__(
+        self, config: TrainConfig, expert_config: UniSyncConfig, cache: Path, listen: Listen | None, say: Say
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.say, self.out = config, say, Path(config.out)
-        self.data = self._load(config.data, config.frames, "training")
-        self.val = self._load((config.val,), 7, "validation") if config.val else None
+        load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, say=say)
+        self.data = load(config.data, shortest=config.frames)
+        self.val = load([config.val], shortest=SHORTEST_VAL) if config.val else None
         self.learner = Learner(expert_config)
+        standardise(self.learner.expert, self.data)
+        if config.init is not None:
+            say(f"taken over from {config.init}: {' and '.join(take_over(self.learner.expert, config.init))}")
         self.average = Learner(expert_config).eval()
         self.average.load_state_dict(self.learner.state_dict())
+        self.stages = config.stages(expert_config.visual)
         self.stage, self.step, self.best = 0, 0, 0.0
         self.optimiser: torch.optim.Optimizer | None = None
         self.stopped = False
-
-    def _load(self, folders: tuple[str, ...], shortest: int, what: str) -> ClipData:
-        entries = [entry for folder in folders for entry in list_clips(folder)]
-        cache = Path(self.config.cache or self.out / "cache")
-        started, last = time.monotonic(), 0.0
-        reasons: dict[str, str] = {}
-        for progress in build_cache(entries, cache, self.config.workers):
-            done, total, reasons = progress
-            if time.monotonic() - last > 5:
-                last = time.monotonic()
-                self.say(f"{what}: {done}/{total} clips read, {last - started:.0f} s")
-        for name, reason in reasons.items():
-            self.say(f"{what}: left out {name}: {reason}")
-        data = ClipData(entries, cache, UniSyncConfig(), shortest)
-        minutes = data.frames.sum() / 25 / 60
-        self.say(f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes")
-        return data
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def go(self) -> None:
         """Run what is left."""
         previous = signal.signal(signal.SIGTERM, self._stop)
         try:
-            stages = self.config.stages()
-            while self.stage < len(stages) and not self.stopped:
-                self._run_stage(*stages[self.stage])
+            while self.stage < len(self.stages) and not self.stopped:
+                self._run_stage(*self.stages[self.stage])
         finally:
             signal.signal(signal.SIGTERM, previous)
         if self.stopped:
             self.save()
             self.say("stopped; --resume goes on from here")
-        elif self.config.val and (self.out / "best").is_dir():
-            self._choose_threshold(self.config.val)
+        elif self.config.val and (self.out / "best").is_dir() and self.data.config.visual == "rgb":
+            self._choose_threshold(self.config.val)  # the aligner has not been asked yet
 
     def _choose_threshold(self, folder: str) -> None:
         """Set the best checkpoint's threshold on whole validation files, just as ``unisync eval`` reads them."""
@@ -206,7 +134,7 @@ class _Run:
                 left = (now - started) / (self.step - first) * (steps - self.step)
                 self._log({"stage": name, "step": self.step, **terms, "seconds_left": round(left)})
                 said = now
-            if isinstance(stage, SyncStage | JointStage) and (
+            if isinstance(stage, SyncStage | JointStage | ContrastStage) and (
                 self.step % self.config.val_every == 0 or self.step == steps
             ):
                 self._validate(name)
@@ -292,11 +220,10 @@ class _Run:
 
     def load(self) -> None:
         """Go back to the last saved state."""
-        stages = self.config.stages()
 
         def prepare(stage: int) -> torch.optim.Optimizer | None:
-            if stage < len(stages):
-                self._prepare(stages[stage][1], stages[stage][3])
+            if stage < len(self.stages):
+                self._prepare(self.stages[stage][1], self.stages[stage][3])
             return self.optimiser
 
         place = load_state(self.out / "state.safetensors", self.learner, self.average, prepare)
@@ -319,13 +246,23 @@ def summarise_validation(clips: list[ClipEmbedding], scores: PairScores) -> dict
 
 @torch.inference_mode()
 def embed_data(learner: Learner, data: ClipData) -> list[ClipEmbedding]:
-    """Embed whole cached clips, mouths cut by landmarks: the aligner is left out, which makes it quick."""
-    clips = []
+    """Embed whole cached clips; mouths are cut by landmarks: the aligner is left out, which makes it quick."""
+    clips, expert = [], learner.expert
     for index in range(len(data)):
         frames = int(data.frames[index])
         batch = data.segments(np.array([index]), np.array([0]), frames)
-        features = torch.cat([learner.stem(centre_mouths(piece)) for piece in to_pixels(batch.cuts).split(256)])
-        visual = learner.visual.encode_frames(features, 1)[0]
-        audio = learner.audio(rearrange(batch.mel, "n f m -> n m f"), window_steps(frames))[0]
+        if expert.config.visual == "rgb":
+            pieces = to_pixels(batch.seen["cuts"]).split(256)
+            features = torch.cat([learner.stem(centre_mouths(piece)) for piece in pieces])
+            visual = learner.visual.encode_frames(features, 1)[0]
+        else:
+            visual = expert.encode_visual(visual_of_series(expert.config, batch.seen["series"][:, :, 0]))[0]
+        audio = expert.encode_audio(batch.audio, frames)[0]
         clips.append(ClipEmbedding(data.entries[index], audio, visual, np.ones(len(visual), bool)))
     return clips
+
+
+def standardise(expert: UniSyncExpert, data: ClipData) -> None:
+    """Store mean and deviation of the training clips' coefficients in an expert on 3dmm; others need none."""
+    if isinstance(expert.visual_input, MorphableInput):
+        expert.visual_input.measure(torch.from_numpy(data.seen["series"][:, 0]))
