@@ -115,8 +115,8 @@ class TestSampling:
         assert len(batch.clip[::2].unique()) == 6
 
     def test_sound_and_picture_are_of_one_time(self, data):
-        batch = data.segments(np.array([2]), np.array([7]), 13)
-        whole = data.segments(np.array([2]), np.array([0]), int(data.frames[2]))
+        batch = data.segments(np.array([2]), np.array([7.0]), 13, np.ones(1))
+        whole = data.segments(np.array([2]), np.zeros(1), int(data.frames[2]), np.ones(1))
         assert torch.equal(batch.cuts[0], whole.cuts[0, 7:20])
         assert torch.equal(batch.mel[0], whole.mel[0, :, 22 : 22 + batch.mel.shape[2]])  # floor(3.2 * 7) = 22
 
@@ -128,9 +128,23 @@ class TestSampling:
             (folder / "offsets.csv").unlink()
         plain = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
         assert shifted.frames.tolist() == [25, *plain.frames[1:].tolist()]
-        ours = shifted.segments(np.array([0]), np.array([5]), 13).mel
-        theirs = plain.segments(np.array([0]), np.array([10]), 13).mel
+        ours = shifted.segments(np.array([0]), np.array([5.0]), 13, np.ones(1)).mel
+        theirs = plain.segments(np.array([0]), np.array([10.0]), 13, np.ones(1)).mel
         assert torch.allclose(ours, theirs, atol=0.01)
+
+    def test_another_tempo_moves_sound_and_picture_alike(self, folder, cache):
+        ramp = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+        frames, steps = np.arange(len(ramp.motion)), np.arange(len(ramp.mel))
+        ramp.motion = np.broadcast_to(frames[:, None, None], (len(frames), 52, 2)).astype(np.float32)
+        ramp.mel = np.broadcast_to(steps[:, None] / 3.2, (len(steps), 80)).astype(np.float32)
+        batch = ramp.segments(np.array([0, 0]), np.array([3.5, 4.0]), 13, np.array([1.15, 1.0]))
+        for row, start, tempo in ((0, 3.5, 1.15), (1, 4.0, 1.0)):
+            assert batch.motion[row, :, 0, 0].numpy() == pytest.approx(start + tempo * np.arange(13), abs=1e-4)
+            step = start + tempo * np.arange(batch.mel.shape[2]) / 3.2
+            assert batch.mel[row, 0].numpy() == pytest.approx(step, abs=0.3 if tempo == 1 else 1e-4)
+        pictures = ramp.segments(np.array([0]), np.array([3.5]), 2, np.ones(1)).cuts[0, 0].float()
+        mixture = (ramp.cuts[3].astype(float) + ramp.cuts[4]) / 2
+        assert np.abs(pictures.numpy() - mixture).max() <= 0.5
 
     def test_speakers_by_the_root_of_their_minutes(self):
         odds = speaker_odds(np.array([0, 0, 1]), np.array([300, 600, 100]))
@@ -139,7 +153,7 @@ class TestSampling:
         assert odds[1] / odds[0] == pytest.approx(2)
 
     def test_motion_is_measured_from_where_the_mouth_rests(self, folder, cache, data):
-        batch = data.segments(np.array([2]), np.array([0]), int(data.frames[2]))
+        batch = data.segments(np.array([2]), np.zeros(1), int(data.frames[2]), np.ones(1))
         assert batch.motion.shape == (1, data.frames[2], 52, 2)
         assert np.median(batch.motion[0].numpy(), axis=0) == pytest.approx(0, abs=1e-6)
         points = torch.from_numpy(load_cached(data.entries[2], cache).points)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ from unisync_loss.config import SAMPLES_PER_FRAME, STEP_RATE, WINDOW_FRAMES, Uni
 from unisync_loss.representations import mel_spectrogram
 
 MEL_PER_FRAME = STEP_RATE["mel"] / 25
+STRETCHED = 0.5  # share of segments that are spoken faster or slower than they were
+TEMPO = (0.85, 1.18)
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Batch:
         mel: (N, 80, M) mel of the same time, M = floor(3.2 (L - 5)) + 16.
         clip: (N,) which clip.
         speaker: (N,) whose voice.
-        start: (N,) first frame.
+        start: (N,) first frame, fractional where tempo is not 1.
+        tempo: (N,) frames of the clip per frame of the segment.
     """
 
     cuts: Tensor
@@ -41,11 +47,12 @@ class Batch:
     clip: Tensor
     speaker: Tensor
     start: Tensor
+    tempo: Tensor
 
     def window_labels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Clip, speaker and first frame of every window, each (N * W,)."""
         windows = self.cuts.shape[1] - WINDOW_FRAMES + 1
-        time = self.start[:, None] + torch.arange(windows)
+        time = self.start[:, None] + torch.arange(windows) * self.tempo[:, None]
         repeated = [
             rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
         ]
@@ -104,36 +111,44 @@ class ClipData:
             The batch, N = clips * segments.
         """
         chosen = generator.choice(len(self), size=min(clips, len(self)), replace=False, p=self.odds)
-        room = self.frames[chosen] - length
-        apart = np.maximum(room - (segments - 1) * length, 0)
+        last = self.frames[chosen] - 1
+        tempo = np.where(generator.random(len(chosen)) < STRETCHED, generator.uniform(*TEMPO, len(chosen)), 1.0)
+        tempo = np.where(last > (length - 1) * tempo, tempo, 1.0)
+        room = (last - (length - 1) * tempo)[:, None]
+        step = length * tempo[:, None]
+        apart = room - (segments - 1) * step
         places = np.sort(generator.random((len(chosen), segments)), axis=1)
-        starts = np.floor(places * (apart + 1)[:, None]).astype(int) + np.arange(segments) * length
-        crowded = (self.frames[chosen] < segments * length)[:, None]
-        loose = np.floor(places * (room + 1)[:, None]).astype(int)
-        return self.segments(np.repeat(chosen, segments), np.where(crowded, loose, starts).ravel(), length)
+        starts = np.where(apart >= 0, places * (apart + 0.999) + np.arange(segments) * step, places * (room + 0.999))
+        starts = np.where(tempo[:, None] == 1, np.floor(starts), np.minimum(starts, room))
+        return self.segments(np.repeat(chosen, segments), starts.ravel(), length, np.repeat(tempo, segments))
 
-    def segments(self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
-        """Gather given segments.
+    def segments(self, clip: NDArray[np.int64], start: Array, length: int, tempo: Array) -> Batch:
+        """Gather given segments; between two frames, and between two steps of mel, lies their mixture.
 
         Args:
             clip: (N,) indices of clips.
             start: (N,) first frames.
             length: frames L of a segment.
+            tempo: (N,) frames of the clip per frame of the segment.
 
         Returns:
             The batch.
         """
-        frames = (self.first_frame[clip] + start)[:, None] + np.arange(length)
         steps = int((length - WINDOW_FRAMES) * MEL_PER_FRAME) + 16
-        first = self.first_step[clip] + np.floor(start * MEL_PER_FRAME).astype(int)
-        mel = torch.from_numpy(self.mel[first[:, None] + np.arange(steps)]).float()
+        frame = start[:, None] + np.arange(length) * tempo[:, None]
+        step = np.where(tempo == 1, np.floor(start * MEL_PER_FRAME), start * MEL_PER_FRAME)
+        mel_step = step[:, None] + np.arange(steps) * tempo[:, None]
+        mel_steps = np.diff([*self.first_step, len(self.mel)])[clip, None]
+        frame, mel_step = frame.clip(0, self.frames[clip, None] - 1), mel_step.clip(0, mel_steps - 1)
+        frame, mel_step = self.first_frame[clip, None] + frame, self.first_step[clip, None] + mel_step
         return Batch(
-            cuts=torch.from_numpy(self.cuts[frames]),
-            motion=torch.from_numpy(self.motion[frames]),
-            mel=rearrange(mel, "n m f -> n f m"),
+            cuts=_between(self.cuts, frame),
+            motion=_between(self.motion, frame),
+            mel=rearrange(_between(self.mel, mel_step).float(), "n m f -> n f m"),
             clip=torch.from_numpy(clip),
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
+            tempo=torch.from_numpy(tempo),
         )
 
     def draw_views(self, generator: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -146,6 +161,20 @@ class ClipData:
         index = clip * VIEWS + generator.integers(VIEWS, size=count)
         views = rearrange(torch.from_numpy(self.views[index]), "n h w c -> n c h w").float() / 255
         return views, torch.from_numpy(self.poses[index])
+
+
+def _between(values: NDArray[Any], place: Array) -> Tensor:
+    """Values at fractional places (N, L) along the first axis."""
+    low = np.floor(place).astype(int)
+    mixed = torch.from_numpy(values[low])
+    share = torch.from_numpy((place - low).astype(np.float32))
+    rows = (share > 0).any(1)  # most segments are as they were filmed: they are not touched
+    if rows.any():
+        high = torch.from_numpy(values[np.minimum(low + 1, len(values) - 1)[rows]])
+        share = share[rows].reshape(*share[rows].shape, *[1] * (mixed.ndim - 2))
+        between = mixed[rows].float().lerp(high.float(), share)
+        mixed[rows] = (between.round() if mixed.dtype == torch.uint8 else between).to(mixed.dtype)
+    return mixed
 
 
 @dataclass(frozen=True)

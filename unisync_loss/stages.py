@@ -34,6 +34,7 @@ from unisync_loss.towers import FRAME_FEATURES, DenseAudioTower, DenseVisualTowe
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
+HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in the last stage
 LARGEST_SCALE = 30.0  # of the contrastive softmax
 
 
@@ -181,9 +182,15 @@ class JointStage:
         """Terms of :func:`sync_terms`, and the error of the motion."""
         batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
         features, motion = see_mouths(learner, batch)
-        terms = sync_terms(learner, batch, features)
+        terms = sync_terms(learner, batch, hide_features(features, len(batch.cuts)))
         error = (features[:, :MOTION_FEATURES] - motion).abs().mean()
         return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}
+
+
+def hide_features(features: Tensor, segments: int) -> Tensor:
+    """Silence some features (N * L, 192) all through a segment: no single one is to be trusted."""
+    series = rearrange(features, "(n l) c -> n c l", n=segments)
+    return rearrange(F.dropout1d(series, HIDDEN_FEATURES), "n c l -> (n l) c")
 
 
 def see_mouths(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -323,7 +323,7 @@ def embed_data(learner: Learner, data: ClipData) -> list[ClipEmbedding]:
     clips = []
     for index in range(len(data)):
         frames = int(data.frames[index])
-        batch = data.segments(np.array([index]), np.array([0]), frames)
+        batch = data.segments(np.array([index]), np.zeros(1), frames, np.ones(1))
         features = torch.cat([learner.stem(centre_mouths(piece)) for piece in to_pixels(batch.cuts).split(256)])
         visual = learner.visual.encode_frames(features, 1)[0]
         audio = learner.audio(rearrange(batch.mel, "n f m -> n m f"), window_steps(frames))[0]
