@@ -111,6 +111,20 @@ class TestSampling:
         theirs = plain.segments(np.array([0]), np.array([10]), 13).audio
         assert torch.allclose(ours, theirs, atol=0.01)
 
+    def test_another_tempo_moves_sound_and_picture_alike(self, folder, cache):
+        ramp = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+        cuts = ramp.seen["cuts"]
+        frames, steps = np.arange(len(cuts)), np.arange(len(ramp.audio))
+        ramp.seen["motion"] = np.broadcast_to(frames[:, None, None], (len(frames), 52, 2)).astype(np.float32)
+        ramp.audio = np.broadcast_to(steps[:, None] / 3.2, (len(steps), 80)).astype(np.float32)
+        batch = ramp.segments(np.array([0, 0]), np.array([3.5, 4.0]), 13, np.array([1.15, 1.0]))
+        for row, start, tempo in ((0, 3.5, 1.15), (1, 4.0, 1.0)):
+            assert batch.seen["motion"][row, :, 0, 0].numpy() == pytest.approx(start + tempo * np.arange(13), abs=1e-4)
+            step = start + tempo * np.arange(batch.audio.shape[2]) / 3.2
+            assert batch.audio[row, 0].numpy() == pytest.approx(step, abs=0.3 if tempo == 1 else 1e-4)
+        picture = ramp.segments(np.array([0]), np.array([3.5]), 2).seen["cuts"][0, 0].float()
+        assert np.abs(picture.numpy() - (cuts[3].astype(float) + cuts[4]) / 2).max() <= 0.5
+
     def test_speakers_by_the_root_of_their_minutes(self):
         odds = speaker_odds(np.array([0, 0, 1]), np.array([300, 600, 100]))
         assert odds.sum() == pytest.approx(1)

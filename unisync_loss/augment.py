@@ -68,8 +68,24 @@ def augment_mouths(pixels: Tensor, mirrored: Tensor) -> Tensor:
     theta[..., 2] += tremble + drift
     theta = rearrange(theta, "n l i j -> (n l) i j") * (MOUTH_SIDE / CUT_SIDE)
     grid = F.affine_grid(theta, [len(pixels), 3, PATCH_SIZE, PATCH_SIZE], align_corners=False)
+    grid = grid + repeat(_bend(segments), "n h w d -> (n l) h w d", l=length)
     cut = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    return augment_camera(cut, length)
+    return augment_camera(_wear_another_face(cut, length, 0.3), length)
+
+
+def _bend(count: int) -> Tensor:
+    """Smooth displacements (count, 64, 64, 2) of a sampling grid: lips and chins of another shape."""
+    knots = torch.randn(count, 2, 4, 4) * spread((count, 1, 1, 1), 0.0, 0.06)
+    field = F.interpolate(knots, (PATCH_SIZE, PATCH_SIZE), mode="bicubic", align_corners=True)
+    return rearrange(field, "n d h w -> n h w d")
+
+
+def _wear_another_face(pixels: Tensor, length: int, share: float) -> Tensor:
+    """Replace part of what stays in a share of the segments by what stays in another one; what moves is kept."""
+    x = rearrange(pixels, "(n l) c h w -> n l c h w", l=length)
+    still = x.mean(1, keepdim=True)
+    weight = spread((len(x), 1, 1, 1, 1), 0.0, 0.7) * chance(len(x), share).float()[:, None, None, None, None]
+    return rearrange(x + weight * (still[torch.randperm(len(x))] - still), "n l c h w -> (n l) c h w")
 
 
 def mirror_motion(motion: Tensor, mirrored: Tensor) -> Tensor:
@@ -182,7 +198,7 @@ def _hide_some(x: Tensor, share: float) -> Tensor:
     return torch.where(box[:, None, None], spread((count, 1, 1, 1, 1), 0, 1), x)
 
 
-def augment_voice(mel: Tensor, *, clean: float = 0.35) -> Tensor:
+def augment_voice(mel: Tensor, *, clean: float = 0.2) -> Tensor:
     """Change the speaker's vocal tract, the equaliser, the level, the noise and the noise floor.
 
     Args:

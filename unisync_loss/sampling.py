@@ -23,6 +23,10 @@ from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.series import series_of_mesh
 
+STRETCHED = 0.5  # share of clips that are drawn as if spoken faster or slower
+TEMPO = (0.85, 1.18)
+
+Array = NDArray[np.float64]
 #: waveform (S,) → features (L, F), those of :attr:`UniSyncConfig.audio`
 Listen = Callable[[NDArray[np.float32]], NDArray[np.float16]]
 
@@ -40,7 +44,8 @@ class Batch:
             HuBERT (N, 2 L, F).
         clip: (N,) which clip.
         speaker: (N,) whose voice.
-        start: (N,) first frame.
+        start: (N,) first frame, fractional where the tempo is not 1.
+        tempo: (N,) frames of the clip per frame of the segment.
         length: L.
     """
 
@@ -49,12 +54,13 @@ class Batch:
     clip: Tensor
     speaker: Tensor
     start: Tensor
+    tempo: Tensor
     length: int
 
     def window_labels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Clip, speaker and first frame of every window, each (N * W,)."""
         windows = self.length - WINDOW_FRAMES + 1
-        time = self.start[:, None] + torch.arange(windows)
+        time = self.start[:, None] + torch.arange(windows) * self.tempo[:, None]
         repeated = [
             rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
         ]
@@ -130,31 +136,39 @@ class ClipData:
             The batch, N = clips * segments.
         """
         chosen = generator.choice(len(self), size=min(clips, len(self)), replace=False, p=self.odds)
-        room = self.frames[chosen] - length
-        apart = np.maximum(room - (segments - 1) * length, 0)
+        last = self.frames[chosen] - 1
+        tempo = np.where(generator.random(len(chosen)) < STRETCHED, generator.uniform(*TEMPO, len(chosen)), 1.0)
+        tempo = np.where(last > (length - 1) * tempo, tempo, 1.0)
+        room = (last - (length - 1) * tempo)[:, None]
+        step = length * tempo[:, None]
+        apart = room - (segments - 1) * step
         places = np.sort(generator.random((len(chosen), segments)), axis=1)
-        starts = np.floor(places * (apart + 1)[:, None]).astype(int) + np.arange(segments) * length
-        crowded = (self.frames[chosen] < segments * length)[:, None]
-        loose = np.floor(places * (room + 1)[:, None]).astype(int)
-        return self.segments(np.repeat(chosen, segments), np.where(crowded, loose, starts).ravel(), length)
+        starts = np.where(apart >= 0, places * (apart + 0.999) + np.arange(segments) * step, places * (room + 0.999))
+        starts = np.where(tempo[:, None] == 1, np.floor(starts), np.minimum(starts, room))
+        return self.segments(np.repeat(chosen, segments), starts.ravel(), length, np.repeat(tempo, segments))
 
-    def segments(self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
-        """Gather given segments.
+    def segments(self, clip: NDArray[np.int64], start: NDArray[Any], length: int, tempo: Array | float = 1.0) -> Batch:
+        """Gather given segments; between two frames, and between two steps of sound, lies their mixture.
 
         Args:
             clip: (N,) indices of clips.
             start: (N,) first frames.
             length: frames L of a segment.
+            tempo: (N,) frames of the clip per frame of the segment, or one for all.
 
         Returns:
             The batch.
         """
-        frames = (self.first_frame[clip] + start)[:, None] + np.arange(length)
-        per_frame = self.config.steps_per_frame
-        steps = int((length - WINDOW_FRAMES) * per_frame) + self.config.window_steps
-        first = self.first_step[clip] + np.floor(start * float(per_frame)).astype(int)
-        audio = torch.from_numpy(self.audio[first[:, None] + np.arange(steps)]).float()
-        seen = {name: torch.from_numpy(values[frames]) for name, values in self.seen.items()}
+        per_frame = float(self.config.steps_per_frame)
+        steps = int((length - WINDOW_FRAMES) * self.config.steps_per_frame) + self.config.window_steps
+        tempo = np.broadcast_to(np.asarray(tempo, float), start.shape).copy()
+        frame = start[:, None] + np.arange(length) * tempo[:, None]
+        first = np.where(tempo == 1, np.floor(start * per_frame), start * per_frame)
+        step = first[:, None] + np.arange(steps) * tempo[:, None]
+        last_step = np.diff([*self.first_step, len(self.audio)])[clip, None] - 1
+        frame = self.first_frame[clip, None] + frame.clip(0, self.frames[clip, None] - 1)
+        audio = _between(self.audio, self.first_step[clip, None] + step.clip(0, last_step)).float()
+        seen = {name: _between(values, frame) for name, values in self.seen.items()}
         if "rest" in self.once:
             seen["rest"] = torch.from_numpy(self.once["rest"][clip])[:, None]
         return Batch(
@@ -163,6 +177,7 @@ class ClipData:
             clip=torch.from_numpy(clip),
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
+            tempo=torch.from_numpy(tempo),
             length=length,
         )
 
@@ -176,6 +191,20 @@ class ClipData:
         view = generator.integers(VIEWS, size=count)
         views = rearrange(torch.from_numpy(self.once["views"][clip, view]), "n h w c -> n c h w").float() / 255
         return views, torch.from_numpy(self.once["poses"][clip, view])
+
+
+def _between(values: NDArray[Any], place: Array) -> Tensor:
+    """Values at fractional places (N, L) along the first axis."""
+    low = np.floor(place).astype(int)
+    mixed = torch.from_numpy(values[low])
+    share = (place - low).astype(np.float32)
+    rows = (share > 0).any(1)  # half of the segments are as they were filmed: they are not touched
+    if rows.any():
+        high = torch.from_numpy(values[np.minimum(low + 1, len(values) - 1)[rows]])
+        weight = torch.from_numpy(share[rows]).reshape(*high.shape[:2], *[1] * (high.ndim - 2))
+        between = mixed[rows].float().lerp(high.float(), weight)
+        mixed[rows] = (between.round() if mixed.dtype == torch.uint8 else between).to(mixed.dtype)
+    return mixed
 
 
 @dataclass(frozen=True)

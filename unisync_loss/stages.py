@@ -39,6 +39,7 @@ from unisync_loss.towers import FRAME_FEATURES, DenseVisualTower, FrameStem
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
+HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in the last stage
 LARGEST_SCALE = 30.0  # of the contrastive softmax
 
 
@@ -182,7 +183,8 @@ class JointStage:
         """Terms of :func:`sync_terms`, and the error of the motion."""
         batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
         features, motion = see_mouths(learner, batch)
-        terms = sync_terms(learner, batch, learner.visual.encode_frames(features, len(batch.clip)))
+        hidden = hide_features(features, len(batch.clip))
+        terms = sync_terms(learner, batch, learner.visual.encode_frames(hidden, len(batch.clip)))
         error = (features[:, :MOTION_FEATURES] - motion).abs().mean()
         return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}
 
@@ -206,6 +208,12 @@ class ContrastStage:
             series = rearrange(rings, "n l p d -> n l (p d)")
         visual = learner.expert.encode_visual(visual_of_series(data.config, series))
         return sync_terms(learner, batch, visual)
+
+
+def hide_features(features: Tensor, segments: int) -> Tensor:
+    """Silence some features (N * L, 192) all through a segment: no single one is to be trusted."""
+    series = rearrange(features, "(n l) c -> n c l", n=segments)
+    return rearrange(F.dropout1d(series, HIDDEN_FEATURES), "n c l -> (n l) c")
 
 
 def see_mouths(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -169,11 +169,11 @@ class DenseVisualTower(nn.Module):
             nn.Conv1d(256, 320, 3, bias=False),
             nn.BatchNorm1d(320),
             nn.ReLU(),
-            nn.Dropout(0.2),
+            nn.Dropout(0.3),
             nn.Conv1d(320, 320, 3, bias=False),
             nn.BatchNorm1d(320),
             nn.ReLU(),
-            nn.Dropout(0.2),
+            nn.Dropout(0.3),
             nn.Conv1d(320, config.embedding, 1, bias=False),
             nn.BatchNorm1d(config.embedding),
         )
@@ -218,9 +218,9 @@ def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
         ConvBlock(64, 128, 3, (2, 1), time_unpadded),
         ConvBlock(128, 128, 3, 1, time_unpadded, residual=True),
         ConvBlock(128, 256, 3, (2, 1), time_unpadded),
-        nn.Dropout(0.2),
+        nn.Dropout(0.3),
         ConvBlock(256, 384, (5, 4), 1, 0),
-        nn.Dropout(0.2),
+        nn.Dropout(0.3),
         nn.Conv2d(384, config.embedding, 1, bias=False),
         nn.BatchNorm2d(config.embedding),
     )
@@ -230,11 +230,11 @@ def small_hubert_network(config: UniSyncConfig) -> nn.Sequential:
     """ε3 and ε4: (B, 1, F, L) → (B, D, 1, L - 9): the features are mixed first, then four steps over time."""
     return nn.Sequential(
         ConvBlock(1, 320, (config.audio_features, 1), 1, 0),
-        nn.Dropout(0.2),
+        nn.Dropout(0.3),
         ConvBlock(320, 320, (1, 4), 1, 0),
         ConvBlock(320, 320, (1, 4), 1, 0),
         ConvBlock(320, 384, (1, 4), 1, 0),
-        nn.Dropout(0.2),
+        nn.Dropout(0.3),
         nn.Conv2d(384, config.embedding, 1, bias=False),
         nn.BatchNorm2d(config.embedding),
     )
