@@ -15,50 +15,31 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
-from unisync_loss.cache import CUT_SIZE, VIEWS, CachedClip, CachedMesh, Part, cache_path, load_cached, load_mesh
+from unisync_loss.batches import Batch, PairBatch, Views
+from unisync_loss.cache import (
+    CUT_SIZE,
+    VIEWS,
+    CachedClip,
+    CachedMesh,
+    Part,
+    cache_path,
+    load_cached,
+    load_crop,
+    load_mesh,
+)
 from unisync_loss.clips import ClipEntry, frames_with_audio
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.evaluate import voiced_windows
+from unisync_loss.pairs import PairPlan, draw_pairs
+from unisync_loss.parallel import ALONE, World
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.series import series_of_mesh
 
 #: waveform (S,) → features (L, F), those of :attr:`UniSyncConfig.audio`
 Listen = Callable[[NDArray[np.float32]], NDArray[np.float16]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Segments of clips.
-
-    Attributes:
-        seen: arrays of the frames by name, (N, L, …). For experts on colours ``cuts`` (N, L, 80, 80, 3) uint8 mouth
-            cuts and ``motion`` (N, L, 52, 2), displacement of the mouth points from the clip's median in template
-            coordinates; for others ``series`` (N, L, 2, E) of :mod:`unisync_loss.series`, and ``rest`` (N, 1, 2, E),
-            its median over the clip.
-        audio: features of the same time as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or
-            HuBERT (N, 2 L, F).
-        clip: (N,) which clip.
-        speaker: (N,) whose voice.
-        start: (N,) first frame.
-        length: L.
-    """
-
-    seen: dict[str, Tensor]
-    audio: Tensor
-    clip: Tensor
-    speaker: Tensor
-    start: Tensor
-    length: int
-
-    def window_labels(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clip, speaker and first frame of every window, each (N * W,)."""
-        windows = self.length - WINDOW_FRAMES + 1
-        time = self.start[:, None] + torch.arange(windows)
-        repeated = [
-            rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
-        ]
-        return repeated[0], repeated[1], rearrange(time, "n w -> (n w)")
 
 
 class ClipData:
@@ -91,14 +72,14 @@ class ClipData:
         part = part_of(config)
         kept = [entry for entry in entries if cache_path(entry, folder, part).exists()]
         self.entries, parts = [], []
+        self.broken: dict[str, str] = {}
         for done, entry in enumerate(kept):
             progress(done, len(kept))
-            clip = (
-                _see_mouth(load_cached(entry, folder))
-                if part == "mouth"
-                else _see_mesh(load_mesh(entry, folder), config)
-            )
-            aligned = _put_right(clip, entry.offset, shortest, listen)
+            try:
+                aligned = _put_right(_read(entry, folder, config), entry.offset, shortest, listen)
+            except (SafetensorError, TypeError, ValueError) as error:
+                self.broken[entry.name] = f"{cache_path(entry, folder, part).name} in the cache cannot be used: {error}"
+                continue
             if aligned is not None:
                 self.entries.append(entry)
                 parts.append(aligned)
@@ -109,6 +90,7 @@ class ClipData:
         self.first_step = np.cumsum([0, *[len(part.audio) for part in parts[:-1]]])
         self.seen = {name: np.concatenate([part.seen[name] for part in parts]) for name in parts[0].seen}
         self.audio = np.concatenate([part.audio for part in parts])
+        self.voiced = np.concatenate([part.voiced for part in parts])
         self.once = {name: np.stack([part.once[name] for part in parts]) for name in parts[0].once}
         _, self.speaker = np.unique([entry.speaker for entry in self.entries], return_inverse=True)
         self.odds = speaker_odds(self.speaker, self.frames)
@@ -117,17 +99,20 @@ class ClipData:
         """Count the clips."""
         return len(self.frames)
 
-    def draw(self, generator: np.random.Generator, clips: int, segments: int, length: int) -> Batch:
+    def draw(
+        self, generator: np.random.Generator, clips: int, segments: int, length: int, world: World = ALONE
+    ) -> Batch:
         """Draw a batch: different clips, segments of one clip apart where it is long enough.
 
         Args:
-            generator: source of chance.
+            generator: source of chance, the same in all processes.
             clips: clips of the batch.
             segments: segments of each.
             length: frames L of a segment.
+            world: processes that share the batch.
 
         Returns:
-            The batch, N = clips * segments.
+            This process's part of the batch, N = clips * segments in all.
         """
         chosen = generator.choice(len(self), size=min(clips, len(self)), replace=False, p=self.odds)
         room = self.frames[chosen] - length
@@ -136,7 +121,8 @@ class ClipData:
         starts = np.floor(places * (apart + 1)[:, None]).astype(int) + np.arange(segments) * length
         crowded = (self.frames[chosen] < segments * length)[:, None]
         loose = np.floor(places * (room + 1)[:, None]).astype(int)
-        return self.segments(np.repeat(chosen, segments), np.where(crowded, loose, starts).ravel(), length)
+        start = np.where(crowded, loose, starts).ravel()
+        return self.segments(world.part(np.repeat(chosen, segments)), world.part(start), length)
 
     def segments(self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
         """Gather given segments.
@@ -149,33 +135,47 @@ class ClipData:
         Returns:
             The batch.
         """
-        frames = (self.first_frame[clip] + start)[:, None] + np.arange(length)
-        per_frame = self.config.steps_per_frame
-        steps = int((length - WINDOW_FRAMES) * per_frame) + self.config.window_steps
-        first = self.first_step[clip] + np.floor(start * float(per_frame)).astype(int)
-        audio = torch.from_numpy(self.audio[first[:, None] + np.arange(steps)]).float()
-        seen = {name: torch.from_numpy(values[frames]) for name, values in self.seen.items()}
-        if "rest" in self.once:
-            seen["rest"] = torch.from_numpy(self.once["rest"][clip])[:, None]
         return Batch(
-            seen=seen,
-            audio=rearrange(audio, "n m f -> n f m") if self.config.audio == "mel" else audio,
+            seen=self._see(clip, start, length),
+            audio=self._hear(clip, start, length),
             clip=torch.from_numpy(clip),
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
             length=length,
         )
 
-    def draw_views(self, generator: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Draw whole-crop views for the aligner.
+    def draw_pairs(
+        self, generator: np.random.Generator, plan: PairPlan, count: int, step: int, world: World = ALONE
+    ) -> PairBatch:
+        """Draw random pairs of single windows; this process's part of ``count``. See :func:`pairs.draw_pairs`."""
+        drawn = draw_pairs(plan, self.frames, self.speaker, self.odds, count, generator, step)
+        kind, clip, start, voice, voice_start = (world.part(values) for values in drawn)
+        places = self.first_frame[clip] + start, self.first_frame[voice] + voice_start
+        silent = ~self.voiced[places[0]] & ~self.voiced[places[1]]
+        seen, audio = self._see(clip, start, WINDOW_FRAMES), self._hear(voice, voice_start, WINDOW_FRAMES)
+        return PairBatch(seen, audio, torch.from_numpy(kind), torch.from_numpy(silent))
 
-        Returns:
-            (count, 3, 96, 96) in [0, 1] and their poses (count, 2, 3).
-        """
+    def _see(self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int) -> dict[str, Tensor]:
+        frames = (self.first_frame[clip] + start)[:, None] + np.arange(length)
+        seen = {name: torch.from_numpy(values[frames]) for name, values in self.seen.items()}
+        if "rest" in self.once:
+            seen["rest"] = torch.from_numpy(self.once["rest"][clip])[:, None]
+        return seen
+
+    def _hear(self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Tensor:
+        per_frame = self.config.steps_per_frame
+        steps = int((length - WINDOW_FRAMES) * per_frame) + self.config.window_steps
+        first = self.first_step[clip] + np.floor(start * float(per_frame)).astype(int)
+        audio = torch.from_numpy(self.audio[first[:, None] + np.arange(steps)]).float()
+        return rearrange(audio, "n m f -> n f m") if self.config.audio == "mel" else audio
+
+    def draw_views(self, generator: np.random.Generator, count: int, world: World = ALONE) -> Views:
+        """Draw whole-crop views for the aligner: this process's part of ``count``."""
         clip = generator.choice(len(self), size=count, p=self.odds)
         view = generator.integers(VIEWS, size=count)
+        clip, view = world.part(clip), world.part(view)
         views = rearrange(torch.from_numpy(self.once["views"][clip, view]), "n h w c -> n c h w").float() / 255
-        return views, torch.from_numpy(self.once["poses"][clip, view])
+        return Views(views, torch.from_numpy(self.once["poses"][clip, view]))
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,24 @@ class _Aligned:
     seen: dict[str, NDArray[Any]]
     once: dict[str, NDArray[Any]]
     audio: NDArray[np.float16]
+    voiced: NDArray[np.bool_]
 
 
 def part_of(config: UniSyncConfig) -> Part:
     """What of a clip an expert is trained on."""
-    return "mouth" if config.visual == "rgb" else "mesh"
+    if config.visual != "rgb":
+        return "mesh"
+    return "mouth" if config.architecture == "small" else "crop"
+
+
+def _read(entry: ClipEntry, folder: Path, config: UniSyncConfig) -> _Seen:
+    part = part_of(config)
+    if part == "mouth":
+        return _see_mouth(load_cached(entry, folder))
+    if part == "crop":
+        crop = load_crop(entry, folder)
+        return _Seen({"crops": crop.crops}, {}, crop.waveform)
+    return _see_mesh(load_mesh(entry, folder), config)
 
 
 def _see_mouth(clip: CachedClip) -> _Seen:
@@ -222,7 +235,9 @@ def _put_right(clip: _Seen, offset: float, shortest: int, listen: Listen) -> _Al
         seen["motion"] = seen["motion"] - np.median(seen["motion"], axis=0)
     if "series" in seen:
         once["rest"] = np.median(seen["series"], axis=0)
-    return _Aligned(last - first, seen, once, listen(waveform))
+    windows = last - first - WINDOW_FRAMES + 1
+    voiced = np.pad(voiced_windows(waveform, windows), (0, WINDOW_FRAMES - 1))  # by first frame
+    return _Aligned(last - first, seen, once, listen(waveform), voiced)
 
 
 def _mel_of(config: UniSyncConfig, waveform: NDArray[np.float32]) -> NDArray[np.float16]:
