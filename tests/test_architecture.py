@@ -18,7 +18,7 @@ LAYERS = [
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "face_model", "face_parser", "tracks", "shards", "synthetic_face"},
-    {"expert", "pretrained", "cache", "synthetic", "providers", "given"},
+    {"expert", "pretrained", "cache", "synthetic", "providers", "given", "pairs", "parallel", "batches"},
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
@@ -26,8 +26,11 @@ LAYERS = [
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
     {"protocols", "score", "verdict"},
     {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo", "align", "folds"},
-    {"recipe", "materials"},
+    {"pair_stages"},
+    {"recipe", "validation", "monitor", "materials"},
+    {"engine"},
     {"train"},
+    {"selftest"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -233,7 +233,7 @@ def test_the_aligner_learns(data):
     errors = []
     for _ in range(40):
         optimiser.zero_grad()
-        terms = stage.loss(learner, data, generator)
+        terms = stage.loss(learner, stage.draw(data, generator, 0))
         terms["loss"].backward()
         optimiser.step()
         errors.append(terms["loss"].item())
@@ -243,7 +243,8 @@ def test_the_aligner_learns(data):
 def test_the_sync_stage_looks_at_no_picture(data):
     torch.manual_seed(0)
     learner = Learner(UniSyncConfig())
-    terms = SyncStage(BatchSize(clips=3)).loss(learner, data, np.random.default_rng(0))
+    stage = SyncStage(BatchSize(clips=3))
+    terms = stage.loss(learner, stage.draw(data, np.random.default_rng(0), 0))
     terms["loss"].backward()
     assert all(parameter.grad is None for parameter in learner.stem.parameters())
     assert learner.visual.trunk[0].weight.grad[:, :MOTION_FEATURES].abs().sum() > 0
@@ -262,7 +263,7 @@ class TestRun:
         lines = []
         train(run_config(folder, cache, tmp_path / "run"), UniSyncConfig(), resume=False, say=lines.append)
         names = {path.name for path in (tmp_path / "run").iterdir()}
-        assert {"last", "best", "log.jsonl", "config.yaml", "state.safetensors"} <= names
+        assert {"last", "best", "top", "log.jsonl", "curves.png", "config.yaml", "state.safetensors"} <= names
         expert = load_expert(tmp_path / "run" / "last")
         assert expert(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
         log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -112,6 +112,15 @@ def augment_motion(motion: Tensor) -> Tensor:
     return changed + 0.35 * torch.randn(count, 1, 1, 1) * other + noise
 
 
+def augment_pictures(pictures: Tensor, length: int) -> Tensor:
+    """Other crops of whole pictures (N * L, 3, H, W), alike over a segment of L, half of them mirrored."""
+    segments = len(pictures) // length
+    theta = random_affine(segments, scale=0.1, aspect=0.06, turn=0.08, shift=0.06, flip=chance(segments, 0.5))
+    theta = repeat(theta, "n i j -> (n l) i j", l=length)
+    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+
+
 def augment_series(series: Tensor, rest: Tensor, mirrored: Tensor) -> Tensor:
     """Other faces and other trackers: part of another face's rest, larger and smaller motion, noise.
 

@@ -1,7 +1,8 @@
 """What training reads again and again, computed once a clip: what the face looks like and does, and the voice.
 
 ``mouth`` is for experts on colours: mouth cuts, mouth points, a few faces and their poses. ``mesh`` is for all others:
-MediaPipe's whole mesh, from which landmarks, parsing maps and coefficients are made. A file a clip and part.
+MediaPipe's whole mesh, from which landmarks, parsing maps and coefficients are made; ``crop`` the whole picture, small,
+for the ``paper`` architecture on colours. A file a clip and part.
 """
 
 from __future__ import annotations
@@ -36,7 +37,19 @@ MESH_CENTRE = (0.5, 0.5, 0.0)  # taken off the stored mesh: half floats are fine
 _SMOOTHING = 2  # frames on either side that steady the measured pose
 
 
-Part = Literal["mouth", "mesh"]
+Part = Literal["mouth", "mesh", "crop"]
+
+
+class CachedCrop(NamedTuple):
+    """A clip's pictures, before its offset is put right.
+
+    Attributes:
+        crops: (T, 96, 96, 3) uint8.
+        waveform: (640 T,) float32.
+    """
+
+    crops: NDArray[np.uint8]
+    waveform: NDArray[np.float32]
 
 
 class CachedMesh(NamedTuple):
@@ -121,10 +134,18 @@ def load_mesh(entry: ClipEntry, folder: Path) -> CachedMesh:
     return CachedMesh(**load_file(cache_path(entry, folder, "mesh")))
 
 
+def load_crop(entry: ClipEntry, folder: Path) -> CachedCrop:
+    """Read the crop part of one clip."""
+    return CachedCrop(**load_file(cache_path(entry, folder, "crop")))
+
+
 def _cache_one(entry: ClipEntry, folder: Path, part: Part) -> str:
     """Cache one clip; returns why it was skipped, or nothing."""
     torch.set_num_threads(1)
     try:
+        if part == "crop":
+            _write(cache_path(entry, folder, part), see_crop(decode_clip(entry)))
+            return ""
         clip, mesh = measure_clip(entry)
     except ValueError as error:
         return str(error)
@@ -135,7 +156,7 @@ def _cache_one(entry: ClipEntry, folder: Path, part: Part) -> str:
     return ""
 
 
-def _write(path: Path, cached: CachedClip | CachedMesh) -> None:
+def _write(path: Path, cached: CachedClip | CachedMesh | CachedCrop) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
     save_file({key: np.ascontiguousarray(value) for key, value in cached._asdict().items()}, temporary)
     temporary.replace(path)
@@ -158,6 +179,13 @@ def keep_mesh(clip: Clip, mesh: NDArray[np.float32]) -> CachedMesh:
     """What is kept of a clip for experts on anything but colours."""
     size = np.array(clip.frames.shape[1:3])
     return CachedMesh((mesh - np.asarray(MESH_CENTRE, np.float32)).astype(np.float16), size, clip.waveform)
+
+
+def see_crop(clip: Clip) -> CachedCrop:
+    """What is kept of a clip for the ``paper`` architecture on colours."""
+    picture = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w")
+    small = torch.cat([resize(piece.float(), VIEW_SIZE, VIEW_SIZE) for piece in picture.split(256)])
+    return CachedCrop(_to_bytes(small), clip.waveform)
 
 
 def see_mouth(clip: Clip, mesh: NDArray[np.float32]) -> CachedClip:

@@ -104,52 +104,48 @@ def prepare(
 
 @app.command()
 def train(
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Any setting of the run.")] = None,
     data: Annotated[
-        list[Path], typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4; may be given several times.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+        list[Path] | None, typer.Option(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     val: Annotated[Path | None, typer.Option(help="Validation folder, of other speakers.")] = None,
-    audio: Annotated[str, typer.Option(help="Audio representation: mel or hubert.")] = "mel",
-    visual: Annotated[str, typer.Option(help="Visual representation: rgb, parsing, landmarks or 3dmm.")] = "rgb",
+    config: Annotated[Path | None, typer.Option(help="YAML file, such as the config.yaml of a run.")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast, or paper: the paper's recipe to the letter.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio representation: mel or hubert.")] = None,
+    visual: Annotated[str | None, typer.Option(help="Visual one: rgb, parsing, landmarks or 3dmm.")] = None,
     hubert: Annotated[
-        str | None, typer.Option(help="HuBERT for --audio hubert: owner/name[@revision] on the Hub, or a folder.")
+        str | None, typer.Option(help="HuBERT to listen through: owner/name[@revision], or folder.")
     ] = None,
     init: Annotated[str | None, typer.Option(help="Expert to start from: released name, folder or owner/name.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")] = None,
-    align_steps: Annotated[int, typer.Option(min=0, help="Steps of the face-pose stage.")] = 3000,
-    geometry_steps: Annotated[int, typer.Option(min=0, help="Of the mouth-motion stage.")] = 800,
-    sync_steps: Annotated[int, typer.Option(min=0, help="Of contrast on the measured mouth motion.")] = 1000,
-    joint_steps: Annotated[int, typer.Option(min=0, help="Of contrast with everything unfrozen.")] = 1300,
-    steps: Annotated[int, typer.Option(min=0, help="Of contrast for pairs without rgb, which have one stage.")] = 3000,
-    clips: Annotated[int, typer.Option(min=2, help="Clips of a batch.")] = 32,
-    val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 200,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = max(1, (os.cpu_count() or 1)),
-    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its settings.")] = False,
+    overfit: Annotated[int | None, typer.Option(help="Self-test: learn so many windows by heart, such as 64.")] = None,
+    shuffle_labels: Annotated[bool, typer.Option("--shuffle-labels", help="Self-test: nothing may be learnt.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.")] = None,
+    json_file: Json = None,
 ) -> None:
-    """Train an expert on folders of clips; on rgb in stages: face pose, mouth shape, sync, all at once."""
-    from unisync_loss.recipe import TrainConfig, expert_config
+    """Train an expert for any pair of representations; several processes by torchrun -m unisync_loss.cli train."""
+    from unisync_loss.recipe import resolve
+    from unisync_loss.selftest import overfit as learn_by_heart
+    from unisync_loss.selftest import shuffled
     from unisync_loss.train import train as run
 
-    config = TrainConfig(
-        data=tuple(str(folder) for folder in data),
-        out=str(out),
-        val=str(val) if val else None,
-        cache=str(cache) if cache else None,
-        init=init,
-        hubert=hubert,
-        seed=seed,
-        align_steps=align_steps,
-        geometry_steps=geometry_steps,
-        sync_steps=sync_steps,
-        joint_steps=joint_steps,
-        steps=steps,
-        clips=clips,
-        val_every=val_every,
-        workers=workers,
-    )
-    run(config, expert_config(audio, visual), resume=resume, say=say)
-    typer.echo(f"checkpoints: {out / 'best'}, {out / 'last'}")
+    saved = out / "config.yaml" if out is not None and resume and (out / "config.yaml").is_file() else None
+    given: dict[str, Any] = {
+        **{name: str(path) if path else None for name, path in {"out": out, "val": val, "cache": cache}.items()},
+        **{"preset": preset, "audio": audio, "visual": visual, "hubert": hubert, "init": init, "seed": seed},
+        **{"data": [str(folder) for folder in data] if data else None, "overfit": overfit},
+    }
+    settled, expert = resolve(given, config or saved, settings or [])
+    if settled.overfit or shuffle_labels:
+        report = (learn_by_heart if settled.overfit else shuffled)(settled, expert, say)
+        if json_file:
+            write_json(json_file, report)
+        typer.echo("  ".join(f"{key} {value}" for key, value in report.items()))
+        return
+    run(settled, expert, resume=resume, say=say)
+    typer.echo(f"checkpoints: {settled.out}/best, {settled.out}/last")
 
 
 @app.command()

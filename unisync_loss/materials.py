@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -18,9 +19,11 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.hubert import HubertEncoder, cached_features
 from unisync_loss.pretrained import load_expert
+from unisync_loss.representations.morphable import MorphableInput
 from unisync_loss.sampling import ClipData, Listen, part_of
 
 Say = Callable[[str], None]
+CPU = torch.device("cpu")
 _EVERY = 5.0  # seconds between lines of progress
 
 
@@ -32,6 +35,7 @@ def load_clips(
     workers: int,
     listen: Listen | None,
     say: Say,
+    mix: Sequence[float] = (),
 ) -> ClipData:
     """Measure what is not in the cache yet, and read it.
 
@@ -43,25 +47,50 @@ def load_clips(
         workers: processes that measure.
         listen: of :func:`listener`.
         say: takes lines of progress, and names what is left out.
+        mix: odds of drawing from each folder; none goes by speakers and minutes.
 
     Raises:
         ValueError: for folders without a usable clip.
     """
-    entries = [entry for folder in folders for entry in list_clips(folder)]
+    listed = [list_clips(folder) for folder in folders]
+    entries = [entry for part in listed for entry in part]
     what = ", ".join(folders)
     tell = _Progress(say)
     reasons: dict[str, str] = {}
     for done, total, reasons in build_cache(entries, cache, workers, part_of(config)):  # noqa: B007
         tell(f"{what}: clips measured", done, total)
+    data = ClipData(entries, cache, config, shortest, listen, partial(tell, f"{what}: clips read"))
+    reasons = reasons | data.broken
     for name, reason in reasons.items():
         say(f"{what}: left out {name}: {reason}")
-    data = ClipData(entries, cache, config, shortest, listen, partial(tell, f"{what}: clips read"))
-    minutes = data.frames.sum() / 25 / 60
+    if mix:
+        folder_of = {id(entry): number for number, part in enumerate(listed) for entry in part}
+        data.odds = mixed(data.odds, np.array([folder_of[id(entry)] for entry in data.entries]), mix)
+    minutes, short = data.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
     say(
-        f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; "
-        f"{len(entries) - len(data)} left out, {len(reasons)} of them cannot be used"
+        f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
+        f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
     )
     return data
+
+
+def mixed(odds: NDArray[np.float64], folder: NDArray[np.int64], mix: Sequence[float]) -> NDArray[np.float64]:
+    """Scale odds (C,) so that each folder is drawn from as often as ``mix`` says; ``folder`` (C,) is each clip's.
+
+    Raises:
+        ValueError: for a folder without a usable clip, or odds that are not positive.
+    """
+    share = np.bincount(folder, weights=odds, minlength=len(mix))
+    if min(mix) <= 0 or share.min() <= 0:
+        raise ValueError(f"mix: expected a positive number for each folder, and a usable clip in each, got {list(mix)}")
+    scaled: NDArray[np.float64] = odds * (np.asarray(mix) / share)[folder]
+    return scaled / scaled.sum()
+
+
+def standardise(expert: UniSyncExpert, data: ClipData) -> None:
+    """Store mean and deviation of the training clips' coefficients in an expert on 3dmm; others need none."""
+    if isinstance(expert.visual_input, MorphableInput):
+        expert.visual_input.measure(torch.from_numpy(data.seen["series"][:, 0]))
 
 
 class _Progress:
@@ -81,13 +110,16 @@ class _Progress:
             self.say(f"{what}: {done}/{total}, {left:.0f} s left")
 
 
-def listener(config: UniSyncConfig, model: str | None, folder: Path) -> tuple[UniSyncConfig, Listen | None]:
+def listener(
+    config: UniSyncConfig, model: str | None, folder: Path, device: torch.device = CPU
+) -> tuple[UniSyncConfig, Listen | None]:
     """Load the HuBERT that an expert listens through, and write its identity into the expert's config.
 
     Args:
         config: of the expert; one on mel has no use for a model.
         model: ``owner/name[@revision]`` on the Hub, or a folder; None is that of the config.
         folder: of the feature cache.
+        device: to encode on.
 
     Returns:
         The config with model, commit and width filled in, and the function that encodes a waveform; None for mel.
@@ -104,12 +136,12 @@ def listener(config: UniSyncConfig, model: str | None, folder: Path) -> tuple[Un
     name, revision = config.hubert_model, config.hubert_revision
     if model is not None:
         name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
-    encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.hubert_layer)
+    encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.hubert_layer, device=device)
     # a branch moves on: what is stored is the commit, or the sha256 of a folder's weights
     told = replace(config, hubert_model=name, hubert_revision=encoder.identity, audio_features=encoder.width)
 
     def listen(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
-        return cached_features(waveform, encoder, folder).astype(np.float16)
+        return cached_features(waveform, encoder, folder, device).astype(np.float16)
 
     return told, listen
 

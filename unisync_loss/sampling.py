@@ -15,56 +15,34 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
-from unisync_loss.cache import CUT_SIZE, VIEWS, CachedClip, CachedMesh, Part, cache_path, load_cached, load_mesh
+from unisync_loss.batches import Batch, PairBatch, Views
+from unisync_loss.cache import (
+    CUT_SIZE,
+    VIEWS,
+    CachedClip,
+    CachedMesh,
+    Part,
+    cache_path,
+    load_cached,
+    load_crop,
+    load_mesh,
+)
 from unisync_loss.clips import ClipEntry, frames_with_audio
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.evaluate import voiced_windows
+from unisync_loss.pairs import PairPlan, draw_pairs
+from unisync_loss.parallel import ALONE, World
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.series import series_of_mesh
 
-STRETCHED = 0.5  # share of clips that are drawn as if spoken faster or slower
-TEMPO = (0.85, 1.18)
+TEMPO = (0.85, 1.18)  # of clips that are drawn as if spoken slower or faster
 
 Array = NDArray[np.float64]
 #: waveform (S,) → features (L, F), those of :attr:`UniSyncConfig.audio`
 Listen = Callable[[NDArray[np.float32]], NDArray[np.float16]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Segments of clips.
-
-    Attributes:
-        seen: arrays of the frames by name, (N, L, …). For experts on colours ``cuts`` (N, L, 80, 80, 3) uint8 mouth
-            cuts and ``motion`` (N, L, 52, 2), displacement of the mouth points from the clip's median in template
-            coordinates; for others ``series`` (N, L, 2, E) of :mod:`unisync_loss.series`, and ``rest`` (N, 1, 2, E),
-            its median over the clip.
-        audio: features of the same time as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or
-            HuBERT (N, 2 L, F).
-        clip: (N,) which clip.
-        speaker: (N,) whose voice.
-        start: (N,) first frame, fractional where the tempo is not 1.
-        tempo: (N,) frames of the clip per frame of the segment.
-        length: L.
-    """
-
-    seen: dict[str, Tensor]
-    audio: Tensor
-    clip: Tensor
-    speaker: Tensor
-    start: Tensor
-    tempo: Tensor
-    length: int
-
-    def window_labels(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clip, speaker and first frame of every window, each (N * W,)."""
-        windows = self.length - WINDOW_FRAMES + 1
-        time = self.start[:, None] + torch.arange(windows) * self.tempo[:, None]
-        repeated = [
-            rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
-        ]
-        return repeated[0], repeated[1], rearrange(time, "n w -> (n w)")
 
 
 class ClipData:
@@ -97,14 +75,14 @@ class ClipData:
         part = part_of(config)
         kept = [entry for entry in entries if cache_path(entry, folder, part).exists()]
         self.entries, parts = [], []
+        self.broken: dict[str, str] = {}
         for done, entry in enumerate(kept):
             progress(done, len(kept))
-            clip = (
-                _see_mouth(load_cached(entry, folder))
-                if part == "mouth"
-                else _see_mesh(load_mesh(entry, folder), config)
-            )
-            aligned = _put_right(clip, entry.offset, shortest, listen)
+            try:
+                aligned = _put_right(_read(entry, folder, config), entry.offset, shortest, listen)
+            except (SafetensorError, TypeError, ValueError) as error:
+                self.broken[entry.name] = f"{cache_path(entry, folder, part).name} in the cache cannot be used: {error}"
+                continue
             if aligned is not None:
                 self.entries.append(entry)
                 parts.append(aligned)
@@ -115,6 +93,7 @@ class ClipData:
         self.first_step = np.cumsum([0, *[len(part.audio) for part in parts[:-1]]])
         self.seen = {name: np.concatenate([part.seen[name] for part in parts]) for name in parts[0].seen}
         self.audio = np.concatenate([part.audio for part in parts])
+        self.voiced = np.concatenate([part.voiced for part in parts])
         self.once = {name: np.stack([part.once[name] for part in parts]) for name in parts[0].once}
         _, self.speaker = np.unique([entry.speaker for entry in self.entries], return_inverse=True)
         self.odds = speaker_odds(self.speaker, self.frames)
@@ -123,21 +102,31 @@ class ClipData:
         """Count the clips."""
         return len(self.frames)
 
-    def draw(self, generator: np.random.Generator, clips: int, segments: int, length: int) -> Batch:
+    def draw(
+        self,
+        generator: np.random.Generator,
+        clips: int,
+        segments: int,
+        length: int,
+        world: World = ALONE,
+        stretched: float = 0.0,
+    ) -> Batch:
         """Draw a batch: different clips, segments of one clip apart where it is long enough.
 
         Args:
-            generator: source of chance.
+            generator: source of chance, the same in all processes.
             clips: clips of the batch.
             segments: segments of each.
             length: frames L of a segment.
+            world: processes that share the batch.
+            stretched: share of the clips that are drawn as if spoken faster or slower.
 
         Returns:
-            The batch, N = clips * segments.
+            This process's part of the batch, N = clips * segments in all.
         """
         chosen = generator.choice(len(self), size=min(clips, len(self)), replace=False, p=self.odds)
         last = self.frames[chosen] - 1
-        tempo = np.where(generator.random(len(chosen)) < STRETCHED, generator.uniform(*TEMPO, len(chosen)), 1.0)
+        tempo: Array = np.where(generator.random(len(chosen)) < stretched, generator.uniform(*TEMPO, len(chosen)), 1.0)
         tempo = np.where(last > (length - 1) * tempo, tempo, 1.0)
         room = (last - (length - 1) * tempo)[:, None]
         step = length * tempo[:, None]
@@ -145,7 +134,8 @@ class ClipData:
         places = np.sort(generator.random((len(chosen), segments)), axis=1)
         starts = np.where(apart >= 0, places * (apart + 0.999) + np.arange(segments) * step, places * (room + 0.999))
         starts = np.where(tempo[:, None] == 1, np.floor(starts), np.minimum(starts, room))
-        return self.segments(np.repeat(chosen, segments), starts.ravel(), length, np.repeat(tempo, segments))
+        clip, start = world.part(np.repeat(chosen, segments)), world.part(starts.ravel())
+        return self.segments(clip, start, length, world.part(np.repeat(tempo, segments)))
 
     def segments(self, clip: NDArray[np.int64], start: NDArray[Any], length: int, tempo: Array | float = 1.0) -> Batch:
         """Gather given segments; between two frames, and between two steps of sound, lies their mixture.
@@ -159,21 +149,10 @@ class ClipData:
         Returns:
             The batch.
         """
-        per_frame = float(self.config.steps_per_frame)
-        steps = int((length - WINDOW_FRAMES) * self.config.steps_per_frame) + self.config.window_steps
         tempo = np.broadcast_to(np.asarray(tempo, float), start.shape).copy()
-        frame = start[:, None] + np.arange(length) * tempo[:, None]
-        first = np.where(tempo == 1, np.floor(start * per_frame), start * per_frame)
-        step = first[:, None] + np.arange(steps) * tempo[:, None]
-        last_step = np.diff([*self.first_step, len(self.audio)])[clip, None] - 1
-        frame = self.first_frame[clip, None] + frame.clip(0, self.frames[clip, None] - 1)
-        audio = _between(self.audio, self.first_step[clip, None] + step.clip(0, last_step)).float()
-        seen = {name: _between(values, frame) for name, values in self.seen.items()}
-        if "rest" in self.once:
-            seen["rest"] = torch.from_numpy(self.once["rest"][clip])[:, None]
         return Batch(
-            seen=seen,
-            audio=rearrange(audio, "n m f -> n f m") if self.config.audio == "mel" else audio,
+            seen=self._see(clip, start, length, tempo),
+            audio=self._hear(clip, start, length, tempo),
             clip=torch.from_numpy(clip),
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
@@ -181,16 +160,45 @@ class ClipData:
             length=length,
         )
 
-    def draw_views(self, generator: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Draw whole-crop views for the aligner.
+    def draw_pairs(
+        self, generator: np.random.Generator, plan: PairPlan, count: int, step: int, world: World = ALONE
+    ) -> PairBatch:
+        """Draw random pairs of single windows; this process's part of ``count``. See :func:`pairs.draw_pairs`."""
+        drawn = draw_pairs(plan, self.frames, self.speaker, self.odds, count, generator, step)
+        kind, clip, start, voice, voice_start = (world.part(values) for values in drawn)
+        places = self.first_frame[clip] + start, self.first_frame[voice] + voice_start
+        silent = ~self.voiced[places[0]] & ~self.voiced[places[1]]
+        usual = np.ones(len(clip))
+        seen, audio = (
+            self._see(clip, start, WINDOW_FRAMES, usual),
+            self._hear(voice, voice_start, WINDOW_FRAMES, usual),
+        )
+        return PairBatch(seen, audio, torch.from_numpy(kind), torch.from_numpy(silent))
 
-        Returns:
-            (count, 3, 96, 96) in [0, 1] and their poses (count, 2, 3).
-        """
+    def _see(self, clip: NDArray[np.int64], start: NDArray[Any], length: int, tempo: Array) -> dict[str, Tensor]:
+        frame = start[:, None] + np.arange(length) * tempo[:, None]
+        place = self.first_frame[clip, None] + frame.clip(0, self.frames[clip, None] - 1)
+        seen = {name: _between(values, place) for name, values in self.seen.items()}
+        if "rest" in self.once:
+            seen["rest"] = torch.from_numpy(self.once["rest"][clip])[:, None]
+        return seen
+
+    def _hear(self, clip: NDArray[np.int64], start: NDArray[Any], length: int, tempo: Array) -> Tensor:
+        per_frame = float(self.config.steps_per_frame)
+        steps = int((length - WINDOW_FRAMES) * self.config.steps_per_frame) + self.config.window_steps
+        first = np.where(tempo == 1, np.floor(start * per_frame), start * per_frame)
+        step = first[:, None] + np.arange(steps) * tempo[:, None]
+        last = np.diff([*self.first_step, len(self.audio)])[clip, None] - 1
+        audio = _between(self.audio, self.first_step[clip, None] + step.clip(0, last)).float()
+        return rearrange(audio, "n m f -> n f m") if self.config.audio == "mel" else audio
+
+    def draw_views(self, generator: np.random.Generator, count: int, world: World = ALONE) -> Views:
+        """Draw whole-crop views for the aligner: this process's part of ``count``."""
         clip = generator.choice(len(self), size=count, p=self.odds)
         view = generator.integers(VIEWS, size=count)
+        clip, view = world.part(clip), world.part(view)
         views = rearrange(torch.from_numpy(self.once["views"][clip, view]), "n h w c -> n c h w").float() / 255
-        return views, torch.from_numpy(self.once["poses"][clip, view])
+        return Views(views, torch.from_numpy(self.once["poses"][clip, view]))
 
 
 def _between(values: NDArray[Any], place: Array) -> Tensor:
@@ -198,7 +206,7 @@ def _between(values: NDArray[Any], place: Array) -> Tensor:
     low = np.floor(place).astype(int)
     mixed = torch.from_numpy(values[low])
     share = (place - low).astype(np.float32)
-    rows = (share > 0).any(1)  # half of the segments are as they were filmed: they are not touched
+    rows = (share > 0).any(1)  # most segments are as they were filmed: they are not touched
     if rows.any():
         high = torch.from_numpy(values[np.minimum(low + 1, len(values) - 1)[rows]])
         weight = torch.from_numpy(share[rows]).reshape(*high.shape[:2], *[1] * (high.ndim - 2))
@@ -222,11 +230,24 @@ class _Aligned:
     seen: dict[str, NDArray[Any]]
     once: dict[str, NDArray[Any]]
     audio: NDArray[np.float16]
+    voiced: NDArray[np.bool_]
 
 
 def part_of(config: UniSyncConfig) -> Part:
     """What of a clip an expert is trained on."""
-    return "mouth" if config.visual == "rgb" else "mesh"
+    if config.visual != "rgb":
+        return "mesh"
+    return "mouth" if config.architecture == "small" else "crop"
+
+
+def _read(entry: ClipEntry, folder: Path, config: UniSyncConfig) -> _Seen:
+    part = part_of(config)
+    if part == "mouth":
+        return _see_mouth(load_cached(entry, folder))
+    if part == "crop":
+        crop = load_crop(entry, folder)
+        return _Seen({"crops": crop.crops}, {}, crop.waveform)
+    return _see_mesh(load_mesh(entry, folder), config)
 
 
 def _see_mouth(clip: CachedClip) -> _Seen:
@@ -251,7 +272,9 @@ def _put_right(clip: _Seen, offset: float, shortest: int, listen: Listen) -> _Al
         seen["motion"] = seen["motion"] - np.median(seen["motion"], axis=0)
     if "series" in seen:
         once["rest"] = np.median(seen["series"], axis=0)
-    return _Aligned(last - first, seen, once, listen(waveform))
+    windows = last - first - WINDOW_FRAMES + 1
+    voiced = np.pad(voiced_windows(waveform, windows), (0, WINDOW_FRAMES - 1))  # by first frame
+    return _Aligned(last - first, seen, once, listen(waveform), voiced)
 
 
 def _mel_of(config: UniSyncConfig, waveform: NDArray[np.float32]) -> NDArray[np.float16]:

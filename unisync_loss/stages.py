@@ -3,14 +3,14 @@
 A visual network that starts from sync alone stays on the plateau for a long time. Here one network learns to read the
 mouth's motion (how far each lip point is from where it rests in the clip) from a picture, others learn sync from the
 measured motion, and joined they know sync from pictures without having been taught; then all are trained together.
-Experts on landmarks, coefficients and parsing maps have nothing to see first: one stage of contrast.
+All other experts have one stage, :mod:`unisync_loss.pair_stages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,28 +19,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unisync_loss.augment import (
-    augment_crop,
     augment_features,
     augment_motion,
     augment_mouths,
-    augment_series,
     augment_views,
     augment_voice,
+    centre_mouths,
     chance,
     mirror_motion,
 )
+from unisync_loss.batches import Batch, PairBatch, Views
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.faces import MOUTH_POINTS
 from unisync_loss.objective import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
-from unisync_loss.sampling import Batch, ClipData, to_pixels
-from unisync_loss.series import visual_of_series
+from unisync_loss.parallel import ALONE, World
+from unisync_loss.sampling import ClipData, to_pixels
 from unisync_loss.towers import FRAME_FEATURES, DenseVisualTower, FrameStem
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
 HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in the last stage
+STRETCHED = 0.5  # share of clips drawn as if spoken faster or slower
 LARGEST_SCALE = 30.0  # of the contrastive softmax
+
+Kind = TypeVar("Kind", Batch, PairBatch, Views)
 
 
 class Learner(nn.Module):
@@ -50,12 +53,13 @@ class Learner(nn.Module):
         """Build the expert and the softmax scale."""
         super().__init__()
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.visual == "rgb":
+        if config.visual == "rgb" and config.architecture == "small":
             first = self.visual.trunk[0]
             assert isinstance(first, nn.Conv1d)
             with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without
                 first.weight[:, MOTION_FEATURES:] = 0
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.world = ALONE
 
     @property
     def visual(self) -> DenseVisualTower:
@@ -72,21 +76,44 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Size of a sync batch: clips, segments of each, frames of a segment."""
+    """A batch of all pairs.
+
+    Attributes:
+        clips: different clips.
+        segments: of each.
+        frames: of a segment.
+        cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
+        augment: other faces, cameras, voices and rooms.
+        shuffled: hear something else than what is seen: a self-test, nothing can be learnt.
+    """
 
     clips: int = 32
     segments: int = 2
     frames: int = 13
+    cross_share: float = 0.2
+    augment: bool = True
+    shuffled: bool = False
+
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World) -> Batch:
+        """Draw this process's part."""
+        batch = data.draw(generator, self.clips, self.segments, self.frames, world, STRETCHED if self.augment else 0.0)
+        if not self.shuffled:
+            return batch
+        return replace(batch, audio=batch.audio.roll(int(generator.integers(1, len(batch.audio))), 0))
 
 
-class Stage(Protocol):
-    """One objective."""
+class Stage(Protocol[Kind]):
+    """One objective: what it draws, what it trains, what it minimises."""
 
     def trained(self, learner: Learner) -> list[nn.Module]:
         """Modules that this stage trains; all others stay as they are, in eval mode."""
         ...
 
-    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World) -> Kind:
+        """Draw this process's part of a batch."""
+        ...
+
+    def loss(self, learner: Learner, batch: Kind) -> dict[str, Tensor]:
         """Named terms of one step; ``loss`` is the one to minimise."""
         ...
 
@@ -102,11 +129,16 @@ class AlignStage:
         assert learner.visual.aligner is not None
         return [learner.visual.aligner]
 
-    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Views:
+        """Draw views of faces."""
+        return data.draw_views(generator, self.batch, world)
+
+    def loss(self, learner: Learner, batch: Views) -> dict[str, Tensor]:
         """Distance of the mouth cut's corners from where they should be, in template units."""
         assert learner.visual.aligner is not None
-        views, poses = augment_views(*data.draw_views(generator, self.batch))
-        first, second = (pose_error(look, poses) for look in learner.visual.aligner.looks(views))
+        with exactly(batch.views):
+            views, poses = augment_views(batch.views, batch.poses)
+            first, second = (pose_error(look, poses) for look in learner.visual.aligner.looks(views))
         return {"loss": first.mean() + second.mean(), "first_look": first.median(), "second_look": second.median()}
 
 
@@ -137,9 +169,12 @@ class GeometryStage:
         """Train the frame network."""
         return [learner.stem]
 
-    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+        """Draw a segment of each of many clips."""
+        return data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames, world)
+
+    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Distance from the measured motion, and the share of it that is left unexplained."""
-        batch = data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames)
         features, motion = see_mouths(learner, batch)
         error = features[:, :MOTION_FEATURES] - motion
         return {"loss": error.abs().mean(), "unexplained": error.square().mean() / motion.square().mean()}
@@ -150,17 +185,22 @@ class SyncStage:
     """Audio network and visual trunk learn sync from the measured motion: no picture is looked at, which is cheap."""
 
     batch: BatchSize
+    contrasts: ClassVar[bool] = True
 
     def trained(self, learner: Learner) -> list[nn.Module]:
         """Train audio network and visual trunk."""
         return [learner.visual.trunk, learner.expert.audio_tower]
 
-    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+        """Draw segments of clips."""
+        return self.batch.draw(data, generator, world)
+
+    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
-        batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
-        motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
+        with exactly(batch.audio):
+            motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
         visual = learner.visual.encode_frames(motion_features(motion), len(batch.clip))
-        return sync_terms(learner, batch, visual)
+        return sync_terms(learner, batch, visual, self.batch)
 
 
 @dataclass(frozen=True)
@@ -174,40 +214,36 @@ class JointStage:
 
     batch: BatchSize
     motion_weight: float = 0.2
+    contrasts: ClassVar[bool] = True
 
     def trained(self, learner: Learner) -> list[nn.Module]:
         """Train all networks but the aligner."""
         return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
 
-    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+        """Draw segments of clips."""
+        return self.batch.draw(data, generator, world)
+
+    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
-        batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
-        features, motion = see_mouths(learner, batch)
-        hidden = hide_features(features, len(batch.clip))
-        terms = sync_terms(learner, batch, learner.visual.encode_frames(hidden, len(batch.clip)))
+        features, motion = see_mouths(learner, batch, augmented=self.batch.augment)
+        trusted = hide_features(features, len(batch.clip)) if self.batch.augment else features
+        terms = sync_terms(learner, batch, learner.visual.encode_frames(trusted, len(batch.clip)), self.batch)
         error = (features[:, :MOTION_FEATURES] - motion).abs().mean()
         return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}
 
 
-@dataclass(frozen=True)
-class ContrastStage:
-    """Landmarks, coefficients or parsing maps and the voice learn sync, all at once."""
-
-    batch: BatchSize
-
-    def trained(self, learner: Learner) -> list[nn.Module]:
-        """Train both towers."""
-        return [learner.expert.visual_tower, learner.expert.audio_tower]
-
-    def loss(self, learner: Learner, data: ClipData, generator: np.random.Generator) -> dict[str, Tensor]:
-        """Terms of :func:`sync_terms`."""
-        batch = data.draw(generator, self.batch.clips, self.batch.segments, self.batch.frames)
-        series = augment_series(batch.seen["series"], batch.seen["rest"], chance(len(batch.clip), 0.5))
-        if data.config.visual == "parsing":
-            rings = augment_crop(rearrange(series, "n l (p d) -> n l p d", d=2))
-            series = rearrange(rings, "n l p d -> n l (p d)")
-        visual = learner.expert.encode_visual(visual_of_series(data.config, series))
-        return sync_terms(learner, batch, visual)
+def see_mouths(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
+    """Features of pictures (N * L, 192), augmented or not, and the motion that is to be read there (N * L, 104)."""
+    with exactly(batch.audio):
+        pixels, motion = to_pixels(batch.seen["cuts"]), batch.seen["motion"]
+        if augmented:
+            mirrored = chance(len(motion), 0.5)
+            pixels, motion = augment_mouths(pixels, mirrored), mirror_motion(motion, mirrored)
+        else:
+            pixels = centre_mouths(pixels)
+    features = learner.stem(pixels.contiguous(memory_format=torch.channels_last))
+    return features, motion_features(motion)[:, :MOTION_FEATURES]
 
 
 def hide_features(features: Tensor, segments: int) -> Tensor:
@@ -216,12 +252,18 @@ def hide_features(features: Tensor, segments: int) -> Tensor:
     return rearrange(F.dropout1d(series, HIDDEN_FEATURES), "n c l -> (n l) c")
 
 
-def see_mouths(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Features of augmented pictures (N * L, 192), and the motion that is to be read there (N * L, 104)."""
-    mirrored = chance(len(batch.clip), 0.5)
-    mouths = augment_mouths(to_pixels(batch.seen["cuts"]), mirrored).contiguous(memory_format=torch.channels_last)
-    motion = motion_features(mirror_motion(batch.seen["motion"], mirrored))
-    return learner.stem(mouths), motion[:, :MOTION_FEATURES]
+def hear(learner: Learner, batch: Batch | PairBatch, frames: int, *, augmented: bool = True) -> Tensor:
+    """Embeddings (N, W, D) of the voices, augmented or not, over ``frames`` frames."""
+    audio = batch.audio
+    if augmented:
+        with exactly(audio):
+            audio = augment_voice(audio) if learner.expert.config.audio == "mel" else augment_features(audio)
+    return learner.expert.encode_audio(audio, frames)
+
+
+def exactly(value: Tensor) -> torch.autocast:
+    """Float32 for places and augmentation, whatever autocast says: bfloat16 knows a place only to a percent."""
+    return torch.autocast(device_type=value.device.type, enabled=False)
 
 
 def motion_features(motion: Tensor) -> Tensor:
@@ -230,24 +272,25 @@ def motion_features(motion: Tensor) -> Tensor:
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
 
-def sync_terms(learner: Learner, batch: Batch, visual: Tensor) -> dict[str, Tensor]:
-    """Contrast of all pairs plus eq. 1.
+def sync_terms(learner: Learner, batch: Batch, visual: Tensor, size: BatchSize) -> dict[str, Tensor]:
+    """Contrast of all pairs plus eq. 1, over the batch of all processes.
 
     Args:
         learner: the networks.
         batch: of N segments of W windows.
         visual: (N, W, D) embeddings of its frames.
+        size: how it was drawn.
 
     Returns:
         ``loss`` and what it is made of.
     """
-    augmented = augment_voice(batch.audio) if learner.expert.config.audio == "mel" else augment_features(batch.audio)
-    audio = learner.expert.encode_audio(augmented, batch.length)
-    probability = all_pairs(rearrange(audio, "n w d -> (n w) d"), rearrange(visual, "n w d -> (n w) d"))
-    kinds = pair_kinds(*batch.window_labels())
+    audio = hear(learner, batch, batch.length, augmented=size.augment)
+    heard, seen = (learner.world.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
+    probability = all_pairs(heard, seen)
+    kinds = pair_kinds(*(learner.world.gather_labels(label) for label in batch.window_labels()))
     config = learner.expert.config
     contrast = contrastive_loss(probability, kinds, learner.log_scale.exp().clamp(max=LARGEST_SCALE))
-    margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross)
+    margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross, size.cross_share)
     return {
         "loss": contrast + margin,
         "contrast": contrast,
@@ -255,12 +298,18 @@ def sync_terms(learner: Learner, batch: Batch, visual: Tensor) -> dict[str, Tens
         "p_positive": probability.diagonal().mean(),
         "p_same": probability[kinds.same].mean(),
         "p_cross": probability[kinds.cross].mean(),
+        **dead_units(heard, seen),
     }
 
 
-def parameters_of(stage: Stage, learner: Learner) -> Iterator[nn.Parameter]:
+def dead_units(heard: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    """Share of the units of both (N, D) embeddings that ReLU makes 0 in every window."""
+    return {name: (value <= 0).all(0).float().mean() for name, value in (("dead_audio", heard), ("dead_visual", seen))}
+
+
+def parameters_of(stage: Stage[Any], learner: Learner) -> Iterator[nn.Parameter]:
     """Parameters that a stage trains."""
     for module in stage.trained(learner):
         yield from module.parameters()
-    if isinstance(stage, SyncStage | JointStage | ContrastStage):
+    if getattr(stage, "contrasts", False):
         yield learner.log_scale

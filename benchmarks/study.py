@@ -1,0 +1,132 @@
+"""Trainings side by side: how fast recipes learn, and the ablations of the paper's Table V. Resumable.
+
+    python benchmarks/study.py convergence --data TRAIN --val VAL --out out/convergence --json out/convergence.json
+    python benchmarks/study.py ablations --data TRAIN --val VAL --test TEST --out out/ablations --json out/t5.json
+
+``convergence``: samples (windows that entered a loss, all stages) until a validation AUC, for Wav2Lip's recipe (its
+random pairs of one clip, no margin, Adam 1e-4), ``paper`` and ``fast``; the same network, clips and augmentation.
+``ablations``: cross-speaker share and margins, random pairs, ``unisync eval`` on TEST with intervals. Started again, it
+goes on; runs that are done are not done again. ``--steps`` bounds every stage of every run, to see that it works;
+settings as of `unisync train` may follow, such as device=cuda precision=bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unisync_loss.clips import list_clips
+from unisync_loss.evaluate import embed_clips
+from unisync_loss.files import write_atomically
+from unisync_loss.pretrained import load_expert
+from unisync_loss.protocols import summarise
+from unisync_loss.recipe import resolve
+from unisync_loss.train import train
+
+AUCS = (0.75, 0.88)
+#: what all runs of a study share: the small network, without its aligner: validation cuts mouths by landmarks
+SMALL = ["expert.architecture=small", "align_steps=0"]
+LONG = ["steps=60000"]  # of 64 pairs: three times the samples of ``fast``
+WAV2LIP = ["cross_share=0", "betas=[0.9, 0.999]", "weight_decay=0", "expert.margin_same=0", "expert.margin_cross=0"]
+CONVERGENCE = {"wav2lip": ("paper", LONG + WAV2LIP), "paper": ("paper", LONG), "fast": ("fast", [])}
+MARGINS = ((0.0, 0.0), (0.1, 0.3), (0.3, 0.7))
+
+
+def ablations() -> dict[str, tuple[str, list[str]]]:
+    """Table V: proportions of cross-speaker negatives at the paper's margins, and margins at its proportion."""
+    cells = {}
+    for share in (0.0, 0.2, 0.5):
+        for same, cross in MARGINS:
+            margins = [f"expert.margin_same={same}", f"expert.margin_cross={cross}"]
+            cells[f"cross {share}, margins {same} {cross}"] = (
+                "paper",
+                ["steps=30000", f"cross_share={share}", *margins],
+            )
+    return cells
+
+
+def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> Iterator[tuple[str, int, Path]]:
+    """Train every cell with every seed, in turn by seed, so that an early end leaves whole comparisons."""
+    for seed in range(options.seeds):
+        for name, (preset, settings) in cells.items():
+            out = options.out / name.replace(" ", "-").replace(",", "") / str(seed)
+            done = out / "done"
+            if not done.exists():
+                given = {"data": options.data, "val": options.val, "out": str(out), "preset": preset, "seed": seed}
+                given |= {"audio": options.audio, "visual": options.visual, "cache": str(options.out / "cache")}
+                bound = [f"steps={options.steps}"] if options.steps else []
+                if options.steps:  # a bound on every stage, for a look at whether it runs
+                    bound += [f"{stage}_steps={options.steps}" for stage in ("geometry", "sync", "joint")]
+                config, expert = resolve(given, None, [*SMALL, *settings, *bound, *options.settings])
+                print(f"{name}, seed {seed}", file=sys.stderr)
+                train(config, expert, resume=True, say=lambda line: print(line, file=sys.stderr))
+                write_atomically(done, "")
+            yield name, seed, out
+
+
+def samples_until(log: Path, auc: float) -> int | None:
+    """Samples seen at the first validation that reaches an AUC; None where none does."""
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return next((record["samples"] for record in records if record.get("val_auc", 0) >= auc), None)
+
+
+def convergence_row(name: str, seed: int, out: Path) -> dict[str, Any]:
+    """What a run needed, and its curve."""
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    curve = [[record["samples"], record["val_auc"]] for record in records if "val_auc" in record]
+    reached = {f"samples_to_{auc}": samples_until(out / "log.jsonl", auc) for auc in AUCS}
+    return {"recipe": name, "seed": seed, **reached, "best_auc": max(value for _, value in curve), "curve": curve}
+
+
+def ablation_row(name: str, seed: int, out: Path, test: str) -> dict[str, Any]:
+    """Scores of a run's best checkpoint, kept beside it."""
+    path = out / "eval.json"
+    if not path.exists():
+        expert = load_expert(out / "best")
+        report = summarise(list(embed_clips(expert, list_clips(test))), expert, name, 0)
+        write_atomically(path, json.dumps(report))
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return {"cell": name, "seed": seed, "pairs": report["pairs"], "cross_speaker": report["cross_speaker"]}
+
+
+def main() -> None:
+    """Run a study and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=["convergence", "ablations"])
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--val", required=True)
+    parser.add_argument("--test", help="for ablations")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--audio", default="mel")
+    parser.add_argument("--visual", default="rgb")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs")
+    options = parser.parse_args()
+    if options.study == "ablations" and not options.test:
+        parser.error("expected --test for ablations")
+    rows = []
+    for name, seed, out in runs(CONVERGENCE if options.study == "convergence" else ablations(), options):
+        if options.study == "convergence":
+            rows.append(convergence_row(name, seed, out))
+            print(name, seed, {key: value for key, value in rows[-1].items() if key != "curve"})
+        else:
+            rows.append(ablation_row(name, seed, out, options.test))
+            print(name, seed, rows[-1]["pairs"])
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.json, json.dumps({"study": options.study, "rows": rows}, indent=1) + "\n")
+    if options.study == "ablations":
+        for name in dict.fromkeys(row["cell"] for row in rows):
+            values = np.array([row["pairs"]["accuracy"] for row in rows if row["cell"] == name])
+            print(f"{name}: accuracy {values.mean():.3f} ± {values.std():.3f}, max {values.max():.3f} of {len(values)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Training samples a second against Wav2Lip's recipe: the same network, the same clips, in turn, as a ratio.
+
+    python benchmarks/train_speed.py --data FOLDER --out out/speed --json out/speed.json [device=cuda …]
+
+Wav2Lip's side rebuilds the behaviour of its `color_syncnet_train.py` (peers.md 1.4): pictures as JPEG files on disk,
+the whole sound of a clip read and turned into a mel for every sample, one window a sample, batches of 64, loader
+processes (`--workers`; 16 there). Ours are the presets `paper` (random pairs) and `fast` (all pairs of segments). The
+network is the small expert on rgb on all sides and nothing is augmented, so that only loader and recipe differ. A
+sample is a window that enters the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unisync_loss.batches import PairBatch
+from unisync_loss.cache import load_cached
+from unisync_loss.files import write_atomically
+from unisync_loss.media import encode_wav
+from unisync_loss.pair_stages import RandomPairStage
+from unisync_loss.pairs import APART, POSITIVE, PairPlan
+from unisync_loss.recipe import resolve
+from unisync_loss.representations import mel_spectrogram
+from unisync_loss.train import Run, prepare_run
+
+BATCH = 64
+
+
+class Wav2LipLoader(Dataset[tuple[Tensor, Tensor, int]]):
+    """One random pair of one clip, everything read from files again, as `Dataset.__getitem__` there."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        """Keep the clips' folders of pictures and sound."""
+        self.folders = folders
+
+    def __len__(self) -> int:
+        """Count the clips."""
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        """Five mouths (5, 80, 80, 3), a mel (80, 16), and whether they match."""
+        folder = random.choice(self.folders)
+        names = sorted(folder.glob("*.jpg"), key=lambda path: int(path.stem))
+        match = random.random() < 0.5
+        start = random.randrange(len(names) - 4)
+        heard = start if match else random.randrange(len(names) - 4)
+        frames = np.stack([np.asarray(Image.open(name)) for name in names[start : start + 5]])
+        with wave.open(str(folder / "audio.wav")) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+        mel = mel_spectrogram(torch.from_numpy(samples)[None])[0]
+        first = int(3.2 * heard)
+        return torch.from_numpy(frames), mel[:, first : first + 16], POSITIVE if match else APART
+
+
+def as_wav2lip_keeps_it(run: Run, cache: Path, out: Path) -> list[Path]:
+    """Write pictures as JPEG and sound as WAV, a folder a clip."""
+    folders = []
+    for number, entry in enumerate(run.engine.data.entries):
+        folder = out / str(number)
+        clip = load_cached(entry, cache)
+        if not (folder / "audio.wav").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for index, cut in enumerate(clip.cuts):
+                Image.fromarray(cut).save(folder / f"{index}.jpg", quality=95)
+            write_atomically(folder / "audio.wav", encode_wav(clip.waveform))
+        folders.append(folder)
+    return folders
+
+
+def endless(loader: DataLoader[tuple[Tensor, Tensor, Tensor]]) -> Iterator[PairBatch]:
+    """Batches, epoch after epoch."""
+    while True:
+        for frames, mel, kind in loader:
+            motion = torch.zeros(len(kind), 5, 52, 2)  # not used
+            yield PairBatch({"cuts": frames, "motion": motion}, mel, kind, torch.zeros(len(kind), dtype=torch.bool))
+
+
+def rate(step: Callable[[], int], seconds: float, device: torch.device) -> float:
+    """Samples a second over so many seconds, after three steps that do not count."""
+    for _ in range(3):
+        step()
+    samples, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        samples += step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return samples / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--workers", type=int, default=16)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_args()
+    cache = options.out / "cache"
+
+    def start(preset: str, name: str) -> Run:
+        given = {"data": [options.data], "out": str(options.out / name), "preset": preset, "cache": str(cache)}
+        return prepare_run(
+            *resolve(given, None, ["expert.architecture=small", "augment=false", *options.settings]), print
+        )
+
+    runs = {preset: start(preset, preset) for preset in ("paper", "fast")}
+    device = runs["paper"].engine.device
+    folders = as_wav2lip_keeps_it(runs["paper"], cache, options.out / "wav2lip")
+    # as many items an epoch as there are clips, as there; a small folder is listed often enough for a batch
+    dataset = Wav2LipLoader(folders * (1 + BATCH // len(folders)))
+    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=options.workers, drop_last=True)
+    batches, stage = endless(loader), RandomPairStage(PairPlan(), BATCH, augment=False)
+    steps: dict[str, Callable[[], int]] = {}
+    for preset, run in runs.items():
+        _, own, _, peak = run.stages[-1]
+        run.engine.prepare(own, peak)
+        places = iter(range(10**9))
+
+        def ours(run: Run = run, places: Iterator[int] = places) -> int:
+            _, own, _, peak = run.stages[-1]
+            run.engine.step(own, (0, next(places)), 10**9, peak)
+            return run.engine.windows
+
+        steps[preset] = ours
+    peer = start("paper", "wav2lip-run").engine
+    peer.prepare(stage, 1e-4)
+
+    def theirs() -> int:
+        batch = next(batches).to(device)
+        assert peer.optimiser is not None
+        peer.optimiser.zero_grad()
+        stage.loss(peer.learner, batch)["loss"].backward()
+        peer.optimiser.step()
+        return BATCH
+
+    steps["wav2lip"] = theirs
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            rates[name].append(rate(step, options.seconds, device))
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {name: round(middle[name] / middle["wav2lip"], 2) for name in runs}
+    report = {
+        "samples_per_second": rates,
+        "ratio_to_wav2lip": ratios,
+        "workers": options.workers,
+        "device": str(device),
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.json, json.dumps(report, indent=1) + "\n")
+    print({name: round(value, 1) for name, value in middle.items()}, ratios)
+    for run in runs.values():
+        run.engine.close()
+    peer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The engine: many processes as one, many batches as one, precision, what is saved when a loss is not a number."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from joint_worker import STAGES, gradients
+from safetensors.torch import load_file
+
+from unisync_loss import load_expert
+from unisync_loss.cache import cache_path
+from unisync_loss.clips import list_clips
+from unisync_loss.config import UniSyncConfig
+from unisync_loss.engine import Engine, learning_share, make_optimiser
+from unisync_loss.materials import load_clips, mixed
+from unisync_loss.parallel import ALONE, World
+from unisync_loss.recipe import TrainConfig, expert_config
+from unisync_loss.sampling import ClipData
+from unisync_loss.selftest import overfit, shuffled
+from unisync_loss.stages import Learner
+from unisync_loss.train import prepare_run, train
+
+CONFIG = UniSyncConfig(visual="landmarks", embedding=16)
+
+
+def settings(folder, cache, out, **changes):
+    values = {"data": (str(folder),), "out": str(out), "cache": str(cache), "clips": 4, "workers": 1, "steps": 4}
+    return TrainConfig(**{**values, "save_minutes": 0.0, **changes})
+
+
+@pytest.fixture(scope="module")
+def data(folder, cache):
+    return ClipData(list_clips(folder), cache, CONFIG, 13)
+
+
+@pytest.fixture
+def engine(folder, cache, tmp_path, data):
+    config = settings(folder, cache, tmp_path, augment=False)
+    engine = Engine(config, Learner(CONFIG), data, ALONE)
+    yield engine
+    engine.close()
+
+
+class TestProcesses:
+    @pytest.fixture(scope="class")
+    def joint(self, folder, cache, tmp_path_factory):
+        """Losses and gradients of two processes that share a batch."""
+        out = tmp_path_factory.mktemp("joint")
+        worker = Path(__file__).with_name("joint_worker.py")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker]
+        done = subprocess.run(
+            [*map(str, command), str(folder), str(cache), str(out)],
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return out
+
+    @pytest.mark.parametrize("name", STAGES)
+    def test_two_processes_are_one(self, joint, data, name):
+        ours, theirs = gradients(data, ALONE, name), load_file(joint / f"{name}.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert theirs["loss"].item() == pytest.approx(ours["loss"].item(), rel=1e-5)
+        for key, value in ours.items():
+            assert torch.allclose(value, theirs[key], atol=1e-4 * max(1e-3, value.abs().max().item()), rtol=1e-3), key
+
+    def test_parts_are_even(self):
+        rows = np.arange(6)
+        assert [World(rank, 3).part(rows).tolist() for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+        with pytest.raises(ValueError, match="expected a batch that 4 processes can share, got 6"):
+            World(0, 4).part(rows)
+
+
+class TestStep:
+    def test_two_batches_are_their_mean(self, engine):
+        stage = engine.config.stages(CONFIG)[0][1]
+        engine.prepare(stage, 0.0)
+        losses = []
+        for number in range(2):
+            batch = stage.draw(engine.data, engine.generator(0, number)[0], 0)
+            losses.append(stage.loss(engine.learner, batch)["loss"].item())
+        engine.config = replace(engine.config, accumulate=2)
+        terms = engine.step(stage, (0, 0), 4, 0.0)
+        assert terms["loss"].item() == pytest.approx(np.mean(losses), rel=1e-5)
+        assert engine.windows == 2 * 4 * 2 * 9
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp32"])
+    def test_the_probability_is_exact_in_any_precision(self, engine, precision):
+        stage = engine.config.stages(CONFIG)[0][1]
+        engine.config = replace(engine.config, precision=precision)
+        engine.prepare(stage, 1e-3)
+        terms = engine.step(stage, (0, 0), 4, 1e-3)
+        assert terms["p_positive"].dtype == torch.float32
+        assert terms["loss"].item() == pytest.approx(2.69, abs=0.4)
+
+    def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(self, engine, monkeypatch):
+        stage = engine.config.stages(CONFIG)[0][1]
+        engine.prepare(stage, 1e-3)
+        batch = stage.draw(engine.data, engine.generator(0, 0)[0], 0)
+        monkeypatch.setattr(type(stage), "loss", lambda *_: {"loss": torch.tensor(torch.nan)})
+        with pytest.raises(FloatingPointError, match="expected a finite loss, got loss nan; the batch is in"):
+            engine.step(stage, (0, 0), 4, 1e-3)
+        [path] = Path(engine.config.out).glob("bad-batch-*.safetensors")
+        saved = load_file(path)
+        assert torch.equal(saved["audio"], batch.audio)
+        assert torch.equal(saved["series"], batch.seen["series"])
+
+    def test_without_an_average_the_weights_themselves_are_kept(self, engine):
+        stage = engine.config.stages(CONFIG)[0][1]
+        engine.config = replace(engine.config, ema=0.0)
+        engine.prepare(stage, 1e-3)
+        engine.step(stage, (0, 0), 4, 1e-3)
+        pairs = zip(engine.average.state_dict().values(), engine.learner.state_dict().values(), strict=True)
+        assert all(torch.equal(mean, value) for mean, value in pairs)
+
+    def test_optimisers(self):
+        weights = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
+        config = TrainConfig(data=("a",), out="b", optimiser="adam", weight_decay=0.5)
+        adam = make_optimiser(weights, config, 0.1)
+        assert [group["weight_decay"] for group in adam.param_groups] == [0.5]  # of everything, coupled
+        adamw = make_optimiser(weights, replace(config, optimiser="adamw"), 0.1)
+        assert [(len(group["params"]), group["weight_decay"]) for group in adamw.param_groups] == [(1, 0.5), (1, 0.0)]
+
+    def test_schedules(self):
+        config = TrainConfig(data=("a",), out="b")
+        shares = [learning_share(step, 2000, config) for step in (0, 99, 1000, 1999)]
+        assert shares == pytest.approx([0.01, 0.994, 0.5, 0.01], abs=1e-3)
+        constant = replace(config, schedule="constant", warm_up=0)
+        assert {learning_share(step, 2000, constant) for step in (0, 1999)} == {1.0}
+
+
+class TestRun:
+    @pytest.mark.parametrize("pairs", ["all", "random"])
+    def test_a_killed_run_ends_as_an_undisturbed_one(self, folder, cache, tmp_path, pairs, monkeypatch):
+        changes = {"pairs": pairs, "batch": 16, "val": str(folder), "val_every": 2}
+        whole, broken = (settings(folder, cache, tmp_path / name, **changes) for name in ("whole", "broken"))
+        train(whole, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        step, count = Engine.step, 0
+
+        def dying(self, *arguments):
+            nonlocal count
+            count += 1
+            if count in (3, 5):  # as if killed: what was not saved is lost
+                raise KeyboardInterrupt
+            return step(self, *arguments)
+
+        monkeypatch.setattr(Engine, "step", dying)
+        for attempt in range(3):
+            try:
+                train(broken, expert_config("mel", "landmarks"), resume=attempt > 0, say=lambda line: None)
+            except KeyboardInterrupt:
+                continue
+        ours, theirs = (load_expert(tmp_path / run / "best").state_dict() for run in ("broken", "whole"))
+        assert count > 5
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        logs = [(tmp_path / run / "log.jsonl").read_text().count("val_auc") for run in ("broken", "whole")]
+        assert logs == [2, 2]
+
+    def test_the_best_checkpoints_are_kept(self, folder, cache, tmp_path):
+        config = settings(folder, cache, tmp_path, val=str(folder), val_every=1, keep=2, steps=4)
+        run = prepare_run(config, expert_config("mel", "landmarks"), lambda line: None)
+        run.go()
+        kept = {path.name for path in (tmp_path / "top").iterdir()}
+        assert kept == set(run.top)
+        assert len(kept) == 2
+        assert load_expert(tmp_path / "top" / kept.pop()).config.visual == "landmarks"
+
+    def test_paper_architecture_on_rgb(self, folder, cache, tmp_path):
+        config = settings(folder, cache, tmp_path, steps=1, clips=2, segments=1, frames=5)
+        train(config, UniSyncConfig(architecture="paper"), resume=False, say=lambda line: None)
+        assert load_expert(tmp_path / "last")(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
+
+    def test_clips_that_cannot_be_read_are_named(self, folder, cache, tmp_path):
+        entries, lines = list_clips(folder), []
+        for entry in entries[:-1]:
+            path = cache_path(entry, cache, "mesh")
+            (tmp_path / path.name).write_bytes(path.read_bytes() if entry is not entries[0] else b"broken")
+        (tmp_path / cache_path(entries[-1], cache, "mesh").name).write_bytes(b"")
+        data = load_clips([str(folder)], tmp_path, CONFIG, 13, 1, None, lines.append)
+        assert len(data) == 4
+        assert any("left out drawn/s0/0.mp4" in line for line in lines)
+        assert any("left out: 2 that cannot be used" in line for line in lines)
+
+    def test_folders_are_mixed_as_asked(self):
+        odds = mixed(np.array([0.6, 0.3, 0.1]), np.array([0, 0, 1]), [1.0, 3.0])
+        assert odds == pytest.approx([1 / 6, 1 / 12, 3 / 4])
+        with pytest.raises(ValueError, match="a usable clip in each"):
+            mixed(np.array([1.0]), np.array([0]), [1.0, 1.0])
+
+
+class TestSelf:
+    def test_few_windows_are_learnt_by_heart(self, folder, cache, tmp_path):
+        config = settings(folder, cache, tmp_path, overfit=16)
+        report = overfit(config, expert_config("mel", "landmarks"), lambda line: None)
+        assert report["accuracy"] > 0.99
+        assert report["steps"] <= 300
+
+    def test_why_they_are_not(self, folder, cache, tmp_path, monkeypatch):
+        monkeypatch.setattr("unisync_loss.selftest.STEPS", 10)
+        config = settings(folder, cache, tmp_path, overfit=16, learning_rate=0.0)
+        with pytest.raises(ValueError, match=r"expected an accuracy above 0\.99 after 10 steps.*unisync doctor"):
+            overfit(config, expert_config("mel", "landmarks"), lambda line: None)
+
+    @pytest.mark.parametrize("pairs", ["all", "random"])
+    def test_nothing_is_learnt_from_shuffled_labels(self, folder, cache, tmp_path, monkeypatch, pairs):
+        monkeypatch.setattr("unisync_loss.selftest.STEPS", 20)
+        config = settings(folder, cache, tmp_path, pairs=pairs, batch=16)
+        report = shuffled(config, expert_config("mel", "landmarks"), lambda line: None)
+        assert report["margin"] > 0.97 * report["plateau"]
