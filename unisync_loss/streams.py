@@ -306,15 +306,20 @@ def _runs(frames: Iterable[Any]) -> Iterator[tuple[float, int, NDArray[np.float3
         here = (rate, frame.layout.name, frame.format.name) if frame is not None else None
         if here != shape or abs(time - begun - heard / rate) > _AUDIO_JITTER:
             for block in resampler.resample(None) if resampler is not None else ():
-                yield begun, given, block.to_ndarray()[0]
+                yield begun, given, _to_float(block)
                 given += block.samples
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+            # 16 bits, because FFmpeg adds channels up to 1.4 times full scale where the result is float
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
             begun, heard, given, shape = time, 0, 0, here
         if frame is not None:
             heard += frame.samples
             for block in resampler.resample(frame) if resampler is not None else ():
-                yield begun, given, block.to_ndarray()[0]
+                yield begun, given, _to_float(block)
                 given += block.samples
+
+
+def _to_float(block: Any) -> NDArray[np.float32]:  # noqa: ANN401 - PyAV has no types
+    return block.to_ndarray()[0].astype(np.float32) / 32768
 
 
 class Sound:
