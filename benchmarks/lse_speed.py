@@ -31,9 +31,8 @@ from torch.nn import functional as F
 from unisync_loss.lse import LseMeter
 from unisync_loss.lse_faces import FaceTrack, crops, cut, find_boxes, keep_tracks, link_tracks
 from unisync_loss.lse_video import measure_video
-from unisync_loss.media import write_clip
+from unisync_loss.media import read_samples, stream_frames, write_clip
 from unisync_loss.mfcc import mfcc
-from unisync_loss.stream import read_samples, stream_frames
 from unisync_loss.syncnet import SyncNet
 
 BATCH = 20  # the original's

@@ -151,6 +151,15 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path):
     assert rows(store) == rows(root / "store")
 
 
+def test_ray_gives_the_same_store(whole, tmp_path):
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'ray[data]' 'pandas<3'")
+    root, _ = whole
+    script = Path(__file__).parents[1] / "examples" / "prepare_with_ray.py"
+    subprocess.run([sys.executable, script, root / "in", "--out", tmp_path / "store", "--workers", "2"], check=True)
+    assert contents(tmp_path / "store") == contents(root / "store")
+    assert rows(tmp_path / "store") == rows(root / "store")
+
+
 def test_what_cannot_be_used_is_said(tmp_path, monkeypatch):
     root = tmp_path / "in"
     good = video(root / "good 'ü\n\".mkv")

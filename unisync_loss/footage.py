@@ -18,7 +18,7 @@ from unisync_loss.faces import face_mesh
 from unisync_loss.given import GivenFaces, read_given
 from unisync_loss.media import Clip
 from unisync_loss.sources import PICTURES, Source, load_hook
-from unisync_loss.streams import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.streams import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound, video_stream
 from unisync_loss.tracks import CROP_SIZE, SHORTEST_TRACK, FaceFinder, TrackPiece, track_faces
 
 CLIP_FRAMES = 250  # frames of a clip cut from a longer track; the last may have SHORTEST_TRACK more
@@ -234,7 +234,7 @@ def _runs_of(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 def _read_picture(path: Path) -> Frame:
     with open_media(path) as container:
-        frame = next(container.decode(video=0))
+        frame = next(container.decode(video_stream(container)))
         return np.asarray(frame.to_ndarray(format="rgb24", width=CROP_SIZE, height=CROP_SIZE), np.uint8)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from unisync_loss.face_finder import overlap
 from unisync_loss.faces import face_mesh
-from unisync_loss.stream import stream_frames
+from unisync_loss.media import stream_frames
 from unisync_loss.syncnet import SIZE
 
 MAX_GAP = 25  # frames without a face that a track survives
@@ -28,7 +28,7 @@ MIN_FACE = 100  # pixels, mean longer side of a track's boxes
 MARGIN = 0.4  # of half the box's side, around the face
 SMOOTHING = 13  # frames of the median filter
 GREY = 110  # what lies outside the picture
-_LONGEST = 640  # pixels of a picture in which faces are looked for
+_SHORT_SIDE = 360  # pixels of a picture in which faces are looked for
 _CHUNK = 100  # pictures
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def find_boxes(path: str | os.PathLike[str], tick: Callable[[int], None] = lambd
         chunk.clear()
         tick(sum(map(len, boxes)))
 
-    for frame in stream_frames(path, longest=_LONGEST):
+    for frame in stream_frames(path, short_side=_SHORT_SIDE):
         chunk.append(frame)
         if len(chunk) == _CHUNK:
             flush()

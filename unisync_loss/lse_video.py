@@ -30,7 +30,8 @@ from unisync_loss.clips import find_videos
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.lse import Edge, LseMeter, summarise
 from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_boxes, keep_tracks, link_tracks, squeeze
-from unisync_loss.stream import count_frames, read_samples, stream_frames
+from unisync_loss.media import read_samples, stream_frames
+from unisync_loss.streams import read_facts
 from unisync_loss.syncnet import SyncNet, load_syncnet
 
 MEASURES = ("lse_d", "lse_c", "lse_d_valid", "lse_c_valid")
@@ -82,7 +83,7 @@ def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick
     """
     min_track = procedure(variant).min_track
     samples = read_samples(path)
-    expected = max(1, count_frames(path))
+    expected = max(1, round(read_facts(path).seconds * FPS))  # by what the file says of itself
     if min_track is None:
         meter = LseMeter(net, samples)
         for index, frame in enumerate(stream_frames(path)):

@@ -51,6 +51,11 @@ class Task:
         return part_name(self.source.path)
 
 
+#: how inputs are shared out: takes the tasks, what does one, what stands in for one whose process died, and the number
+#: of processes; gives the names of parts as they come, and None when there is time to report
+Engine = Callable[[Iterable[Task], Callable[[Task], str], Callable[[Task, str], str], int], Iterator[str | None]]
+
+
 def part_name(path: str) -> str:
     """Name of an input's part."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
@@ -65,6 +70,7 @@ def prepare(
     shard: tuple[int, int] = (0, 1),
     workers: int = 1,
     shard_bytes: int = SHARD_BYTES,
+    engine: Engine = run_tasks,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Turn video files, folders and other stores into a clip store, or go on with one.
@@ -77,6 +83,7 @@ def prepare(
         shard: do the i-th of n shares of the inputs.
         workers: processes.
         shard_bytes: size from which on a shard is closed.
+        engine: does the inputs, see `Engine`; ``examples/prepare_with_ray.py`` brings one for several machines.
         say: takes lines of progress.
 
     Returns:
@@ -107,7 +114,7 @@ def prepare(
         with _whole_or_later(out, parts, gatherer):
             if index == 0:
                 _take_over(stores, out, gatherer)
-            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, say)
+            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, engine, say)
             gatherer.close()
         shutil.rmtree(parts)
         return _summary(write_manifest(out), out)
@@ -175,7 +182,9 @@ def _take_over(stores: list[Path], out: Path, gatherer: Gatherer) -> None:
             clips[line["source"]] = line["clips"]
 
 
-def _prepare_all(tasks: list[Task], already: int, gatherer: Gatherer, workers: int, say: Callable[[str], None]) -> None:
+def _prepare_all(
+    tasks: list[Task], already: int, gatherer: Gatherer, workers: int, engine: Engine, say: Callable[[str], None]
+) -> None:
     """Prepare inputs in any order, gather them in theirs."""
     if not tasks:
         return
@@ -186,7 +195,7 @@ def _prepare_all(tasks: list[Task], already: int, gatherer: Gatherer, workers: i
     waiting = iter(tasks)
     head = next(waiting, None)
     # an empty turn first, for parts that a killed run left behind
-    for name in chain([None], run_tasks(missing, prepare_one, _died, min(workers, len(missing)))):
+    for name in chain([None], engine(missing, prepare_one, _died, min(workers, len(missing)))):
         if name:
             ready.add(name)
         progress.tell(name)

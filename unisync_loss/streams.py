@@ -12,7 +12,7 @@ from itertools import chain, dropwhile
 from math import ceil
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_PICTURE = 1.0  # s that a picture may stay on show; a longer gap holds no pictures at all
 _RUN_IN = 0.2  # s of sound decoded before the first sample wanted: decoders need a packet or two to settle
 _NO_JUMPS = ("avi", "mpeg")  # containers in which times are guesses after a jump: read from the beginning
+_MOST_PIXELS = 2**27  # of a picture, 16K: decoding and turning it to RGB takes five bytes a pixel
 _KEPT = 60 * SAMPLE_RATE  # samples held behind what is being read
 _AUDIO_JITTER = 0.002  # s by which the sound's time stamps may disagree with its samples, counted; then they rule
 
@@ -94,24 +95,30 @@ def video_stream(container: InputContainer) -> VideoStream:
     """The pictures that FFmpeg would play: not a cover.
 
     Raises:
-        ValueError: when there are none.
+        ValueError: when there are none, in an unknown codec or too large.
     """
-    stream = container.streams.best("video")
-    if stream is None:
-        raise ValueError(f"{container.name}: expected a video with sound, got no video stream")
-    return cast("VideoStream", stream)
+    stream = cast("VideoStream", _best(container, "video"))
+    if (pixels := stream.width * stream.height) > _MOST_PIXELS:
+        raise ValueError(f"{container.name}: expected pictures of at most {_MOST_PIXELS} pixels, got {pixels}")
+    return stream
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
     """The sound that FFmpeg would play: not a commentary.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: when there is none, or in an unknown codec.
     """
-    stream = container.streams.best("audio")
+    return cast("AudioStream", _best(container, "audio"))
+
+
+def _best(container: InputContainer, kind: Literal["video", "audio"]) -> Any:  # noqa: ANN401 - PyAV has no types
+    stream = container.streams.best(kind)
     if stream is None:
-        raise ValueError(f"{container.name}: expected a video with sound, got no audio stream")
-    return cast("AudioStream", stream)
+        raise ValueError(f"{container.name}: expected a video with sound, got no {kind} stream")
+    if stream.codec_context is None:
+        raise ValueError(f"{container.name}: cannot be decoded (unknown {kind} codec)")
+    return stream
 
 
 def read_facts(path: str | os.PathLike[str], *, sound: bool = True) -> Facts:
@@ -213,9 +220,8 @@ def _decoded(container: InputContainer, stream: VideoStream | AudioStream) -> It
             if begun:
                 raise
             continue
-        for frame in frames:
-            begun = True
-            yield frame
+        begun = begun or bool(frames)
+        yield from frames
 
 
 def _enter(container: InputContainer, stream: VideoStream, target: float) -> Iterator[tuple[float, Any]]:
@@ -306,14 +312,15 @@ def _runs(frames: Iterable[Any]) -> Iterator[tuple[float, int, NDArray[np.float3
         here = (rate, frame.layout.name, frame.format.name) if frame is not None else None
         if here != shape or abs(time - begun - heard / rate) > _AUDIO_JITTER:
             for block in resampler.resample(None) if resampler is not None else ():
-                yield begun, given, block.to_ndarray()[0]
+                yield begun, given, block.to_ndarray()[0] / np.float32(32768)
                 given += block.samples
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+            # 16 bits, because FFmpeg adds channels up to 1.4 times full scale where the result is float
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
             begun, heard, given, shape = time, 0, 0, here
         if frame is not None:
             heard += frame.samples
             for block in resampler.resample(frame) if resampler is not None else ():
-                yield begun, given, block.to_ndarray()[0]
+                yield begun, given, block.to_ndarray()[0] / np.float32(32768)
                 given += block.samples
 
 

@@ -105,13 +105,12 @@ def cut_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
     x, y, side = (float(value) for value in square)
     first = np.floor([y - side / 2, x - side / 2]).astype(int) - 1
     extent = int(np.ceil(side)) + 3
-    rows, columns = (
-        np.clip(np.arange(start, start + extent), 0, limit - 1)
-        for start, limit in zip(first, frame.shape[:2], strict=True)
-    )
-    loose = torch.from_numpy(np.ascontiguousarray(frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
-    loose = loose[torch.from_numpy(rows - rows[0])][:, torch.from_numpy(columns - columns[0])]
-    picture = rearrange(loose, "h w c -> 1 c h w")
+    spans = [_span(int(start), extent, limit) for start, limit in zip(first, frame.shape[:2], strict=True)]
+    (rows, above_below), (columns, sides) = spans
+    loose = np.ascontiguousarray(frame[rows, columns])
+    if any((*above_below, *sides)):
+        loose = np.pad(loose, (above_below, sides, (0, 0)), mode="edge")
+    picture = rearrange(torch.from_numpy(loose), "h w c -> 1 c h w")
     # to about the size of the result with an anti-aliasing filter, then bilinear for what is left
     fine = min(extent, max(size, round(extent * size / side)))
     if fine < extent:
@@ -120,7 +119,15 @@ def cut_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
     theta = torch.tensor([[side / extent, 0, middle[0]], [0, side / extent, middle[1]]])[None]
     grid = F.affine_grid(theta, [1, 3, size, size], align_corners=False)
     cut = F.grid_sample(picture.float(), grid, padding_mode="border", align_corners=False)
-    return rearrange(cut.round().clamp(0, 255).byte(), "1 c h w -> h w c").contiguous().numpy()
+    return rearrange(cut.round().byte(), "1 c h w -> h w c").contiguous().numpy()
+
+
+def _span(first: int, extent: int, limit: int) -> tuple[slice, tuple[int, int]]:
+    """What of ``extent`` pixels from ``first`` on lies within 0 … limit, one pixel at least, and what to repeat."""
+    low = min(max(first, 0), limit - 1)
+    high = max(min(first + extent, limit), low + 1)
+    before = min(max(low - first, 0), extent - (high - low))
+    return slice(low, high), (before, extent - (high - low) - before)
 
 
 def thumbnail(frame: Frame) -> Boxes:

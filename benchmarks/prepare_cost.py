@@ -1,0 +1,168 @@
+"""CPU seconds that ``unisync prepare`` takes per second of 25 fps video, and where they go.
+
+    python benchmarks/prepare_cost.py [VIDEO …] --json prepare_cost.json
+
+One input after the other in one process and one decoding thread, by process time: the load of other programs does not
+count. Each stage is charged what it does itself, without the stages that it calls. Without videos: a drawn face, 512².
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unisync_loss import footage, prepare, tracks
+from unisync_loss.config import FPS
+from unisync_loss.face_finder import Boxes, Frame
+from unisync_loss.media import write_clip
+from unisync_loss.shards import Part
+from unisync_loss.sources import list_sources
+from unisync_loss.streams import read_facts
+from unisync_loss.synthetic import synthesize_clip
+
+#: stages of the path that the target of 0.35 CPU seconds is for: what turns a picture into landmarks
+PATH = ("decode", "scene cut", "faces", "tracking", "crop", "landmarks")
+STAGES = (*PATH, "sound", "encode", "write", "other")
+
+
+class Costs:
+    """CPU seconds by stage; the innermost stage that is running is charged."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._running = ["other"]
+        self._since = time.process_time()
+
+    def _charge(self) -> None:
+        now = time.process_time()
+        self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage."""
+        self._charge()
+        self._running.append(stage)
+
+    def leave(self) -> None:
+        """End it."""
+        self._charge()
+        self._running.pop()
+
+    def of(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, charged to a stage."""
+
+        def charged(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - whatever the stage takes and gives
+            self.enter(stage)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.leave()
+
+        return charged
+
+    def each(self, stage: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """The generator, its steps charged to a stage."""
+
+        def charged(*arguments: Any, **options: Any) -> Iterator[Any]:  # noqa: ANN401
+            items = function(*arguments, **options)
+            step = self.of(stage, lambda: next(items, self))
+            while (item := step()) is not self:
+                yield item
+
+        return charged
+
+
+def watch(costs: Costs) -> None:
+    """Put a meter before every stage."""
+    finder = costs.of("faces", footage.MediaPipeFinder())
+
+    def find(frame: Frame) -> Boxes:
+        return finder(frame)
+
+    footage._mediapipe = lambda: find
+    footage.stream_pictures = costs.each("decode", footage.stream_pictures)
+    footage.stream_sound = costs.each("sound", footage.stream_sound)
+    footage.track_faces = costs.each("tracking", footage.track_faces)
+    footage.face_mesh = costs.of("landmarks", footage.face_mesh)
+    tracks.thumbnail = costs.of("scene cut", tracks.thumbnail)
+    tracks.cut_square = costs.of("crop", tracks.cut_square)
+    prepare.encode_frames = costs.of("encode", prepare.encode_frames)
+    prepare.encode_wav = costs.of("encode", prepare.encode_wav)
+    Part.add, Part.finish = costs.of("write", Part.add), costs.of("write", Part.finish)
+
+
+def main() -> None:
+    """Measure each input."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", type=Path, nargs="*")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    footage.face_mesh(np.zeros((1, 192, 192, 3), np.uint8))  # loads the model
+    costs, rows = Costs(), []
+    watch(costs)
+    print(f"start, once a process: {time.process_time():.1f} CPU seconds")
+    with tempfile.TemporaryDirectory() as folder:
+        for video in arguments.videos or [draw(Path(folder, "drawn_512.mp4"))]:
+            costs.seconds |= dict.fromkeys(STAGES, 0.0)
+            costs.enter("other")
+            seconds = run(video, Path(folder))
+            costs.leave()
+            rows.append(row(video, seconds, costs.seconds))
+    print(table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def draw(path: Path) -> Path:
+    """A drawn face that fills a picture of 512 x 512."""
+    clip = synthesize_clip(1, seconds=8, size=512)
+    write_clip(path, clip.frames, clip.waveform)
+    return path
+
+
+def run(video: Path, folder: Path) -> float:
+    """Prepare one input; returns its length in seconds."""
+    (source,) = list_sources([video])
+    part = prepare.prepare_one(prepare.Task(source, str(folder), None, False))
+    line = json.loads((folder / f"{part}.json").read_text())
+    if not line["clips"]:
+        raise SystemExit(f"{video}: {line['reason']}")
+    return float(read_facts(video).seconds)
+
+
+def row(video: Path, seconds: float, spent: dict[str, float]) -> dict[str, Any]:
+    """CPU seconds per second of one input."""
+    facts = read_facts(video)
+    parts = {stage: round(value / seconds, 4) for stage, value in spent.items()}
+    total, path = sum(spent.values()) / seconds, sum(spent[stage] for stage in PATH) / seconds
+    size = f"{facts.width} x {facts.height}, {facts.fps:.4g} fps, {facts.video_codec}"
+    return {
+        "video": video.name,
+        "size": size,
+        "seconds": round(seconds, 2),
+        **parts,
+        "to landmarks": round(path, 3),
+        "total": round(total, 3),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """CPU seconds per second of 25 fps video, a column an input."""
+    lines = [f"CPU seconds per second of video, to {FPS} fps"]
+    lines += [f"{number}: {row['video']}, {row['size']}, {row['seconds']} s" for number, row in enumerate(rows)]
+    for name in (*STAGES, "to landmarks", "total"):
+        lines.append(f"{name:13}" + "".join(f"{row[name]:8.3f}" for row in rows))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

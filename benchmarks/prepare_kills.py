@@ -1,0 +1,98 @@
+"""``unisync prepare`` killed at random moments and started again, against a run that nothing disturbed.
+
+    python benchmarks/prepare_kills.py --kills 20 --json prepare_kills.json
+
+Each time a new store is begun, everything is killed (SIGKILL) at a moment drawn from the time that a whole run takes,
+and prepare is started once more. Shards are compared byte by byte, the manifest line by line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unisync_loss.media import write_clip
+from unisync_loss.prepare import prepare
+
+INPUTS = 12
+SHARD_BYTES = 100_000  # two or three inputs
+FRAMES = 40
+
+
+def main() -> None:
+    """Kill and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # so that this process can be forked
+    draw = random.Random(arguments.seed)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_inputs(root / "in")
+        prepare([root / "in"], root / "first", shard_bytes=SHARD_BYTES)  # starts the server that workers come from
+        whole_s = run(root / "in", root / "whole", None)
+        expected = contents(root / "whole")
+        for number in range(arguments.kills):
+            store, moment = root / f"killed{number}", draw.uniform(0, whole_s)
+            run(root / "in", store, moment)
+            left = len(list(store.glob("shards/*.jsonl"))), len(list(store.glob("parts/*.json")))
+            run(root / "in", store, None)
+            rows.append({"moment": round(moment / whole_s, 3), "shards": left[0], "parts": left[1]})
+            rows[-1]["same"] = contents(store) == expected
+            print(rows[-1], flush=True)
+    print(f"{sum(row['same'] for row in rows)} of {len(rows)} stores are the same as the undisturbed one")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def make_inputs(folder: Path) -> None:
+    """Small videos with a face in a known place."""
+    noise = np.random.default_rng(0)
+    for number in range(INPUTS):
+        home = folder / f"speaker{number % 3}"
+        home.mkdir(parents=True, exist_ok=True)
+        frames = np.broadcast_to(noise.integers(60, 190, (12, 12, 3)), (FRAMES, 12, 12, 3)).astype(np.uint8)
+        sound = noise.uniform(-0.5, 0.5, FRAMES * 640).astype(np.float32)
+        write_clip(home / f"{number}.mp4", np.kron(frames, np.ones((1, 8, 8, 1), np.uint8)), sound)
+        landmarks = np.array([[20, 20], [76, 76], [48, 60]], np.float32)
+        np.save(home / f"{number}.landmarks.npy", np.broadcast_to(landmarks, (FRAMES, 3, 2)))
+
+
+def run(source: Path, store: Path, moment: float | None) -> float:
+    """Prepare in a process of its own, killed after some seconds; returns the seconds it took."""
+    started = time.monotonic()
+    process = os.fork()
+    if not process:
+        prepare([source], store, shard_bytes=SHARD_BYTES, workers=2)
+        os._exit(0)
+    if moment is not None:
+        time.sleep(moment)
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    if status and moment is None:
+        raise SystemExit(f"unisync prepare ended with status {status}")
+    return time.monotonic() - started
+
+
+def contents(store: Path) -> dict[str, Any]:
+    """What the store holds, without what a lock or a run leaves beside it."""
+    files = {path.name: path for path in (*store.glob("shards/*"), *store.glob("*.json*"))}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+if __name__ == "__main__":
+    main()

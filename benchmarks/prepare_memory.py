@@ -1,0 +1,93 @@
+"""Peak memory of ``unisync prepare`` on a short and on a long video: one drawn talking face, repeated.
+
+    python benchmarks/prepare_memory.py --minutes 10 120 --json prepare_memory.json
+
+Each length is prepared by a process of its own; the peak is that of the process and its worker, whichever is larger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from unisync_loss.media import write_clip
+from unisync_loss.synthetic import synthesize_clip
+
+SECONDS = 8  # of the face that is repeated
+
+
+def main() -> None:
+    """Measure each length."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10, 120])
+    parser.add_argument("--faces", choices=("found", "brought"), default="found", help="brought: no MediaPipe, faster")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder, "face.mp4"))
+        for minutes in arguments.minutes:
+            rows.append(measure(Path(folder), minutes, arguments.faces == "brought"))
+            print(rows[-1], flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def draw(path: Path) -> None:
+    """A drawn face in a picture of 320 x 240."""
+    clip = synthesize_clip(1, seconds=SECONDS, size=192)
+    wide = np.full((len(clip.frames), 240, 320, 3), 128, np.uint8)
+    wide[:, 24:216, 64:256] = clip.frames
+    write_clip(path, wide, clip.waveform)
+
+
+def repeat(source: Path, target: Path, times: int) -> None:
+    """Play a file again and again, without encoding it anew."""
+    with av.open(str(target), "w") as out:
+        with av.open(str(source)) as container:
+            streams = [out.add_stream_from_template(stream) for stream in container.streams]
+        for turn in range(times):
+            with av.open(str(source)) as container:
+                for packet in container.demux():
+                    if packet.dts is None or packet.time_base is None:
+                        continue
+                    shift = round(turn * SECONDS / packet.time_base)
+                    packet.pts, packet.dts = (packet.pts or 0) + shift, packet.dts + shift
+                    packet.stream = streams[packet.stream_index]
+                    out.mux(packet)
+
+
+def measure(folder: Path, minutes: float, brought: bool) -> dict[str, Any]:
+    """Prepare a video of a length."""
+    video, store = folder / f"{minutes:g}_minutes.mkv", folder / f"store_{minutes:g}"
+    repeat(folder / "face.mp4", video, round(minutes * 60 / SECONDS))
+    if brought:
+        landmarks = np.array([[110, 70], [210, 70], [160, 180]], np.float32)
+        np.save(video.with_suffix(".landmarks.npy"), np.broadcast_to(landmarks, (round(1500 * minutes), 3, 2)))
+    command = [sys.executable, "-m", "unisync_loss.cli", "prepare", str(video), "--out", str(store), "--workers", "1"]
+    process = subprocess.Popen([*command, "--json", str(folder / "report.json")], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"unisync prepare ended with status {status}")
+    report = json.loads((folder / "report.json").read_text())
+    seconds = 60 * minutes
+    return {
+        "minutes": minutes,
+        "peak_mib": round(usage.ru_maxrss / 1024),
+        "clips": report["clips"],
+        "seconds_kept": report["seconds"],
+        "cpu_per_second": round((usage.ru_utime + usage.ru_stime) / seconds, 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

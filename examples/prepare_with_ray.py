@@ -1,0 +1,65 @@
+"""``unisync prepare`` with Ray Data, on this machine or on a cluster: the same stages, the same store.
+
+    pip install "ray[data]" "pandas<3"  # MediaPipe wants NumPy 1, pandas 3 does not run with it
+    python examples/prepare_with_ray.py VIDEOS --out STORE --workers 2
+
+With RAY_ADDRESS set, the machines of that cluster do the work; VIDEOS and STORE then lie on a file system that all of
+them see under the same name. Started again after it was stopped, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from unisync_loss.prepare import Task, prepare
+from unisync_loss.workers import run_tasks
+
+BATCH = 16  # inputs that one process does before a new one: its models are loaded once
+
+
+def on_ray(
+    tasks: Iterable[Task], do: Callable[[Task], str], died: Callable[[Task, str], str], workers: int
+) -> Iterator[str]:
+    """Do tasks as a Ray data set, ``workers`` batches at a time; an input that kills its process is only reported."""
+    rows = [{"task": task} for task in tasks]
+
+    def batch(items: dict[str, Any]) -> dict[str, Any]:
+        names = run_tasks(items["task"], do, died, 1)
+        return {"name": np.array([name for name in names if name])}
+
+    inputs = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / BATCH))
+    parts = inputs.map_batches(batch, batch_size=BATCH, compute=ray.data.TaskPoolStrategy(size=workers))
+    for row in parts.iter_rows():
+        yield str(row["name"])
+
+
+def main() -> None:
+    """Prepare inputs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sources", type=Path, nargs="+", help="video files, folders and stores")
+    parser.add_argument("--out", type=Path, required=True, help="the store")
+    parser.add_argument("--workers", type=int, default=2, help="batches at a time, a core each")
+    parser.add_argument("--speakers", help="as for unisync prepare")
+    parser.add_argument("--features", help="as for unisync prepare")
+    arguments = parser.parse_args()
+    report = prepare(
+        [path.absolute() for path in arguments.sources],
+        arguments.out.absolute(),
+        speakers=arguments.speakers,
+        provider=arguments.features,
+        workers=arguments.workers,
+        engine=on_ray,
+        say=print,
+    )
+    print(f"{report['clips']} clips from {report['ok']} of {report['inputs']} inputs")
+
+
+if __name__ == "__main__":
+    main()
