@@ -14,7 +14,7 @@ LAYERS = [
     {"config", "files"},
     {"functional"},
     {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets", "clip_offsets"},
-    {"media", "model_files", "stream"},
+    {"media", "model_files"},
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "face_model", "face_parser", "tracks", "shards", "synthetic_face"},

@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from unisync_loss.media import read_clip, write_clip
+from unisync_loss.media import every_frame, read_clip, write_clip
+from unisync_loss.streams import Picture
 
 
 def film(frames=50, size=64):
@@ -79,6 +80,12 @@ def test_late_audio_is_put_where_its_time_stamps_say(tmp_path, start):
 def test_sample_rates(tmp_path, sample_rate):
     mux(tmp_path / "a.mkv", film(), clicks(2, sample_rate), sample_rate=sample_rate)
     assert onsets(read_clip(tmp_path / "a.mkv").waveform) == pytest.approx([0.5, 1.2], abs=0.003)
+
+
+def test_a_hole_shows_the_last_frame_before_it():
+    pictures = [Picture(tick, tick, tick / 25, np.full((1, 1, 3), tick, np.uint8)) for tick in (4, 5, 9, 10)]
+    assert [int(frame[0, 0, 0]) for frame in every_frame(iter(pictures), 4)] == [4, 5, 5, 5, 5, 9, 10]
+    assert [int(frame[0, 0, 0]) for frame in every_frame(iter(pictures), 2)][:3] == [4, 4, 4]  # nothing was shown yet
 
 
 def test_max_frames(tmp_path):

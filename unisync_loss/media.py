@@ -8,6 +8,7 @@ import wave
 from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +54,7 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        frames = _frames(stream_pictures(container), 0, max_frames)
+        frames = list(islice(every_frame(stream_pictures(container)), max_frames))
     with open_media(path) as container:
         waveform = Sound(stream_sound(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
@@ -77,7 +78,7 @@ def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        shown = _frames(stream_pictures(container, start, zero=facts.zero), start, frames)
+        shown = list(islice(every_frame(stream_pictures(container, start, zero=facts.zero), start), frames))
     if start < 0 or len(shown) < frames:
         raise ValueError(f"{path}: expected frames {start}..{start + frames}, got {len(shown)} of them")
     with open_media(path) as container:
@@ -86,15 +87,23 @@ def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
     return Clip(np.stack(shown), np.pad(sound, (0, frames * SAMPLES_PER_FRAME - sound.size)))
 
 
-def _frames(pictures: Iterator[Picture], start: int, most: int | None) -> list[NDArray[np.uint8]]:
-    """Frames from a tick on, one a tick: in a hole the last one before it stays on show."""
-    frames: list[NDArray[np.uint8]] = []
+def every_frame(pictures: Iterator[Picture], start: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """The frame on show at every tick from one on: in a hole the last one before it stays on show.
+
+    Args:
+        pictures: of :func:`unisync_loss.streams.stream_pictures`.
+        start: first tick.
+
+    Yields:
+        (H, W, 3) uint8 RGB.
+    """
+    shown = None
+    tick = start
     for picture in pictures:
-        if most is not None and picture.tick >= start + most:
-            break
-        missing = picture.tick - start - len(frames)
-        frames += [frames[-1] if frames else picture.frame] * missing + [picture.frame]
-    return frames
+        for _ in range(tick, picture.tick):
+            yield picture.frame if shown is None else shown
+        yield picture.frame
+        tick, shown = picture.tick + 1, picture.frame
 
 
 def write_clip(
@@ -166,8 +175,14 @@ def encode_wav(waveform: NDArray[np.float32]) -> bytes:
     file = BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-        writer.writeframes(np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes())
+        writer.writeframes(to_int16(waveform).astype("<i2").tobytes())
     return file.getvalue()
+
+
+def to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples (S,) float32 in [-1, 1] as 16-bit integers."""
+    samples: NDArray[np.int16] = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
+    return samples
 
 
 def _mux(
