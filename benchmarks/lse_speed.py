@@ -4,13 +4,13 @@
 
 `network`: the same 224x224 frames to the same distances. The original's way: the whole clip as float32, every window
 stacked by itself, its networks layer by layer in batches of 20, distances window by window and offset by offset.
-`pipeline`: the video file to the same distances, with face tracks. The original's way, beside the above: the video to an
-MPEG-4 file, that to JPEG files, S3FD on a quarter of each side of every picture, crops to a video file, that to JPEG files
-and back. S3FD is its trunk with random weights, run on every tenth picture and counted ten times; nobody listens to it: the
-boxes are ours, found before the clock starts. Cuts between scenes are looked for on our side only.
+`pipeline`: the video file to the same distances, with face tracks. The original's way, beside the above: the video to
+an MPEG-4 file, that to JPEG files, S3FD on a quarter of each side of every picture, crops to a video file, that to JPEG
+files and back. S3FD is its trunk with random weights, run on every tenth picture and counted ten times; nobody listens
+to it: the boxes are ours, found before the clock starts. Cuts between scenes are looked for on our side only.
 
-Processor time, as the machine may be busy with something else; both ways in turn, A B A B …, the ratio pair by pair. The
-ratio `without_detector` leaves S3FD out, but not our face finder: a floor, whatever the detector costs.
+Processor time, as the machine may be busy with something else; both ways in turn, A B A B …, the ratio pair by pair.
+The ratio `without_detector` leaves S3FD out, but not our face finder: a floor, whatever the detector costs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -103,6 +102,8 @@ def to_mpeg4(frames: Iterable[np.ndarray], path: Path) -> None:
 
 def to_jpegs(frames: Iterable[np.ndarray], folder: Path) -> list[Path]:
     """Write a file for each picture."""
+    import cv2
+
     paths = []
     for index, frame in enumerate(frames):
         paths.append(folder / f"{index:06d}.jpg")
@@ -112,6 +113,8 @@ def to_jpegs(frames: Iterable[np.ndarray], folder: Path) -> list[Path]:
 
 def read_jpeg(path: Path) -> np.ndarray:
     """RGB of a file."""
+    import cv2
+
     return cv2.imread(str(path))[..., ::-1].copy()
 
 

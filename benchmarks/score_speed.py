@@ -3,9 +3,9 @@
     python benchmarks/score_speed.py VIDEO --json out/score_speed.json
     ffmpeg -stream_loop 359 -i CLIP_OF_20_S -c copy two_hours.mp4      # a long one, for the memory
 
-The whole path: decoding, faces, network, verdict, picture of the report. Wall time and processor time, as the machine may
-be busy with something else. Memory is the process's, libraries included: the peak, and what it held at every minute of
-the video (Linux).
+The whole path: decoding, faces, network, verdict, picture of the report. Wall time and processor time, as the machine
+may be busy with something else. Memory is the process's, libraries included: the peak, and what it held at every minute
+of the video (Linux).
 """
 
 from __future__ import annotations
