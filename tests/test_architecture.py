@@ -24,7 +24,7 @@ LAYERS = [
     {"metrics", "lse_video"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
     {"protocols", "score", "verdict"},
-    {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo", "align", "folds"},
+    {"stages", "report", "report_page", "score_report", "score_film", "score_run", "compare", "demo", "align", "folds"},
     {"train"},
     {"cli"},
 ]
