@@ -25,7 +25,7 @@ LAYERS = [
     {"series"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
     {"protocols", "score", "verdict"},
-    {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo", "align", "folds"},
+    {"stages", "report", "report_page", "score_report", "score_film", "score_run", "compare", "demo", "align", "folds"},
     {"pair_stages"},
     {"recipe", "validation", "monitor", "materials"},
     {"engine"},

@@ -33,7 +33,9 @@ def test_the_readme_runs():
     assert names["terms"].probability.shape == (1, 6)
 
 
-@pytest.mark.parametrize("document", ["README.md", "adapters/README.md", "benchmarks/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "adapters/README.md", "benchmarks/README.md", "docs/scores.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):

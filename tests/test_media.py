@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from unisync_loss.media import read_clip, read_samples, stream_frames, write_clip
+from unisync_loss.media import every_frame, read_clip, write_clip
+from unisync_loss.streams import Picture
 
 
 def film(frames=50, size=64):
@@ -81,22 +82,10 @@ def test_sample_rates(tmp_path, sample_rate):
     assert onsets(read_clip(tmp_path / "a.mkv").waveform) == pytest.approx([0.5, 1.2], abs=0.003)
 
 
-@pytest.mark.parametrize(("fps", "start"), [(25, 0.0), (30, 0.176), (50, -0.1), (15, 0.4)])
-def test_streamed_frames_and_sound_are_those_of_read_clip(tmp_path, fps, start):
-    mux(tmp_path / "a.mkv", film(2 * fps), clicks(2), fps=fps, audio_start=start)
-    clip = read_clip(tmp_path / "a.mkv")
-    assert np.array_equal(np.stack(list(stream_frames(tmp_path / "a.mkv"))), clip.frames)
-    samples = read_samples(tmp_path / "a.mkv")
-    assert samples.dtype == np.int16
-    assert onsets(samples / 32768) == pytest.approx([0.5 + start, 1.2 + start], abs=0.003)
-    length = min(samples.size, clip.waveform.size)
-    assert np.abs(samples[:length] / 32768 - clip.waveform[:length]).max() <= 0.5 / 32768
-
-
-def test_streamed_pictures_are_shrunk(tmp_path):
-    write_clip(tmp_path / "a.mp4", np.repeat(film(3), 2, axis=2))
-    assert next(stream_frames(tmp_path / "a.mp4", short_side=16)).shape == (16, 32, 3)
-    assert next(stream_frames(tmp_path / "a.mp4", short_side=999)).shape == (64, 128, 3)
+def test_a_hole_shows_the_last_frame_before_it():
+    pictures = [Picture(tick, tick, tick / 25, np.full((1, 1, 3), tick, np.uint8)) for tick in (4, 5, 9, 10)]
+    assert [int(frame[0, 0, 0]) for frame in every_frame(iter(pictures), 4)] == [4, 5, 5, 5, 5, 9, 10]
+    assert [int(frame[0, 0, 0]) for frame in every_frame(iter(pictures), 2)][:3] == [4, 4, 4]  # nothing was shown yet
 
 
 def test_max_frames(tmp_path):
@@ -105,11 +94,7 @@ def test_max_frames(tmp_path):
     assert (len(clip.frames), len(clip.waveform)) == (20, 20 * 640)
 
 
-READERS = [read_clip, read_samples, lambda path: next(stream_frames(path))]
-
-
-@pytest.mark.parametrize("read", READERS)
-def test_damaged_and_missing(tmp_path, read):
+def test_damaged_and_missing(tmp_path):
     write_clip(tmp_path / "a.mp4", film(), clicks(2))
     whole = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
@@ -118,12 +103,11 @@ def test_damaged_and_missing(tmp_path, read):
     write_clip(tmp_path / "mute.mp4", film())
     for name in ("cut", "text", "empty"):
         with pytest.raises(ValueError, match=f"{name}.mp4: cannot be decoded"):
-            read(tmp_path / f"{name}.mp4")
+            read_clip(tmp_path / f"{name}.mp4")
     with pytest.raises(FileNotFoundError, match=r"gone.mp4"):
-        read(tmp_path / "gone.mp4")
-    if read is not READERS[2]:
-        with pytest.raises(ValueError, match=r"mute.mp4: .*no audio stream"):
-            read(tmp_path / "mute.mp4")
+        read_clip(tmp_path / "gone.mp4")
+    with pytest.raises(ValueError, match=r"mute.mp4: .*no audio stream"):
+        read_clip(tmp_path / "mute.mp4")
 
 
 @pytest.mark.parametrize("frames", [film().astype(np.float32), film(size=63), film()[0]])

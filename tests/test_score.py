@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from test_media import mux
 from typer.testing import CliRunner
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, save_pretrained
@@ -16,6 +17,7 @@ from unisync_loss.functional import offset_matrix
 from unisync_loss.media import read_clip, write_clip
 from unisync_loss.pretrained import load_expert
 from unisync_loss.score import TrackScores, VideoScores, score_video
+from unisync_loss.score_film import with_curve, write_film
 from unisync_loss.tracks import TrackPiece, track_faces
 from unisync_loss.verdict import judge, to_csv, to_lines, who_speaks
 
@@ -96,6 +98,29 @@ class TestScore:
         with pytest.raises(ValueError, match=message):
             score_video(tmp_path / "a.mp4", expert, finder=finder)
 
+    def test_a_truncated_file_is_scored_as_far_as_it_goes_and_says_so(self, tmp_path, expert, face):
+        mux(tmp_path / "whole.mkv", face.frames, face.waveform)
+        content = (tmp_path / "whole.mkv").read_bytes()
+        (tmp_path / "a.mkv").write_bytes(content[: round(0.7 * len(content))])
+        scores = score_video(tmp_path / "a.mkv", expert, finder=whole)
+        assert 2 < scores.seconds < 3.9
+        assert len(scores.tracks[0].table) == round(25 * scores.seconds) - 4
+        assert scores.notes == [f"only {scores.seconds:.1f} of 4.4 s could be decoded"]
+
+    def test_of_three_people_the_one_who_speaks_is_named(self, tmp_path, released, face):
+        frames = face.frames[:70]
+        people = [np.repeat(frames[:1], 70, axis=0), frames, np.roll(frames[::-1], 20, axis=0)]
+        write_clip(tmp_path / "a.mp4", np.concatenate(people, axis=2), face.waveform[: 70 * 640], crf=10)
+
+        def three(frame):
+            return np.concatenate([np.add(whole(frame[:, :192]), [left, 0, left, 0]) for left in (0, 192, 384)])
+
+        judged = judge("a", score_video(tmp_path / "a.mp4", released, finder=three), released.config.threshold)
+        assert [track["track"] for track in judged["tracks"]] == [0, 1, 2]
+        assert judged["speaker_track"] == 1
+        assert judged["tracks"][1]["speaking_share"] > 0.6
+        assert judged["tracks"][1]["confidence"] > max(judged["tracks"][i]["confidence"] for i in (0, 2))
+
     def test_errors_of_a_stage_arrive_and_no_thread_is_left(self, tmp_path, expert, face):
         def broken(frame):
             raise ValueError("the finder broke")
@@ -153,6 +178,33 @@ class TestVerdict:
             judge("a.mp4", VideoScores([silent], [], 2.0, []), 0.5)
 
 
+class TestFilm:
+    def test_curve_below_the_picture_and_the_sound_beside_it(self, tmp_path, face):
+        pytest.importorskip("matplotlib")
+        path = film(tmp_path, face)
+        high, low = (track(np.full(106, value)) for value in (0.9, 0.1))
+        rows = []
+        for number, scores in enumerate((high, low)):
+            out = tmp_path / f"film{number}.mp4"
+            write_film(path, VideoScores([scores], [], 4.4, []), 0.5, out)
+            made = read_clip(out)
+            assert made.frames.shape == (110, 192 + 120, 192, 3)
+            assert np.abs(made.frames[:, :192].astype(int) - read_clip(path).frames).mean() < 3
+            assert np.corrcoef(made.waveform, face.waveform[: made.waveform.size])[0, 1] > 0.9
+            red = (made.frames[..., 0].astype(int) - made.frames[..., 2])[:, 200:].sum(1).argmax(1)  # the cursor
+            assert red == pytest.approx(192 * (0.06 + 0.88 * np.arange(110) / 250), abs=2.5)
+            strip = made.frames[100, 192:, 40:80].astype(int)
+            rows.append(np.median(np.argwhere(strip[..., 2] - strip[..., 0] > 60)[:, 0]))
+        assert rows[0] < rows[1] - 30  # a probability of 0.9 lies higher
+        assert not list(tmp_path.glob(".*"))
+
+    def test_pages_without_a_face_are_empty(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        frames = (np.zeros((65, 65, 3), np.uint8) for _ in range(251))
+        shown = list(with_curve(frames, VideoScores([track(np.full(20, 0.5))], [], 10.04, []), 0.5))
+        assert {picture.shape for picture in shown} == {(64 + 120, 64, 3)}
+
+
 class TestCompare:
     @staticmethod
     def videos(folder, values):
@@ -195,7 +247,7 @@ class TestProgram:
         film(folder, short, name="a <b>.mp4")
         (folder / "broken.mp4").write_text("nothing")
         arguments = ["score", folder, "--model", model, "--json", tmp_path / "o" / "s.json"]
-        arguments += ["--csv", tmp_path / "s.csv", "--report", tmp_path / "report"]
+        arguments += ["--csv", tmp_path / "s.csv", "--report", tmp_path / "report", "--film"]
         done = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert done.exit_code == 0, done.output
         report = json.loads((tmp_path / "o" / "s.json").read_text())
@@ -209,6 +261,7 @@ class TestProgram:
         assert "a &lt;b&gt;.mp4" in page
         assert "$" not in page.replace("$mine$", "")
         (picture,) = (tmp_path / "report").glob("*.png")
+        assert picture.with_suffix(".mp4").is_file()
         assert f'src="{picture.name}"' in page
         assert picture.read_bytes()[:4] == b"\x89PNG"
 
@@ -224,6 +277,7 @@ class TestProgram:
                 [tmp_path / "x.mp4", "--compare"],
                 "compare: expected real videos and at least one path of generated ones",
             ),
+            ([tmp_path / "x.mp4", "--film"], "film: expected a folder for the report, got none"),
         ):
             done = CliRunner().invoke(app, ["score", *map(str, arguments), "--model", str(model)])
             assert isinstance(done.exception, (ValueError, OSError)), done.output

@@ -280,6 +280,7 @@ def score(
         bool, typer.Option("--compare", help="The first path is real, the others generated twins: paired differences.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html and a picture of every video.")] = None,
+    film: Annotated[bool, typer.Option("--film", help="Write every video there, too, its curve burnt in.")] = False,
     json_file: Json = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row for every face to this file.")] = None,
     seed: Seed = 0,
@@ -290,7 +291,8 @@ def score(
     from unisync_loss.score_run import score_paths
     from unisync_loss.verdict import to_csv, to_lines
 
-    result = score_paths(paths, load_expert(model), model, report=report, versus=versus, seed=seed, say=say)
+    expert = load_expert(model)
+    result = score_paths(paths, expert, model, report=report, film=film, versus=versus, seed=seed, say=say)
     if json_file:
         write_json(json_file, result)
     if csv_file:

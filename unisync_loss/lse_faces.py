@@ -1,14 +1,14 @@
-"""Face crops as SyncNet's pipeline cuts them: one face a video, linked over time, smoothed, a square of 2.8 half sides.
+"""Face crops as SyncNet's pipeline cuts them: faces linked over time, smoothed, a square of 2.8 half sides.
 
-The original finds faces with S3FD. Here they are the boxes of MediaPipe's mesh, which are near to but not the same as
-S3FD's, so crops, and with them LSE, differ slightly from the original's on the same video. The original also looks for
-cuts between scenes; here a track ends where the face jumps.
+The original finds faces with S3FD in every picture. Here MediaPipe looks at every fifth, between which boxes move in
+straight lines, as the original's do where a face was missed; the boxes are brought to S3FD's extent, but are not the
+same, so crops, and with them LSE, differ slightly from the original's on the same video.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.face_finder import overlap
-from unisync_loss.faces import face_mesh
-from unisync_loss.media import stream_frames
+from unisync_loss.face_finder import Boxes, Frame, overlap
 from unisync_loss.syncnet import SIZE
+from unisync_loss.tracks import DETECT_EVERY, SCENE_CUT, FaceFinder, thumbnail
 
 MAX_GAP = 25  # frames without a face that a track survives
 MIN_IOU = 0.5  # overlap of a face with the track's last
@@ -28,10 +27,12 @@ MIN_FACE = 100  # pixels, mean longer side of a track's boxes
 MARGIN = 0.4  # of half the box's side, around the face
 SMOOTHING = 13  # frames of the median filter
 GREY = 110  # what lies outside the picture
-_SHORT_SIDE = 360  # pixels of a picture in which faces are looked for
-_CHUNK = 100  # pictures
+#: side of the whole face (forehead to chin, as S3FD's boxes) in sides of MediaPipe's box, and its shift upwards in the
+#: same: medians against the box of MediaPipe's mesh, 101 frames of 26 training clips
+FACE_SCALE, FACE_RISE = 1.10, 0.065
 
 Array = NDArray[np.float64]
+Face = tuple[int, Array]  # frame, and left, top, right, bottom in pixels
 Place = tuple[float, float, float]  # centre x, y and half side of a box, pixels
 
 
@@ -40,70 +41,79 @@ class FaceTrack(NamedTuple):
 
     Attributes:
         start: its first frame.
-        boxes: (T, 4) left, top, right, bottom in pixels, one a frame, filled in where the face was lost.
+        boxes: (T, 4) left, top, right, bottom in pixels, one a frame, filled in where the face was not looked for.
     """
 
     start: int
     boxes: Array
 
 
-def find_boxes(path: str | os.PathLike[str], tick: Callable[[int], None] = lambda frames: None) -> Array:
-    """Find the face of every frame of a video at 25 fps.
+def find_tracks(frames: Iterable[Frame], finder: FaceFinder) -> list[FaceTrack]:
+    """Find and follow every face of a video from cut to cut.
 
     Args:
-        path: the video.
-        tick: told the number of frames done.
+        frames: (H, W, 3) uint8 RGB at 25 fps.
+        finder: finds the boxes of a frame, brows to chin.
 
     Returns:
-        (T, 4) left, top, right, bottom in pixels of the video; NaN where no face was found.
-
-    Raises:
-        ValueError: when the file cannot be decoded.
-        ImportError: without MediaPipe.
+        Tracks of any length; a cut between scenes ends them all.
     """
-    height, width = next(stream_frames(path)).shape[:2]
-    boxes: list[Array] = []
-    chunk: list[NDArray[np.uint8]] = []
-
-    def flush() -> None:
-        mesh = face_mesh(np.stack(chunk)).astype(np.float64) * [width, height]
-        boxes.append(np.concatenate([mesh.min(1), mesh.max(1)], axis=1))
-        chunk.clear()
-        tick(sum(map(len, boxes)))
-
-    for frame in stream_frames(path, short_side=_SHORT_SIDE):
-        chunk.append(frame)
-        if len(chunk) == _CHUNK:
-            flush()
-    if chunk:
-        flush()
-    return np.concatenate(boxes)
+    tracks: list[FaceTrack] = []
+    for _, looks in groupby(_looks(frames), key=lambda look: look[0]):
+        faces = [(index, box) for _, index, frame in looks for box in finder(frame)]
+        tracks += link_tracks([(index, whole_face(box)) for index, box in faces])
+    return tracks
 
 
-def link_tracks(boxes: Array) -> list[FaceTrack]:
+def _looks(frames: Iterable[Frame]) -> Iterator[tuple[int, int, Frame]]:
+    """Scene, number and picture of every fifth frame of a scene, and of its last."""
+    scene = first = index = 0
+    last: Frame | None = None
+    for index, frame in enumerate(frames):
+        cut = last is not None and np.abs(thumbnail(frame) - thumbnail(last)).mean() > SCENE_CUT
+        if cut and last is not None:
+            if (index - 1 - first) % DETECT_EVERY:
+                yield scene, index - 1, last
+            scene, first = scene + 1, index
+        if (index - first) % DETECT_EVERY == 0:
+            yield scene, index, frame
+        last = frame
+    if last is not None and (index - first) % DETECT_EVERY:
+        yield scene, index, last
+
+
+def whole_face(box: Boxes) -> Array:
+    """Square (4,) from forehead to chin, of a box (4,) that MediaPipe puts from brows to chin."""
+    side = float((box[2:] - box[:2]).mean())
+    middle = (box[:2] + box[2:]).astype(np.float64) / 2 - [0, FACE_RISE * side]
+    return np.concatenate([middle - FACE_SCALE * side / 2, middle + FACE_SCALE * side / 2])
+
+
+def link_tracks(faces: Sequence[Face]) -> list[FaceTrack]:
     """Link boxes over time, greedily: to the track's last box if they overlap and at most 25 frames lie between.
 
     Args:
-        boxes: (T, 4), NaN where there is no face.
+        faces: in order of their frames.
 
     Returns:
         Tracks in order of their first frame, as many as it takes to use every box; gaps are filled in linearly.
     """
-    left = [int(frame) for frame in np.flatnonzero(np.isfinite(boxes).all(1))]
+    left = list(faces)
     tracks = []
     while left:
-        track, done = left[:1], len(left)
-        passed: list[int] = []
-        for position, frame in enumerate(left[1:], 1):
-            if frame - track[-1] > MAX_GAP:
-                done = position
+        track, passed = left[:1], []
+        for position, (frame, box) in enumerate(left[1:], 1):
+            last, place = track[-1]
+            if frame - last > MAX_GAP:
+                passed += left[position:]
                 break
-            shared = overlap(boxes[frame, None], boxes[track[-1], None])[0, 0]
-            (track if shared > MIN_IOU else passed).append(frame)
-        left = passed + left[done:]
-        frames = np.arange(track[0], track[-1] + 1)
-        filled = np.stack([np.interp(frames, track, side) for side in boxes[track].T], axis=1)
-        tracks.append(FaceTrack(track[0], filled))
+            same = frame > last and overlap(box[None], place[None])[0, 0] > MIN_IOU
+            (track if same else passed).append((frame, box))
+        left = passed
+        times, boxes = zip(*track, strict=True)
+        frames = np.arange(times[0], times[-1] + 1)
+        filled = np.stack([np.interp(frames, times, side) for side in np.stack(boxes).T], axis=1)
+        tracks.append(FaceTrack(int(times[0]), filled))
     return tracks
 
 
@@ -149,7 +159,7 @@ def crops(track: FaceTrack) -> Iterator[Place]:
         yield float(x), float(y), float(half)
 
 
-def cut(frame: NDArray[np.uint8], x: float, y: float, half: float) -> Tensor:
+def cut(frame: Frame, x: float, y: float, half: float) -> Tensor:
     """Cut a face out: as high above its centre as the box, 0.8 half sides lower, and as wide as high.
 
     Args:
@@ -172,7 +182,7 @@ def cut(frame: NDArray[np.uint8], x: float, y: float, half: float) -> Tensor:
     return squeeze(square)
 
 
-def squeeze(frame: NDArray[np.uint8]) -> Tensor:
+def squeeze(frame: Frame) -> Tensor:
     """Resize to 224 × 224 bilinearly, as OpenCV does: without smoothing, rounded.
 
     Args:

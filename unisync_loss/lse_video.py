@@ -7,8 +7,9 @@
 ``latentsync``     tracks of more than 50 frames; mean over a video's tracks, then over videos
 =================  ==================================================================================================
 
-All at 25 fps by time stamps; ``wav2lip-lrs`` of the original does not convert, so it is right for 25 fps only. Pictures
-are not compressed again on the way, as the originals do up to three times.
+All at 25 fps by time stamps, where a hole in the pictures shows the last one before it; ``wav2lip-lrs`` of the original
+does not convert, so it is right for 25 fps only. Pictures are not compressed again on the way, as the originals do up
+to three times.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from numpy.typing import NDArray
 
 from unisync_loss.clips import find_videos
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
+from unisync_loss.face_finder import Frame, MediaPipeFinder
 from unisync_loss.lse import Edge, LseMeter, summarise
-from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_boxes, keep_tracks, link_tracks, squeeze
-from unisync_loss.media import read_samples, stream_frames
-from unisync_loss.streams import read_facts
+from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_tracks, keep_tracks, squeeze
+from unisync_loss.media import every_frame, to_int16
+from unisync_loss.streams import open_media, read_facts, stream_pictures, stream_sound
 from unisync_loss.syncnet import SyncNet, load_syncnet
 
 MEASURES = ("lse_d", "lse_c", "lse_d_valid", "lse_c_valid")
@@ -82,33 +84,44 @@ def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick
         FileNotFoundError: when there is no such file.
     """
     min_track = procedure(variant).min_track
-    samples = read_samples(path)
-    expected = max(1, round(read_facts(path).seconds * FPS))  # by what the file says of itself
+    facts = read_facts(path)
+    samples = _read_samples(path, facts.zero)
+
+    def frames(begin: float, end: float) -> Iterator[Frame]:
+        """All frames of the video, told the progress from one share to another."""
+        with open_media(path) as container:
+            for index, frame in enumerate(every_frame(stream_pictures(container))):
+                yield frame
+                tick(begin + (end - begin) * min(1.0, (index + 1) / FPS / max(facts.seconds, 1 / FPS)))
+
     if min_track is None:
         meter = LseMeter(net, samples)
-        for index, frame in enumerate(stream_frames(path)):
+        for frame in frames(0, 1):
             meter.add(squeeze(frame))
-            tick(min(1.0, index / expected))
         rows = [{"track": 0, **track_row(meter, 0)}]
     else:
-        boxes = find_boxes(path, lambda frames: tick(min(0.5, 0.5 * frames / expected)))
-        tracks = keep_tracks(link_tracks(boxes), min_track)
-        measured = _measure_tracks(net, path, samples, tracks, lambda index: tick(0.5 + 0.5 * index / len(boxes)))
+        tracks = keep_tracks(find_tracks(frames(0, 0.2), MediaPipeFinder()), min_track)
+        measured = _measure_tracks(net, frames(0.2, 1), samples, tracks)
         rows = [{"track": number, **row} for number, row in enumerate(measured)]
     return {"video": str(path), "variant": variant, **video_row(rows, variant), "tracks": rows}
 
 
+def _read_samples(path: str | os.PathLike[str], zero: float) -> NDArray[np.int16]:
+    """The whole sound from the first picture on, 32 kB a second."""
+    sound = bytearray()
+    with open_media(path) as container:
+        for block in stream_sound(container, zero):
+            sound += to_int16(block).tobytes()
+    return np.frombuffer(sound, np.int16)
+
+
 def _measure_tracks(
-    net: SyncNet,
-    path: str | os.PathLike[str],
-    samples: NDArray[np.int16],
-    tracks: Sequence[FaceTrack],
-    tick: Callable[[int], None],
+    net: SyncNet, frames: Iterator[Frame], samples: NDArray[np.int16], tracks: Sequence[FaceTrack]
 ) -> Iterator[Row]:
     """One pass over the video; a track that has ended leaves its numbers alone: constant memory."""
     waiting = sorted(tracks, key=lambda track: track.start, reverse=True)
     running: list[tuple[FaceTrack, LseMeter, Iterator[Place]]] = []
-    for index, frame in enumerate(stream_frames(path)):
+    for index, frame in enumerate(frames):
         while waiting and waiting[-1].start == index:
             track = waiting.pop()
             span = slice(index * SAMPLES_PER_FRAME, (index + len(track.boxes)) * SAMPLES_PER_FRAME)
@@ -119,7 +132,6 @@ def _measure_tracks(
             if track.start + len(track.boxes) == index + 1:
                 yield track_row(meter, track.start)
         running = [run for run in running if run[0].start + len(run[0].boxes) > index + 1]
-        tick(index)
 
 
 def procedure(variant: str) -> Procedure:

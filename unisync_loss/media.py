@@ -53,54 +53,12 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
         FileNotFoundError: when there is no such file.
     """
     facts = read_facts(path)
-    frames = list(islice(stream_frames(path), max_frames))
+    with open_media(path) as container:
+        frames = list(islice(every_frame(stream_pictures(container)), max_frames))
     with open_media(path) as container:
         waveform = Sound(stream_sound(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
-
-
-def stream_frames(path: str | os.PathLike[str], *, short_side: int | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Decode the frames of :func:`read_clip` one at a time, without holding them.
-
-    Args:
-        path: any file that FFmpeg reads.
-        short_side: shrink pictures whose height and width are both larger.
-
-    Yields:
-        (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: when the file cannot be decoded, or lacks a video stream.
-        FileNotFoundError: when there is no such file.
-    """
-    with open_media(path) as container:
-        frame = None
-        for frame in _filled(stream_pictures(container, short_side=short_side), 0):
-            yield frame
-        if frame is None:
-            raise ValueError(f"{path}: expected a video with at least one frame, got none")
-
-
-def read_samples(path: str | os.PathLike[str]) -> NDArray[np.int16]:
-    """Decode the sound of a video from its first picture on, 32 kB a second.
-
-    Args:
-        path: any file that FFmpeg reads.
-
-    Returns:
-        (S,) int16 mono at 16 kHz.
-
-    Raises:
-        ValueError: when the file cannot be decoded, or lacks a video or an audio stream, or sound in it.
-        FileNotFoundError: when there is no such file.
-    """
-    zero = read_facts(path).zero
-    with open_media(path) as container:
-        samples = np.concatenate([np.zeros(0, np.int16), *map(_to_int16, stream_sound(container, zero))])
-    if not samples.size:
-        raise ValueError(f"{path}: expected an audio stream with samples, got none")
-    return samples
 
 
 def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
@@ -120,7 +78,7 @@ def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        shown = list(islice(_filled(stream_pictures(container, start, zero=facts.zero), start), frames))
+        shown = list(islice(every_frame(stream_pictures(container, start, zero=facts.zero), start), frames))
     if start < 0 or len(shown) < frames:
         raise ValueError(f"{path}: expected frames {start}..{start + frames}, got {len(shown)} of them")
     with open_media(path) as container:
@@ -129,17 +87,23 @@ def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
     return Clip(np.stack(shown), np.pad(sound, (0, frames * SAMPLES_PER_FRAME - sound.size)))
 
 
-def _filled(pictures: Iterator[Picture], start: int) -> Iterator[NDArray[np.uint8]]:
-    """Frames from a tick on, one a tick: in a hole the last one before it stays on show."""
-    last: NDArray[np.uint8] | None = None
+def every_frame(pictures: Iterator[Picture], start: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """The frame on show at every tick from one on: in a hole the last one before it stays on show.
+
+    Args:
+        pictures: of :func:`unisync_loss.streams.stream_pictures`.
+        start: first tick.
+
+    Yields:
+        (H, W, 3) uint8 RGB.
+    """
+    shown = None
     tick = start
     for picture in pictures:
-        shown = picture.frame if last is None else last
         for _ in range(tick, picture.tick):
-            yield shown
-        last = picture.frame
-        yield last
-        tick = picture.tick + 1
+            yield picture.frame if shown is None else shown
+        yield picture.frame
+        tick, shown = picture.tick + 1, picture.frame
 
 
 def write_clip(
@@ -211,12 +175,14 @@ def encode_wav(waveform: NDArray[np.float32]) -> bytes:
     file = BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-        writer.writeframes(_to_int16(waveform).tobytes())
+        writer.writeframes(to_int16(waveform).astype("<i2").tobytes())
     return file.getvalue()
 
 
-def _to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    return np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2")
+def to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples (S,) float32 in [-1, 1] as 16-bit integers."""
+    samples: NDArray[np.int16] = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
+    return samples
 
 
 def _mux(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather, all_reduce
 
-Rows = TypeVar("Rows", NDArray[np.int64], Tensor)
+Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.float64], Tensor)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ _CHUNK = 500  # windows embedded at a time
 _MARGIN = 25  # frames on either side, for features that look further than their window; whole mel steps
 _AHEAD = 8  # items that a stage may be ahead
 _STRIP = 48  # mouths kept for the film strip, up to twice as many while they come
-_MOUTH = (slice(96, 184), slice(52, 140))  # rows and columns of a crop
+_MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a crop
 
 Item = TypeVar("Item")
 Array = NDArray[np.float32]

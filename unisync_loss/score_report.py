@@ -107,6 +107,7 @@ def draw_histogram(axes: Axes, track: TrackScores, threshold: float) -> None:
             weights = np.full(known.size, 1 / known.size)
             axes.hist(known, bins=25, range=(0, 1), weights=weights, color=colour, alpha=0.75, label=label)
     axes.axvline(threshold, color=INK, ls="--", lw=1)
+    axes.set_ylim(top=1.5 * axes.get_ylim()[1])  # room for the legend
     axes.set_yticks([])
     dress(axes, "Share of windows", "probability", legend=True)
 

@@ -14,6 +14,7 @@ from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_finder import MediaPipeFinder
 from unisync_loss.files import write_atomically
 from unisync_loss.score import score_video
+from unisync_loss.score_film import write_film
 from unisync_loss.score_report import draw_video, write_page
 from unisync_loss.verdict import judge
 
@@ -26,6 +27,7 @@ def score_paths(
     model: str,
     *,
     report: Path | None = None,
+    film: bool = False,
     versus: bool = False,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
@@ -37,6 +39,7 @@ def score_paths(
         expert: takes RGB and a waveform.
         model: its name.
         report: folder for ``report.html`` and a picture a video; made where missing.
+        film: write every video into that folder, too, with its curve burnt in.
         versus: the first path holds real videos, the others generated twins of them, compared pair by pair.
         seed: of the intervals.
         say: told the progress.
@@ -51,6 +54,8 @@ def score_paths(
     """
     if versus and len(paths) < 2:
         raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
+    if film and report is None:
+        raise ValueError("film: expected a folder for the report, got none")
     groups = {str(path): find_videos(path) for path in paths}
     todo = [(group, video) for group, videos in groups.items() for video in videos]
     if report:
@@ -68,8 +73,11 @@ def score_paths(
             continue
         videos.append({**judged, "group": group})
         if report:
-            pictures[judged["video"]] = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}.png"
-            write_atomically(report / pictures[judged["video"]], draw_video(judged, scores, expert.config.threshold))
+            name = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}"
+            pictures[judged["video"]] = f"{name}.png"
+            write_atomically(report / f"{name}.png", draw_video(judged, scores, expert.config.threshold))
+            if film:
+                write_film(video, scores, expert.config.threshold, report / f"{name}.mp4")
     result: dict[str, Any] = {"model": model, "threshold": expert.config.threshold, "seed": seed, "videos": videos}
     if versus:
         real, *made = ([video for video in videos if video["group"] == group] for group in groups)

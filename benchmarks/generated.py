@@ -1,0 +1,211 @@
+"""Scores of generated, dubbed and mismatched talking faces beside those of real ones.
+
+    python benchmarks/generated.py --generated GENERATED --real TEST VAL TRAIN --plot docs/generated.png
+
+GENERATED/<kind>/<clip> are face crops with sound, REAL/<corpus>/<speaker>/<clip> real ones; kinds stand beside the
+corpora of their own source where there is one (TWINS), paired clip by clip where their names end in the same YouTube id
+and number, and all beside the first real folder, which no expert was trained on. Only corpora that are needed are read.
+Each clip is scored as a whole, as `unisync score` does, but without looking for faces. Intervals are 95 % bootstraps
+over clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from unisync_loss.clips import SUFFIXES, ClipEntry, list_clips
+from unisync_loss.evaluate import MAX_OFFSET, TOLERANCE, embed_clips, offset_table
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.offsets import find_offset
+from unisync_loss.pretrained import load_expert
+
+BOOTSTRAPS = 1000
+#: kind of generated clip: what it is, and the corpus that holds its source's real clips
+TWINS = {
+    "lipquiz_wav2lip": ("Wav2Lip, lips made for the voice", None),
+    "wav2lip288_out": ("Wav2Lip 288, lips made for the voice", None),
+    "dinet_out": ("DINet, lips made for the voice", None),
+    "geneface_out": ("GeneFace, face made for the voice", None),
+    "sadtalker_out": ("SadTalker, face made for the voice", None),
+    "lrs3_aligndit_resynth": ("voice dubbed on real lips", "lrs3_aligndit"),
+    "lrs3_lip2speechunit_resynth": ("voice read from real lips", "lrs3_lip2speechunit"),
+    "revise_out": ("voice read from real lips and noise", "revise_raw"),
+    "mcgurk_luv_incongruent": ("another syllable's voice", "mcgurk_luvghodasara"),
+    "mcgurk_pl_filyp_incongruent": ("another syllable's voice", "mcgurk_pl_filyp"),
+    "mcgurk_romajaku_incongruent": ("another syllable's voice", "mcgurk_romajaku"),
+}
+MEASURES = ("probability", "voiced", "at_offset", "confidence", "within_1")
+_SOURCE = re.compile(r"[A-Za-z0-9_-]{11}_\d{5}$")
+
+
+def main() -> None:
+    """Score all groups."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generated", type=Path, required=True)
+    parser.add_argument("--real", type=Path, nargs="+", required=True)
+    parser.add_argument("--model", default="mel-rgb")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    groups = list_groups(options.generated, options.real)
+    expert = load_expert(options.model)
+    clips = score_all(expert, groups, options.seed)
+    report = {
+        "model": options.model,
+        "seed": options.seed,
+        "groups": {name: summary(rows, options.seed) for name, rows in clips.items()},
+        "paired": {kind: row for kind in TWINS if (row := paired(clips, kind, options.seed))},
+        "clips": clips,
+    }
+    print(table(report))
+    if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot(clips, options.plot)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def list_groups(generated: Path, real: Sequence[Path]) -> dict[str, list[ClipEntry]]:
+    """Clips by group: ``real``, the corpora of twins, the kinds that are there."""
+    groups = {"real, held out": list_clips(real[0])}
+    there = [entry for folder in real for entry in list_clips(folder)]
+    for kind, (_, corpus) in TWINS.items():
+        files = sorted(path for path in (generated / kind).glob("*") if path.suffix in SUFFIXES)
+        if not files:
+            continue
+        if corpus:
+            groups[f"real {corpus}"] = [entry for entry in there if entry.corpus == corpus]
+        groups[kind] = [ClipEntry(path, f"{kind}/{path.name}", kind, kind) for path in files]
+    return {name: entries for name, entries in groups.items() if entries}
+
+
+def score_all(expert: UniSyncExpert, groups: dict[str, list[ClipEntry]], seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Numbers of every clip by group; a clip in two groups is scored once."""
+    entries = list({entry.path: entry for group in groups.values() for entry in group}.values())
+    started = last = time.monotonic()
+    scored = {}
+    for number, (path, row) in enumerate(scores(expert, entries, seed), 1):
+        scored[path] = row
+        now = time.monotonic()
+        if now - last > 5:
+            last, left = now, (now - started) / number * (len(entries) - number)
+            print(f"{number}/{len(entries)} clips, {left:.0f} s left", file=sys.stderr)
+    return {name: [scored[entry.path] for entry in group] for name, group in groups.items()}
+
+
+def scores(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Numbers of clips, one after the other."""
+    for clip in embed_clips(expert, entries):
+        values = offset_table(clip)
+        offset = find_offset(values, seed)
+        shown = values[:, MAX_OFFSET]
+        yield (
+            clip.entry.path,
+            {
+                "clip": clip.entry.name,
+                "windows": len(values),
+                "probability": round(float(shown.mean()), 4),
+                "voiced": round(float(shown[clip.voiced].mean()), 4) if clip.voiced.any() else None,
+                "at_offset": round(float(np.nanmean(values[:, offset.frames + MAX_OFFSET])), 4),
+                "confidence": round(offset.confidence, 4),
+                "offset": offset.frames,
+                "within_1": abs(offset.frames) <= TOLERANCE,
+            },
+        )
+
+
+def summary(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Mean of every measure over clips, with its interval."""
+    draws = np.random.default_rng(seed).integers(len(rows), size=(BOOTSTRAPS, len(rows)))
+    result: dict[str, Any] = {"clips": len(rows)}
+    for name in MEASURES:
+        values = np.array([np.nan if row[name] is None else float(row[name]) for row in rows])
+        result[name] = interval(values, draws)
+    return result
+
+
+def interval(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+    """Mean and its 95 % interval; none for fewer than five clips."""
+    ends = np.percentile(np.nanmean(values[draws], 1), [2.5, 97.5]) if len(values) >= 5 else []
+    return {"mean": round(float(np.nanmean(values)), 4), "ci95": [round(float(end), 4) for end in ends] or None}
+
+
+def paired(clips: dict[str, list[dict[str, Any]]], kind: str, seed: int) -> dict[str, Any] | None:
+    """Differences to the real clips of the same source, None where names tell no pairs."""
+    real = {key: row for row in clips.get(f"real {TWINS[kind][1]}", []) if (key := source_of(row))}
+    pairs = [(row, real[key]) for row in clips.get(kind, []) if (key := source_of(row)) in real]
+    if not pairs:
+        return None
+    draws = np.random.default_rng(seed).integers(len(pairs), size=(BOOTSTRAPS, len(pairs)))
+    differences = {
+        name: interval(np.array([float(made[name]) - float(true[name]) for made, true in pairs]), draws)
+        for name in MEASURES
+        if name != "voiced"
+    }
+    return {"pairs": len(pairs), "sources": len({source_of(row) for _, row in pairs}), **differences}
+
+
+def source_of(row: dict[str, Any]) -> str | None:
+    """YouTube id and number at the end of a clip's name."""
+    found = _SOURCE.search(Path(row["clip"]).stem)
+    return found[0] if found else None
+
+
+def table(report: dict[str, Any]) -> str:
+    """Groups as lines."""
+    lines = [f"{'':32}clips" + "".join(f"{name:>24}" for name in MEASURES)]
+    for name, row in report["groups"].items():
+        lines.append(f"{name:32}{row['clips']:5d}" + "".join(f"{cell(row[measure]):>24}" for measure in MEASURES))
+    for name, row in report["paired"].items():
+        text = ", ".join(f"{measure} {cell(row[measure])}" for measure in MEASURES if measure in row)
+        lines.append(f"{name} less its real twin, {row['pairs']} pairs of {row['sources']} sources: {text}")
+    return "\n".join(lines)
+
+
+def cell(value: dict[str, Any]) -> str:
+    """Mean and interval."""
+    ends = f" [{value['ci95'][0]:.2f}, {value['ci95'][1]:.2f}]" if value["ci95"] else ""
+    return f"{value['mean']:.3f}{ends}"
+
+
+def plot(clips: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Box plots of numbers by group: no picture of anybody."""
+    figure = Figure(figsize=(10, 0.34 * len(clips) + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(clips)[::-1]
+    titles = {"probability": "probability as it is", "confidence": "confidence", "offset": "offset, frames"}
+    for axes, (measure, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
+        boxes = axes.boxplot(
+            [[row[measure] for row in clips[name]] for name in names],
+            orientation="horizontal",
+            patch_artist=True,
+            widths=0.6,
+            flierprops={"marker": ".", "markersize": 3},
+            medianprops={"color": "#1f2933"},
+        )
+        for box, name in zip(boxes["boxes"], names, strict=True):
+            box.set_facecolor("#9fd3dc" if name.startswith("real") else "#f2c9a0")
+        axes.set(title=title)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_yticks(range(1, len(names) + 1), [f"{name} ({len(clips[name])})" for name in names])
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Seconds of video that `unisync score` gets through in a second, and the memory it takes.
+
+    python benchmarks/score_speed.py VIDEO --json out/score_speed.json
+    ffmpeg -stream_loop 359 -i CLIP_OF_20_S -c copy two_hours.mp4      # a long one, for the memory
+
+The whole path: decoding, faces, network, verdict, picture of the report. Wall time and processor time, as the machine
+may be busy with something else. Memory is the process's, libraries included (Linux): what it held at every minute of
+the video, its peak, and the peak once more after the verdict and the picture of two hours, made of the video's own
+scores over and over: frames are streamed, so the scores are all that grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unisync_loss.config import FPS
+from unisync_loss.face_finder import MediaPipeFinder
+from unisync_loss.pretrained import load_expert
+from unisync_loss.score import TrackScores, score_video
+from unisync_loss.score_report import draw_video
+from unisync_loss.verdict import judge
+
+MIB = 1024**2
+
+
+def main() -> None:
+    """Score one video."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--model", default="mel-rgb")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    report = measure(options.video, options.model)
+    report["threads"] = options.threads
+    print(
+        f"{report['video_s']:.0f} s of video in {report['wall_s']:.0f} s, {report['cpu_s']:.0f} s of processor time: "
+        f"{report['video_s_per_wall_s']} and {report['video_s_per_cpu_s']} s a second; "
+        f"at most {report['peak_mib']} MiB, {report['peak_mib_of_two_hours']} MiB with the verdict of two hours"
+    )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(video: Path, model: str) -> dict[str, Any]:
+    """Time and memory of one video; loading the models is not timed."""
+    expert, finder = load_expert(model), MediaPipeFinder()
+    minutes: list[dict[str, int]] = []
+
+    def watch(done: float, seconds: float) -> None:
+        if done >= 60 * len(minutes):
+            minutes.append({"video_s": round(done), "mib": held()})
+            print(f"{done:.0f} of {seconds:.0f} s, {minutes[-1]['mib']} MiB", flush=True)
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    scores = score_video(video, expert, finder=finder, progress=watch)
+    judged = judge(video.name, scores, expert.config.threshold)
+    draw_video(judged, scores, expert.config.threshold)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = highest()
+    long = scores._replace(tracks=[repeated(track) for track in scores.tracks], seconds=7200.0)
+    draw_video(judge(video.name, long, expert.config.threshold), long, expert.config.threshold)
+    return {
+        "video": video.name,
+        "model": model,
+        "faces": len(judged["tracks"]),
+        "video_s": round(scores.seconds, 2),
+        "wall_s": round(wall, 1),
+        "cpu_s": round(cpu, 1),
+        "video_s_per_wall_s": round(scores.seconds / wall, 2),
+        "video_s_per_cpu_s": round(scores.seconds / cpu, 2),
+        "peak_mib": peak,
+        "peak_mib_of_two_hours": highest(),
+        "mib_by_minute": minutes,
+    }
+
+
+def repeated(track: TrackScores) -> TrackScores:
+    """The scores of a track over and over, to two hours."""
+    windows = np.arange(7200 * FPS) % len(track.table)
+    return TrackScores(0, track.table[windows], track.level[windows], track.mouths)
+
+
+def highest() -> int:
+    """Most memory that this process has held, in MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB)
+
+
+def held() -> int:
+    """Memory of this process now, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / MIB)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Shift the sound of real clips by -10 … +10 frames: how far the estimated offset is from the one applied.
+
+    python benchmarks/shift_study.py --data TEST --json out/shift_study.json --plot docs/shift_study.png
+
+Clips of at least two seconds that are in sync (or have an offsets.csv), drawn by seed. A shift leaves the frames that
+still have sound, and the sound is embedded anew; the pictures are embedded once, their windows do not depend on the
+sound. The estimate is that of `unisync score`. Intervals are 95 % bootstraps over clips: the shifts of a clip are not
+independent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from unisync_loss.clips import ClipEntry, list_clips, load_clip
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME
+from unisync_loss.evaluate import MAX_OFFSET, TOLERANCE, embed_clips
+from unisync_loss.expert import UniSyncExpert
+from unisync_loss.functional import offset_matrix
+from unisync_loss.offsets import find_offset
+from unisync_loss.pretrained import list_pretrained, load_expert
+from unisync_loss.streams import read_facts
+
+SHIFTS = range(-10, 11)
+SHORTEST = 2.0  # s
+BOOTSTRAPS = 1000
+FRAME_MS = 1000 // FPS
+
+
+def main() -> None:
+    """Measure every expert on the same clips."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", nargs="+", default=list(list_pretrained()))
+    parser.add_argument("--clips", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    long = [entry for entry in list_clips(options.data) if read_facts(entry.path).seconds >= SHORTEST]
+    drawn = np.random.default_rng(options.seed).permutation(len(long))[: options.clips]
+    entries = [long[index] for index in sorted(drawn)]
+    experts = {name: study(load_expert(name), entries, options.seed) for name in options.model}
+    print(f"{len(entries)} of {len(long)} clips of {SHORTEST:g} s or more, {len(SHIFTS)} shifts each")
+    for name, row in experts.items():
+        print(table(name, row))
+    if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot(experts, options.plot)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        report = {"clips": [entry.name for entry in entries], "seed": options.seed, "experts": experts}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[str, Any]:
+    """Errors of all clips at all shifts, in frames, and what they come to."""
+    errors = np.zeros((len(entries), len(SHIFTS)))
+    held = np.zeros_like(errors, dtype=bool)
+    started = last = time.monotonic()
+    for row, entry in enumerate(entries):
+        for column, (low, found, high) in enumerate(estimates(expert, entry, seed)):
+            errors[row, column] = found - SHIFTS[column]
+            held[row, column] = low <= SHIFTS[column] <= high
+        now = time.monotonic()
+        if now - last > 5:
+            last, left = now, (now - started) / (row + 1) * (len(entries) - row - 1)
+            print(f"{row + 1}/{len(entries)} clips, {left:.0f} s left", file=sys.stderr)
+    draws = np.random.default_rng(seed).integers(len(entries), size=(BOOTSTRAPS, len(entries)))
+
+    def with_interval(values: np.ndarray) -> dict[str, Any]:
+        """Mean of (clips, shifts)."""
+        means = values.mean(1)
+        interval = np.percentile(means[draws].mean(1), [2.5, 97.5])
+        return {"mean": round(float(means.mean()), 4), "ci95": [round(float(end), 4) for end in interval]}
+
+    off = np.abs(errors)
+    return {
+        "within_1": with_interval(off <= TOLERANCE),
+        "exact": with_interval(off == 0),
+        "mean_absolute_error_ms": with_interval(off * FRAME_MS),
+        "interval_holds_the_shift": with_interval(held),
+        "by_shift": [
+            {
+                "shift": shift,
+                "within_1": round(float((off[:, column] <= TOLERANCE).mean()), 4),
+                "mean_absolute_error_ms": round(float(off[:, column].mean() * FRAME_MS), 2),
+            }
+            for column, shift in enumerate(SHIFTS)
+        ],
+        "by_clip": {
+            entry.name: {"within_1": round(float((off[row] <= TOLERANCE).mean()), 4), "errors": errors[row].tolist()}
+            for row, entry in enumerate(entries)
+        },
+    }
+
+
+def estimates(expert: UniSyncExpert, entry: ClipEntry, seed: int) -> Iterator[tuple[int, int, int]]:
+    """Lower end, estimate and upper end of a clip's offset at every shift."""
+    seen = next(embed_clips(expert, [entry])).visual
+    waveform = load_clip(entry).waveform
+    frames = len(seen) + 4
+    for shift in SHIFTS:
+        late, early = max(0, shift), max(0, -shift)
+        left = frames - late - early
+        sound = torch.from_numpy(waveform[early * SAMPLES_PER_FRAME :][: left * SAMPLES_PER_FRAME])
+        with torch.inference_mode():
+            heard = expert.encode_audio(sound[None], left).cpu()
+        scores = offset_matrix(heard, seen[None, late : late + left - 4], MAX_OFFSET)[0]
+        offset = find_offset(scores.double().numpy(), seed)
+        yield offset.low, offset.frames, offset.high
+
+
+def table(name: str, row: dict[str, Any]) -> str:
+    """One expert's figures as lines."""
+    error = row["mean_absolute_error_ms"]
+    lines = [
+        f"{name}: within ±1 frame {row['within_1']['mean']:.3f} {row['within_1']['ci95']}, "
+        f"exact {row['exact']['mean']:.3f} {row['exact']['ci95']}, "
+        f"mean absolute error {error['mean']:.1f} ms {error['ci95']}, "
+        f"interval holds the shift {row['interval_holds_the_shift']['mean']:.3f}",
+        "  shift  within ±1  error, ms",
+    ]
+    lines += [
+        f"  {one['shift']:+5d}  {one['within_1']:9.3f}  {one['mean_absolute_error_ms']:9.1f}" for one in row["by_shift"]
+    ]
+    return "\n".join(lines)
+
+
+def plot(experts: dict[str, dict[str, Any]], path: Path) -> None:
+    """Share within a frame, and error, by shift."""
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    share, error = figure.subplots(1, 2)
+    for name, row in experts.items():
+        share.plot(SHIFTS, [one["within_1"] for one in row["by_shift"]], marker="o", ms=3, label=name)
+        error.plot(SHIFTS, [one["mean_absolute_error_ms"] for one in row["by_shift"]], marker="o", ms=3, label=name)
+    share.set(ylim=(0, 1.03), title="Share within ±1 frame", xlabel="shift applied, frames (+ = audio late)")
+    error.set(title="Mean absolute error, ms", xlabel="shift applied, frames (+ = audio late)")
+    error.set_ylim(bottom=0)
+    share.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
