@@ -13,7 +13,7 @@ PACKAGE = ROOT / "unisync_loss"
 LAYERS = [
     {"config", "files"},
     {"functional"},
-    {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets", "clip_offsets"},
+    {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets", "clip_offsets", "fingerprints"},
     {"media", "model_files", "stream"},
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
@@ -23,8 +23,9 @@ LAYERS = [
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
     {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_generator"},
-    {"protocols", "score", "verdict"},
+    {"protocols", "score", "verdict", "clip_facts", "diagnosis"},
     {"stages", "report", "report_page", "score_report", "score_run", "compare", "demo", "align", "folds"},
+    {"doctor", "doctor_report"},
     {"train"},
     {"cli"},
 ]

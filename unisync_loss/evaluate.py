@@ -21,6 +21,7 @@ from torch import Tensor
 from unisync_loss.clips import ClipEntry, load_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.functional import offset_matrix, sync_probability
+from unisync_loss.media import Clip
 from unisync_loss.offsets import offset_curve
 
 MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
@@ -93,22 +94,32 @@ def embed_clips(
     Raises:
         ValueError: for an expert of anything but mel and RGB, or a clip that cannot be read.
     """
+    for entry in entries:
+        yield embed_clip(expert, entry, load_clip(entry), transform)
+
+
+def embed_clip(
+    expert: UniSyncExpert, entry: ClipEntry, clip: Clip, transform: Callable[[Tensor], Tensor] | None = None
+) -> ClipEmbedding:
+    """Embed a clip that is decoded already; see :func:`embed_clips`.
+
+    Raises:
+        ValueError: for an expert of anything but mel and RGB.
+    """
     if expert.config.name != "mel-rgb":
         raise ValueError(f"expected a mel-rgb expert for video files, got {expert.config.name}")
     device = next(expert.parameters()).device
-    for entry in entries:
-        clip = load_clip(entry)
-        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
-        waveform = torch.from_numpy(clip.waveform)[None].to(device)
-        with torch.inference_mode():
-            audio = expert.encode_audio(waveform, video.shape[1])[0]
-            visual = torch.cat(
-                [
-                    expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                    for chunk in (piece.to(device).float() / 255 for piece in _overlapping(video))
-                ]
-            )
-        yield ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
+    video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+    waveform = torch.from_numpy(clip.waveform)[None].to(device)
+    with torch.inference_mode():
+        audio = expert.encode_audio(waveform, video.shape[1])[0]
+        visual = torch.cat(
+            [
+                expert.encode_visual(transform(chunk) if transform else chunk)[0]
+                for chunk in (piece.to(device).float() / 255 for piece in _overlapping(video))
+            ]
+        )
+    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
 
 
 def _overlapping(video: Tensor) -> Iterator[Tensor]:
