@@ -110,14 +110,14 @@ def is_sure(row: Row) -> bool:
     return bool(row["confidence"] >= _SURE and row["evidence"] >= _EVIDENT)
 
 
-def judge(row: Row) -> list[Finding]:
-    """Problems of one clip by itself; of sync only where picture and sound are as they should be."""
+def judge_content(row: Row) -> list[Finding]:
+    """What is wrong with file, sound and picture of one clip, each for itself."""
     found = [*_judge_file(row), *_judge_picture(row)]
     if row["level"] < _SILENT:
         found.append(_finding(row, "silent", f"level {row['level']:.1e}"))
     elif not found and row["mouth_moves"] < _FROZEN:
         found.append(_finding(row, "frozen mouth", f"lips change by {row['mouth_moves']:.2f} of their contrast"))
-    return found or _judge_sync(row)
+    return found
 
 
 def _judge_file(row: Row) -> list[Finding]:
@@ -153,8 +153,11 @@ def _judge_picture(row: Row) -> list[Finding]:
     return []
 
 
-def _judge_sync(row: Row) -> list[Finding]:
-    """A clip with another's sound peaks anywhere; one in sync near 0, be it ever so weak."""
+def judge_sync(row: Row) -> list[Finding]:
+    """What is wrong between sound and picture of one clip, both as they should be.
+
+    A clip with another's sound has its peak anywhere, one in sync near 0, be it ever so weak.
+    """
     if row["windows"] < LONG:
         return []
     certain = f"confidence {row['confidence']:.1f}, evidence {row['evidence']:.1f}"

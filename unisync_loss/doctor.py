@@ -24,11 +24,12 @@ from unisync_loss.diagnosis import (
     find_owner,
     find_speed,
     is_sure,
-    judge,
+    judge_content,
     judge_copies,
     judge_faces,
     judge_speakers,
     judge_splits,
+    judge_sync,
     sync_facts,
 )
 from unisync_loss.evaluate import embed_clip
@@ -40,7 +41,6 @@ from unisync_loss.store import is_store, read_lines
 _MESHES = 125  # frames, every second one, in which the face is looked for: 10 s
 _MOST_PAIRS = 300  # unclear clips that are compared with one another: their pairs are many
 _TELL_EVERY = 5.0  # s
-_IN_QUESTION = {"no clear offset", "out of sync", "music"}
 _NOTHING = Fingerprint(np.zeros(0, np.uint32), np.zeros(0, bool), 1)
 
 
@@ -162,28 +162,28 @@ def look_at(patient: Patient, expert: UniSyncExpert) -> Chart:
     cells = shrink_pictures(clip.frames, GRID)
     frames = clip.frames[::2][:_MESHES]
     look = face_facts(frames, face_mesh(frames))
-    seen = embed_clip(expert, entry, clip)
-    curve = offset_curve(seen.audio, seen.visual)
     row |= {"frames": len(clip.frames), **sound_facts(clip.waveform), **look.facts, **movement_facts(cells)}
-    row |= sync_facts(curve)
     chart = Chart(
         row,
-        judge(row),
+        judge_content(row),
         digest=hashlib.blake2b(clip.frames.tobytes() + clip.waveform.tobytes(), digest_size=16).hexdigest(),
         sound=print_sound(clip.waveform),
         pictures=print_pictures(cells),
         portrait=look.portrait,
-        curve=curve,
     )
-    verdicts = {finding.verdict for finding in chart.found}
-    if verdicts & _IN_QUESTION or not (verdicts or _told(row)):
-        chart.audio, chart.visual = seen.audio.clone(), seen.visual.clone()
+    if not chart.found:  # else it says nothing of sync
+        seen = embed_clip(expert, entry, clip)
+        chart.curve = offset_curve(seen.audio, seen.visual)
+        row |= sync_facts(chart.curve)
+        chart.found = judge_sync(row)
+        if not _told(row) or chart.found:
+            chart.audio, chart.visual = seen.audio, seen.visual
     return chart
 
 
 def _told(row: dict[str, Any]) -> bool:
-    """Whether a clip that has no problem is known to be in sync."""
-    return bool(row["windows"] >= LONG and is_sure(row))
+    """Whether a clip's own offset is to be believed."""
+    return bool(row.get("windows", 0) >= LONG and is_sure(row))
 
 
 def _look_closer(charts: Sequence[Chart]) -> None:

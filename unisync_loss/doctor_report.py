@@ -127,13 +127,16 @@ def _draw(entry: ClipEntry, expert: UniSyncExpert, row: Report) -> bytes:
     strip, sound, curve = (figure.add_subplot(place) for place in (grid[0, 0], grid[1, 0], grid[:, 1]))
     _draw_strip(strip, clip)
     _draw_sound(sound, clip)
-    seen = embed_clip(expert, entry, clip)
-    offsets = np.arange(-REACH, REACH + 1)
-    curve.axvspan(-LATE, LATE, color=COLOURS["unisync"], alpha=0.12, lw=0)
-    curve.plot(offsets, offset_curve(seen.audio, seen.visual).mean, color=COLOURS["unisync"], lw=2)
-    curve.axvline(row["offset_frames"], color=COLOURS["reconstruction"], lw=1.5)
-    curve.set_yticks([])
-    dress(curve, f"fit by offset; confidence {row['confidence']:.1f}", "audio late by, frames")
+    if "offset_frames" in row:
+        seen = embed_clip(expert, entry, clip)
+        offsets = np.arange(-REACH, REACH + 1)
+        curve.axvspan(-LATE, LATE, color=COLOURS["unisync"], alpha=0.12, lw=0)
+        curve.plot(offsets, offset_curve(seen.audio, seen.visual).mean, color=COLOURS["unisync"], lw=2)
+        curve.axvline(row["offset_frames"], color=COLOURS["reconstruction"], lw=1.5)
+        curve.set_yticks([])
+        dress(curve, f"fit by offset; confidence {row['confidence']:.1f}", "audio late by, frames")
+    else:
+        curve.set_axis_off()
     return png(figure)
 
 
@@ -155,19 +158,19 @@ def _draw_sound(axes: Axes, clip: Clip) -> None:
 
 def _overview(rows: Sequence[Report]) -> bytes:
     """Offsets against confidence, and shares of silence and of the face, of all clips."""
-    read = [row for row in rows if "frames" in row]
+    heard = [row for row in rows if "offset_frames" in row]
     figure = new_figure(13, 3.6)
     axes: Any = figure.subplots(1, 3)
     axes[0].axvspan(-LATE, LATE, color=COLOURS["unisync"], alpha=0.12, lw=0)
     axes[0].plot(
-        [row["offset_frames"] for row in read], [row["confidence"] for row in read], ".", color=COLOURS["unisync"]
+        [row["offset_frames"] for row in heard], [row["confidence"] for row in heard], ".", color=COLOURS["unisync"]
     )
     dress(axes[0], "confidence by offset", "audio late by, frames")
     for place, key, label in (
         (1, "silence", "share of silence"),
         (2, "face_width", "width of the face in the picture"),
     ):
-        axes[place].hist([row.get(key, 0.0) for row in read], bins=25, range=(0, 1), color=COLOURS["unisync"])
+        axes[place].hist([row[key] for row in rows if key in row], bins=25, range=(0, 1), color=COLOURS["unisync"])
         dress(axes[place], "clips", label)
     for each in axes:
         each.title.set_color(INK)
