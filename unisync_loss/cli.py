@@ -203,18 +203,13 @@ def doctor(
     json_file: Json = None,
 ) -> None:
     """Look for what spoils a training: verdict and remedy. Exit code 0: clean, 1: problems, 2: nothing to be read."""
-    from unisync_loss.doctor import examine, list_patients
-    from unisync_loss.doctor_report import to_table, write_page
+    from unisync_loss.doctor_report import report_on, to_table
     from unisync_loss.pretrained import load_expert
 
     try:
-        patients, expert = list_patients(paths), load_expert(model)
-        result = examine(patients, expert, say)
+        result = report_on(paths, load_expert(model), report, say)
         if json_file:
             write_json(json_file, result)
-        if report:
-            report.mkdir(parents=True, exist_ok=True)
-            write_page(result, {each.name: each.entry for each in patients}, expert, report / "report.html", say)
     except INPUT_ERRORS as error:
         say(f"unisync: {error}")
         raise typer.Exit(2) from error

@@ -16,6 +16,7 @@ from unisync_loss.clip_offsets import REACH, offset_curve
 from unisync_loss.clips import ClipEntry
 from unisync_loss.config import FPS, SAMPLE_RATE
 from unisync_loss.diagnosis import LATE, REMEDIES
+from unisync_loss.doctor import examine, list_patients
 from unisync_loss.evaluate import embed_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
@@ -31,6 +32,35 @@ _MOST_PICTURES = 60  # on the page
 _STRIP = 8  # frames of a film strip
 
 Report = Mapping[str, Any]
+
+
+def report_on(
+    paths: Sequence[Path], expert: UniSyncExpert, folder: Path | None, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Examine stores, folders and files, and write the page where a folder is given for it.
+
+    Args:
+        paths: see `doctor.list_patients`.
+        expert: mel-rgb, in eval mode.
+        folder: for ``report.html``; made where missing.
+        say: takes lines of progress.
+
+    Returns:
+        The report of `doctor.examine`.
+
+    Raises:
+        ValueError: when there are no clips, an index cannot be read, or for another expert.
+        OSError: when a path does not exist, or the folder cannot be written.
+        ImportError: without PyAV, MediaPipe, SciPy or, for the page, matplotlib.
+    """
+    patients = list_patients(paths)
+    if folder:
+        new_figure(1, 1)  # matplotlib, or the folder, is missed before the work
+        folder.mkdir(parents=True, exist_ok=True)
+    report = examine(patients, expert, say)
+    if folder:
+        write_page(report, {each.name: each.entry for each in patients}, expert, folder / "report.html", say)
+    return report
 
 
 def to_table(report: Report) -> str:
@@ -89,7 +119,6 @@ def write_page(
     Raises:
         ImportError: without matplotlib.
     """
-    new_figure(1, 1)  # matplotlib is missed before the work
     problems: dict[str, list[Report]] = {}
     for problem in report["problems"]:
         problems.setdefault(problem["clip"], []).append(problem)
