@@ -109,6 +109,7 @@ def test_the_speed_of_a_wrongly_tagged_picture():
     fast = pictures[torch.arange(200).mul(1.2).round().long()]  # 25 fps tagged 30
     assert find_speed(sound[:200], fast) == pytest.approx(1.2)
     assert find_speed(embed(1)[0], pictures) is None
+    assert find_speed(sound, pictures) is None
 
 
 def test_short_clips_of_a_speaker_are_judged_together():

@@ -194,7 +194,8 @@ def _look_closer(charts: Sequence[Chart]) -> None:
         assert chart.audio is not None
         clip = chart.row["clip"]
         owner = find_owner(chart.audio, visuals)
-        speed = find_speed(chart.audio, visuals[place]) if chart.found else None
+        lost = any(finding.verdict == "no clear offset" for finding in chart.found)
+        speed = find_speed(chart.audio, visuals[place]) if lost else None
         if owner is not None and owner[0] != place and owner[1] > unclear[owner[0]].row["evidence"]:
             name = unclear[owner[0]].row["clip"]
             chart.found = [Finding(clip, "sound of another clip", f"its sound fits the pictures of {name}", name)]
