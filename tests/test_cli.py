@@ -66,12 +66,15 @@ def test_eval_is_reproducible_and_limited(folder, model, tmp_path):
         (["prepare", "gone", "--out", "OUT"], 1, "no such file or folder"),
         (["prepare", "FOLDER", "--out", "FOLDER"], 1, "expected an empty folder or a store"),
         (["prepare", "FOLDER", "--out", "OUT", "--shard", "8"], 2, "expected i/n"),
+        (["doctor", "gone"], 2, "no such video file or folder: gone"),
+        (["doctor", "EMPTY"], 2, "expected videos"),
         (["eval"], 2, "--data"),
         (["evaluate"], 2, "evaluate"),
     ],
 )
 def test_exit_codes(folder, model, tmp_path, arguments, code, message):
-    places = {"FOLDER": folder, "MODEL": model, "OUT": tmp_path / "out"}
+    (tmp_path / "empty").mkdir()
+    places = {"FOLDER": folder, "MODEL": model, "OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
     done = unisync(*(places.get(argument, argument) for argument in arguments))
     assert done.returncode == code, done.stderr
     assert message in done.stderr

@@ -1,4 +1,7 @@
-"""The ``unisync`` program. Exit code 0: done; 1: the input's fault, one line on stderr; 2: wrong usage."""
+"""The ``unisync`` program. Exit code 0: done; 1: the input's fault, one line on stderr; 2: wrong usage.
+
+``doctor`` alone: 0: clean; 1: problems found; 2: nothing could be looked at.
+"""
 
 from __future__ import annotations
 
@@ -192,6 +195,34 @@ def align(
     )
 
 
+@app.command()
+def doctor(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Stores, folders and files; several folders are taken as splits.", metavar="STORE|FILE..."),
+    ],
+    model: Model = "mel-rgb",
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, a page with pictures.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Look for what spoils a training: verdict and remedy. Exit code 0: clean, 1: problems, 2: nothing to be read."""
+    from unisync_loss.doctor_report import report_on, to_table
+    from unisync_loss.pretrained import load_expert
+
+    try:
+        result = report_on(paths, load_expert(model), report, say)
+        if json_file:
+            write_json(json_file, result)
+    except INPUT_ERRORS as error:
+        say(f"unisync: {error}")
+        raise typer.Exit(2) from error
+    typer.echo(to_table(result))
+    if report:
+        typer.echo(f"report: {report / 'report.html'}")
+    if result["problems"]:
+        raise typer.Exit(1)
+
+
 @app.command("eval")
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4.")],
@@ -204,7 +235,7 @@ def evaluate(
     from unisync_loss.clips import list_clips
     from unisync_loss.evaluate import embed_clips
     from unisync_loss.pretrained import load_expert
-    from unisync_loss.protocols import summarise
+    from unisync_loss.protocols import report_table, summarise
 
     expert = load_expert(model)
     entries = list_clips(data)
@@ -222,30 +253,6 @@ def evaluate(
     if json_file:
         write_json(json_file, report)
     typer.echo(report_table(report))
-
-
-def report_table(report: dict[str, Any]) -> str:
-    """The report of ``eval`` as text."""
-    pairs = report["pairs"]
-    lines = [
-        f"{report['model']}: {report['clips']} clips, {report['speakers']} speakers, {pairs['n']} pairs",
-        f"pairs        accuracy {pairs['accuracy']:.3f} {pairs['ci95']} at {pairs['threshold']}",
-        f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
-        f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
-    ]
-    if report["cross_speaker"]:
-        row = report["cross_speaker"]
-        lines.append(f"other voices accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f}")
-    row = report["detection"]
-    lines.append(f"detection    accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']} negatives")
-    for frames, row in report["retrieval"].items():
-        lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
-    lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
-    parts = {"voiced": report["voiced"], "unvoiced": report["unvoiced"], **report["by_corpus"], **report["by_language"]}
-    for name, row in parts.items():
-        if row:
-            lines.append(f"  {name:22} accuracy {row['accuracy']:.3f}  AUC {row['auc']:.3f}  of {row['n']}")
-    return "\n".join(lines)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from torch import Tensor
 from unisync_loss.clips import ClipEntry, load_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.functional import offset_matrix, sync_probability
+from unisync_loss.media import Clip
 from unisync_loss.offsets import offset_curve
 from unisync_loss.providers import check_provided, visual_of_frames
 
@@ -94,27 +95,38 @@ def embed_clips(
     Raises:
         ValueError: for an expert whose representation cannot be made from video, or a clip that cannot be read.
     """
-    config = expert.config
-    if config.visual != "rgb":
-        check_provided(config)
-    device = next(expert.parameters()).device
     for entry in entries:
-        clip = load_clip(entry)
-        colours = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+        yield embed_clip(expert, entry, load_clip(entry), transform)
+
+
+def embed_clip(
+    expert: UniSyncExpert, entry: ClipEntry, clip: Clip, transform: Callable[[Tensor], Tensor] | None = None
+) -> ClipEmbedding:
+    """Embed a clip that is decoded already; see :func:`embed_clips`.
+
+    Raises:
+        ValueError: for an expert whose representation cannot be made from video, or a clip in which it is not found.
+    """
+    config = expert.config
+    device = next(expert.parameters()).device
+    if config.visual == "rgb":
+        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+    else:
+        check_provided(config)
         try:
-            video = colours if config.visual == "rgb" else visual_of_frames(config, clip.frames)
+            video = visual_of_frames(config, clip.frames)
         except ValueError as error:
             raise ValueError(f"{entry.name}: {error}") from error
-        waveform = torch.from_numpy(clip.waveform)[None].to(device)
-        with torch.inference_mode():
-            audio = expert.encode_audio(waveform, video.shape[1])[0]
-            visual = torch.cat(
-                [
-                    expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                    for chunk in (_to_unit(piece.to(device), config.visual) for piece in _overlapping(video))
-                ]
-            )
-        yield ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
+    waveform = torch.from_numpy(clip.waveform)[None].to(device)
+    with torch.inference_mode():
+        audio = expert.encode_audio(waveform, video.shape[1])[0]
+        visual = torch.cat(
+            [
+                expert.encode_visual(transform(chunk) if transform else chunk)[0]
+                for chunk in (_to_unit(piece.to(device), config.visual) for piece in _overlapping(video))
+            ]
+        )
+    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
 
 
 def _to_unit(video: Tensor, visual: str) -> Tensor:

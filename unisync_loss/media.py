@@ -35,7 +35,7 @@ class Clip(NamedTuple):
     waveform: NDArray[np.float32]
 
 
-def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) -> Clip:
+def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, short_side: int | None = None) -> Clip:
     """Decode a video file to 25 fps frames and a 16 kHz waveform that share one zero of time.
 
     Frame t is the picture on show at ``t / 25`` s after the first picture, whatever the file's own rate; the start
@@ -44,6 +44,7 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
     Args:
         path: any file that FFmpeg reads.
         max_frames: stop after so many frames; None reads all.
+        short_side: shrink pictures whose height and width are both larger.
 
     Returns:
         The clip.
@@ -54,7 +55,7 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None) ->
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        frames = list(islice(every_frame(stream_pictures(container)), max_frames))
+        frames = list(islice(every_frame(stream_pictures(container, short_side=short_side)), max_frames))
     with open_media(path) as container:
         waveform = Sound(stream_sound(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size

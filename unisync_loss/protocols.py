@@ -148,3 +148,27 @@ def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str,
         "by_corpus": by(lambda entry: entry.corpus),
         "by_language": by(lambda entry: entry.language),
     }
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """The report of ``eval`` as text."""
+    pairs = report["pairs"]
+    lines = [
+        f"{report['model']}: {report['clips']} clips, {report['speakers']} speakers, {pairs['n']} pairs",
+        f"pairs        accuracy {pairs['accuracy']:.3f} {pairs['ci95']} at {pairs['threshold']}",
+        f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
+        f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
+    ]
+    if report["cross_speaker"]:
+        row = report["cross_speaker"]
+        lines.append(f"other voices accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f}")
+    row = report["detection"]
+    lines.append(f"detection    accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']} negatives")
+    for frames, row in report["retrieval"].items():
+        lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
+    lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
+    parts = {"voiced": report["voiced"], "unvoiced": report["unvoiced"], **report["by_corpus"], **report["by_language"]}
+    for name, row in parts.items():
+        if row:
+            lines.append(f"  {name:22} accuracy {row['accuracy']:.3f}  AUC {row['auc']:.3f}  of {row['n']}")
+    return "\n".join(lines)
