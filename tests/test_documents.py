@@ -11,7 +11,7 @@ import torch
 import unisync_loss
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ["config", "functional", "expert", "loss", "metrics", "synthetic", "adapters.wav2lip"]
+MODULES = ["config", "functional", "expert", "loss", "metrics", "synthetic", "adapters.wav2lip", "adapters.geneface"]
 
 
 @pytest.mark.parametrize("name", MODULES)

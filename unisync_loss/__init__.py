@@ -4,6 +4,7 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.loss import SyncTerms, UniSyncLoss
 from unisync_loss.pretrained import list_pretrained, load_expert, save_pretrained
+from unisync_loss.representations import points_of_idexp
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "__version__",
     "list_pretrained",
     "load_expert",
+    "points_of_idexp",
     "save_pretrained",
 ]

@@ -18,6 +18,7 @@ import typer
 
 from unisync_loss import __version__
 from unisync_loss.files import write_atomically
+from unisync_loss.pretrain_command import pretrain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lip-sync expert, loss and measures.",
 )
+app.command()(pretrain)
 #: what a user's input can cause; anything else is our defect and keeps its traceback
 INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 

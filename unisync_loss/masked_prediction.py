@@ -1,0 +1,159 @@
+"""HuBERT's task: hidden spans of speech, whose units are to be told from what is around them.
+
+Axes: B crops, L steps of 20 ms, M masked steps, U units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unisync_loss.config import STEP_RATE
+from unisync_loss.hubert import FIELD
+from unisync_loss.speech import Speech, samples_of
+
+if TYPE_CHECKING:
+    from transformers import HubertConfig
+
+MASK_START, MASK_STEPS = 0.08, 10  # the paper's: about half of all steps are masked
+TEMPERATURE = 0.1  # eq. 3 of the paper
+CODE = 256  # size of units' embeddings
+CROP_SECONDS = (4.0, 6.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubertSize:
+    """Size of a HuBERT.
+
+    Args:
+        hidden: width of features and transformer.
+        layers: of the transformer.
+        channels: of the seven convolutions. The early ones run at up to 3200 steps a second: 512 each, as in the public
+            models, would cost ten times the transformer of this size.
+
+    Raises:
+        ValueError: for sizes that do not fit together.
+    """
+
+    hidden: int = 256
+    layers: int = 8
+    channels: tuple[int, ...] = (32, 64, 96, 128, 192, 256, 256)
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.hidden < 16 or self.hidden % 16 or self.layers < 2 or len(self.channels) != 7 or min(self.channels) < 1:
+            raise ValueError(
+                "expected hidden a multiple of 16, at least 2 layers and channels of 7 convolutions, got "
+                f"{self.hidden}, {self.layers} and {self.channels}"
+            )
+
+    def config(self) -> HubertConfig:
+        """As transformers has it: layer norms everywhere (HuBERT large's kind), so that no statistic needs the clip."""
+        from transformers import HubertConfig
+
+        return HubertConfig(
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=max(2, self.hidden // 64),
+            intermediate_size=4 * self.hidden,
+            conv_dim=self.channels,
+            conv_bias=True,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+            num_conv_pos_embeddings=64,
+            feat_proj_dropout=0.0,
+            layerdrop=0.0,
+        )
+
+
+class MaskedPredictor(nn.Module):
+    """A HuBERT that tells the units of masked steps.
+
+    Args:
+        size: of the HuBERT.
+        units: number U.
+
+    Shape:
+        waveform (B, S) of mean 0 and deviation 1, mask (B, L) booleans → logits (M, U), rows in order of the mask.
+    """
+
+    def __init__(self, size: HubertSize, units: int) -> None:
+        """Build from random weights."""
+        from transformers import HubertModel
+
+        super().__init__()
+        self.hubert = HubertModel(size.config())
+        self.project = nn.Linear(size.hidden, CODE)
+        self.codes = nn.Parameter(torch.randn(units, CODE))
+
+    def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
+        """Predict; see the class for shapes."""
+        hidden = self.hubert(waveform, mask_time_indices=mask).last_hidden_state[mask]
+        with torch.autocast(device_type=waveform.device.type, enabled=False):
+            seen = F.normalize(self.project(hidden.float()), dim=1)
+            return seen @ F.normalize(self.codes, dim=1).T / TEMPERATURE
+
+
+class Crops(NamedTuple):
+    """Waveforms (B, S) of mean 0 and deviation 1, their units (B, L), and which steps are masked (B, L)."""
+
+    waveform: Tensor
+    units: Tensor
+    mask: Tensor
+
+
+class CropDrawer:
+    """Draws batches of crops of one length, so that nothing is padded.
+
+    Args:
+        speech: recordings.
+        units: of every step, recording after recording.
+        odds: of drawing each recording.
+        device: where batches are wanted; the samples are put there, too.
+    """
+
+    def __init__(
+        self, speech: Speech, units: NDArray[np.int16], odds: NDArray[np.float64], device: torch.device
+    ) -> None:
+        """Move samples and units to the device."""
+        self.speech, self.odds, self.device = speech, odds, device
+        self.samples = speech.samples.to(device)
+        self.units = torch.from_numpy(units).to(device)
+        self.first_step = np.cumsum([0, *speech.steps[:-1]])
+
+    def draw(self, generator: np.random.Generator, seconds: float) -> Crops:
+        """Draw so many seconds: the first recording and chance set the length, the others are at least as long."""
+        steps = self.speech.steps
+        wanted = round(generator.uniform(*CROP_SECONDS) * STEP_RATE["hubert"])
+        length = min(wanted, int(steps[generator.choice(len(steps), p=self.odds)]))
+        odds = np.where(steps >= length, self.odds, 0)
+        count = max(1, round(seconds * STEP_RATE["hubert"] / length))
+        clip = generator.choice(len(steps), count, p=odds / odds.sum())
+        start = np.floor(generator.random(count) * (steps[clip] - length + 1)).astype(np.int64)
+        return self.crop(clip, start, length, generator)
+
+    def crop(
+        self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int, generator: np.random.Generator
+    ) -> Crops:
+        """Cut given stretches, from step ``start`` on, and mask them."""
+        first = torch.from_numpy(self.speech.first[clip] + start * (samples_of(2) - FIELD)).to(self.device)
+        waveform = self.samples[first[:, None] + torch.arange(samples_of(length), device=self.device)].float()
+        mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
+        step = torch.from_numpy(self.first_step[clip] + start).to(self.device)
+        units = self.units[step[:, None] + torch.arange(length, device=self.device)].long()
+        mask = torch.from_numpy(draw_mask(generator, len(clip), length)).to(self.device)
+        return Crops((waveform - mean) / (variance + 1e-7).sqrt(), units, mask)
+
+
+def draw_mask(generator: np.random.Generator, count: int, length: int) -> NDArray[np.bool_]:
+    """Mask spans of ten steps; each step begins one with probability 0.08, and no crop is without."""
+    begins = generator.random((count, length)) < MASK_START
+    begins[np.arange(count), generator.integers(length, size=count)] |= ~begins.any(1)
+    padded = np.pad(begins, ((0, 0), (MASK_STEPS - 1, 0)))
+    return np.lib.stride_tricks.sliding_window_view(padded, MASK_STEPS, axis=1).any(-1)

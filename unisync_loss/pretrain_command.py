@@ -1,0 +1,55 @@
+"""``unisync pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pretrain(
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Folder of <corpus>/<speaker>/<file> of sound or video, or with manifest.csv, or a store."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the decoded speech; default OUT/cache.")] = None,
+    hidden: Annotated[int, typer.Option(min=16, help="Width of the features.")] = 256,
+    layers: Annotated[int, typer.Option(min=2, help="Of the transformer.")] = 8,
+    channels: Annotated[str, typer.Option(help="Of the seven convolutions.")] = "32,64,96,128,192,256,256",
+    units: Annotated[tuple[int, int], typer.Option(min=2, max=32767, help="Of either round.")] = (100, 500),
+    steps: Annotated[tuple[int, int], typer.Option(min=1, help="Of either round.")] = (8000, 16000),
+    batch_seconds: Annotated[float, typer.Option(min=1, help="Speech of a batch.")] = 320.0,
+    learning_rate: Annotated[float, typer.Option(help="Highest of the schedule.")] = 1e-3,
+    val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu; default: cuda where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+) -> None:
+    """Train a small HuBERT from speech alone, in two rounds; OUT/hubert is the model."""
+    import torch
+
+    from unisync_loss.masked_prediction import HubertSize
+    from unisync_loss.pretrain import PretrainConfig
+    from unisync_loss.pretrain import pretrain as run
+
+    try:
+        widths = tuple(int(text) for text in channels.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"expected seven whole numbers, got {channels!r}", param_hint="--channels") from error
+    config = PretrainConfig(
+        data=tuple(str(folder) for folder in data),
+        out=str(out),
+        cache=str(cache) if cache else None,
+        seed=seed,
+        size=HubertSize(hidden=hidden, layers=layers, channels=widths),
+        units=units,
+        steps=steps,
+        batch_seconds=batch_seconds,
+        learning_rate=learning_rate,
+        val_every=val_every,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    run(config, resume=resume, say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"HuBERT: {out / 'hubert'}")

@@ -1,0 +1,187 @@
+"""Speech to learn from: sound files, clips and stores, decoded once into one array."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from unisync_loss.clips import SUFFIXES
+from unisync_loss.config import SAMPLE_RATE
+from unisync_loss.hubert import FIELD, HOP
+from unisync_loss.store import WAV_HEADER, Record, is_store, list_records, read_member
+from unisync_loss.streams import open_media, stream_sound
+
+SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")
+MIN_SECONDS = 1.0  # of a recording
+QUIETEST = 1e-3  # RMS, -60 dB: below it normalising would make noise of nothing
+_VERSION = 1  # of the decoded samples; a change makes old caches unused
+
+
+class Recording(NamedTuple):
+    """A file, or a clip of a store (then ``record`` is its place), and whose voice it is."""
+
+    path: Path
+    name: str
+    speaker: str
+    record: Record | None = None
+
+
+class Speech(NamedTuple):
+    """Recordings in one array; step k of a recording starts at its sample 320 k and takes 400 samples, as HuBERT's.
+
+    Attributes:
+        samples: (S,) int16 at 16 kHz.
+        first: (N,) first sample of each recording.
+        steps: (N,) HuBERT steps of each.
+        speaker: (N,) index of the speaker, into ``speakers``.
+        speakers: names.
+        skipped: why recordings were left out, by name.
+    """
+
+    samples: Tensor
+    first: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    speaker: NDArray[np.int64]
+    speakers: list[str]
+    skipped: dict[str, str]
+
+    def waveform(self, index: int) -> Tensor:
+        """One whole recording, (S,) float32 in [-1, 1]."""
+        first = int(self.first[index])
+        return self.samples[first : first + samples_of(int(self.steps[index]))].float() / 32768
+
+
+def samples_of(steps: int) -> int:
+    """Samples that so many steps take."""
+    return HOP * (steps - 1) + FIELD
+
+
+def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
+    """List the recordings of a folder in order of name.
+
+    Args:
+        root: a store of ``unisync prepare``; a folder with ``manifest.csv`` (``path,speaker,…``); or a folder
+            ``<corpus>/<speaker>/<file>`` of sound or video files. ``offsets.csv`` plays no part: pictures do not.
+
+    Returns:
+        The recordings.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: when it holds none.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such data folder: {root}")
+    if is_store(root):
+        found = [Recording(r.shard, r.key, r.key.rpartition("/")[0], r) for r in list_records(root)]
+    elif (root / "manifest.csv").is_file():
+        found = _of_manifest(root)
+    else:
+        files = [path for path in sorted(root.glob("*/*/*")) if path.suffix.lower() in (*SOUNDS, *SUFFIXES)]
+        names = [path.relative_to(root).as_posix() for path in files]
+        found = [Recording(path, n, n.rpartition("/")[0]) for path, n in zip(files, names, strict=True)]
+    if not found:
+        raise ValueError(f"expected {root}/<corpus>/<speaker>/<file> of sound or video, or manifest.csv, found none")
+    return found
+
+
+def _of_manifest(root: Path) -> list[Recording]:
+    with (root / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not {"path", "speaker"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{root / 'manifest.csv'}: expected columns path and speaker, got {reader.fieldnames}")
+        return [Recording(root / row["path"], row["path"], row["speaker"]) for row in reader]
+
+
+def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str], None]) -> Speech:
+    """Decode recordings, or read what was decoded earlier from the same files.
+
+    Args:
+        recordings: of :func:`list_speech`.
+        cache: folder for the samples, 115 MB an hour; made if missing.
+        say: takes lines of progress.
+
+    Returns:
+        All that could be decoded, is a second long and is not silent.
+
+    Raises:
+        ValueError: when nothing is left.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"speech-{_key(recordings)}.safetensors"
+    if not path.is_file():
+        _decode_all(recordings, path, say)
+    with safe_open(path, framework="pt") as file:
+        samples, lengths = file.get_tensor("samples"), file.get_tensor("lengths").numpy()
+        skipped: dict[str, str] = json.loads(file.metadata()["skipped"])
+    kept = lengths > 0
+    if not kept.any():
+        raise ValueError(f"expected recordings of speech, none of {len(recordings)} can be used: {skipped}"[:500])
+    names = [recording.speaker for recording, keep in zip(recordings, kept, strict=True) if keep]
+    speakers, speaker = np.unique(names, return_inverse=True)
+    first = np.cumsum([0, *lengths[kept][:-1]])
+    return Speech(samples, first, (lengths[kept] - FIELD) // HOP + 1, speaker, speakers.tolist(), skipped)
+
+
+def _key(recordings: Sequence[Recording]) -> str:
+    digest = hashlib.sha256(str(_VERSION).encode())
+    for recording in recordings:
+        status = recording.path.stat()
+        digest.update(f"{recording.path.resolve()} {recording.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _decode_all(recordings: Sequence[Recording], path: Path, say: Callable[[str], None]) -> None:
+    parts: list[NDArray[np.int16]] = []
+    skipped: dict[str, str] = {}
+    started = said = time.monotonic()
+    for done, recording in enumerate(recordings):
+        try:
+            parts.append(_decode(recording))
+        except ValueError as error:
+            skipped[recording.name] = str(error)
+            parts.append(np.zeros(0, np.int16))
+        if (now := time.monotonic()) - said > 5:
+            said, left = now, (now - started) / (done + 1) * (len(recordings) - done - 1)
+            say(f"speech: {done + 1}/{len(recordings)} recordings decoded, {left:.0f} s left")
+    arrays = {"samples": np.concatenate(parts), "lengths": np.array([part.size for part in parts])}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(arrays, temporary, {"skipped": json.dumps(skipped)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _decode(recording: Recording) -> NDArray[np.int16]:
+    """(S,) samples of a recording.
+
+    Raises:
+        ValueError: when it cannot be decoded, is too short or silent.
+    """
+    if recording.record is not None:
+        samples = np.frombuffer(read_member(recording.record, "wav")[WAV_HEADER:], "<i2").astype(np.int16)
+    else:
+        with open_media(recording.path) as container:
+            blocks = list(stream_sound(container, (container.start_time or 0) / 1e6))
+        sound = np.concatenate([np.zeros(0, np.float32), *blocks])
+        samples = np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16)
+    if samples.size < MIN_SECONDS * SAMPLE_RATE:
+        raise ValueError(f"expected at least {MIN_SECONDS} s, got {samples.size / SAMPLE_RATE:.2f} s")
+    level = float(np.sqrt(np.mean((samples / 32768) ** 2)))
+    if level < QUIETEST:
+        raise ValueError(f"expected a voice, got silence (RMS {level:.5f})")
+    return samples
