@@ -112,7 +112,7 @@ class TrainConfig:
     align_steps: int = 3000
     geometry_steps: int = 800
     sync_steps: int = 1000
-    joint_steps: int = 1300
+    joint_steps: int = 3000
     steps: int = 3000
     pairs: str = "all"
     clips: int = 32
@@ -130,7 +130,7 @@ class TrainConfig:
     joint_learning_rate: float = 7e-4
     optimiser: str = "adamw"
     betas: tuple[float, ...] = (0.9, 0.98)
-    weight_decay: float = 0.05
+    weight_decay: float = 0.2
     schedule: str = "cosine"
     warm_up: int | None = None
     clip_norm: float = 5.0
