@@ -16,7 +16,7 @@ def test_fast_is_what_the_bundled_expert_was_trained_with():
     assert (config.preset, config.pairs, config.optimiser, config.learning_rate) == ("fast", "all", "adamw", 1e-3)
     assert (expert.name, expert.architecture) == ("mel-rgb", "small")
     assert [stage[0] for stage in config.stages(expert)] == ["align", "geometry", "sync", "joint"]
-    assert [stage[2] for stage in config.stages(expert)] == [3000, 800, 1000, 1300]
+    assert [stage[2] for stage in config.stages(expert)] == [3000, 800, 1000, 3000]
 
 
 @pytest.mark.parametrize(("audio", "margins"), [("mel", (0.1, 0.3)), ("hubert", (0.3, 0.7))])

@@ -95,6 +95,8 @@ def embed_clips(
     Raises:
         ValueError: for an expert whose representation cannot be made from video, or a clip that cannot be read.
     """
+    if expert.config.visual != "rgb":
+        check_provided(expert.config)
     for entry in entries:
         yield embed_clip(expert, entry, load_clip(entry), transform)
 
@@ -112,7 +114,6 @@ def embed_clip(
     if config.visual == "rgb":
         video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
     else:
-        check_provided(config)
         try:
             video = visual_of_frames(config, clip.frames)
         except ValueError as error:
