@@ -18,7 +18,7 @@ LAYERS = [
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "face_model", "face_parser", "tracks", "shards", "synthetic_face"},
-    {"expert", "pretrained", "cache", "synthetic", "providers", "given"},
+    {"expert", "pretrained", "cache", "synthetic", "providers", "given", "decoded"},
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
