@@ -2,8 +2,8 @@
 
     python benchmarks/prepare_kills.py --kills 20 --json prepare_kills.json
 
-Each time a new store is begun, everything is killed (SIGKILL) at a moment drawn from the time that a whole run takes,
-and prepare is started once more. Shards are compared byte by byte, the manifest line by line.
+Each time a new store is begun, the program is killed (SIGKILL; its two workers leave with it) at a moment drawn from
+the time that a whole run takes, and started once more. Shards are compared byte by byte, the manifest as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import signal
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def run(source: Path, store: Path, moment: float | None) -> float:
     started = time.monotonic()
     process = os.fork()
     if not process:
+        # the server is this process's own, and Python would wait for it in the fork
+        forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
         prepare([source], store, shard_bytes=SHARD_BYTES, workers=2)
         os._exit(0)
     if moment is not None:

@@ -2,7 +2,7 @@
 
     python benchmarks/prepare_memory.py --minutes 10 120 --json prepare_memory.json
 
-Each length is prepared by a process of its own; the peak is that of the process and its worker, whichever is larger.
+Each length is prepared by a program of its own; the peak is that of its largest process, the worker (Linux only).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +75,33 @@ def measure(folder: Path, minutes: float, brought: bool) -> dict[str, Any]:
         landmarks = np.array([[110, 70], [210, 70], [160, 180]], np.float32)
         np.save(video.with_suffix(".landmarks.npy"), np.broadcast_to(landmarks, (round(1500 * minutes), 3, 2)))
     command = [sys.executable, "-m", "unisync_loss.cli", "prepare", str(video), "--out", str(store), "--workers", "1"]
-    process = subprocess.Popen([*command, "--json", str(folder / "report.json")], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"unisync prepare ended with status {status}")
+    process = subprocess.Popen([*command, "--json", str(folder / "report.json")], start_new_session=True)
+    peaks: dict[str, int] = {}
+    while process.poll() is None:
+        peaks |= peaks_of(process.pid)
+        time.sleep(1)
+    if process.returncode:
+        raise SystemExit(f"unisync prepare ended with status {process.returncode}")
     report = json.loads((folder / "report.json").read_text())
-    seconds = 60 * minutes
     return {
         "minutes": minutes,
-        "peak_mib": round(usage.ru_maxrss / 1024),
+        "peak_mib": round(max(peaks.values()) / 1024),
         "clips": report["clips"],
         "seconds_kept": report["seconds"],
-        "cpu_per_second": round((usage.ru_utime + usage.ru_stime) / seconds, 3),
     }
+
+
+def peaks_of(session: int) -> dict[str, int]:
+    """Peak resident size in KiB of each process of a session, as Linux tells it."""
+    peaks = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(entry.name)) == session:
+                status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+                peaks[entry.name] = int(status["VmHWM"].split()[0])
+        except (OSError, KeyError):  # it has ended
+            continue
+    return peaks
 
 
 if __name__ == "__main__":

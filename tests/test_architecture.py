@@ -18,7 +18,7 @@ LAYERS = [
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
     {"towers", "faces", "face_model", "face_parser", "tracks", "shards", "synthetic_face", "speech"},
-    {"expert", "pretrained", "cache", "synthetic", "providers", "given", "pairs", "parallel", "batches"},
+    {"expert", "pretrained", "cache", "synthetic", "providers", "given", "pairs", "parallel", "batches", "decoded"},
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from unisync_loss.clips import decode_window, list_clips, load_clip
+from unisync_loss.decoded import DecodedClips
 from unisync_loss.media import encode_frames, encode_wav, read_clip, write_clip
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.store import is_store, list_records, read_features, read_member, read_record, read_window
@@ -94,6 +96,28 @@ def test_a_window_does_not_need_what_was_before(root):
 def test_windows_outside(root, start, frames):
     with pytest.raises(ValueError, match=r"expected frames within 0\.\.60"):
         read_window(list_records(root)[0], start, frames)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_decoded_once(root, tmp_path, monkeypatch, on_disk):
+    folder = tmp_path / "decoded" if on_disk else None
+    clips = DecodedClips(list_records(root), folder)
+    assert clips.bytes == 3 * 60 * 192 * 192 * 3
+    expected = read_window(clips.records[1], 7)
+    window = clips.window(1, 7)
+    monkeypatch.setattr("unisync_loss.decoded.read_record", None)  # from here on nothing can be decoded
+    again = DecodedClips(list_records(root), folder) if on_disk else clips
+    for found in (window, clips.window(1, 7), again.window(1, 7)):
+        assert np.array_equal(found.frames, expected.frames)
+        assert np.array_equal(found.waveform, expected.waveform)
+    assert np.shares_memory(clips.frames(1), clips.window(1, 7).frames)
+    with pytest.raises(ValueError, match=r"expected frames within 0\.\.60"):
+        clips.window(1, 56)
+    if on_disk:
+        assert [path.stat().st_size // 1000 for path in folder.iterdir()] == [60 * 192 * 192 * 3 // 1000]
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 8, 1))
+        with pytest.raises(ValueError, match=r"expected room for 0\.0 GB, got 0\.0 GB"):
+            DecodedClips(list_records(root), folder)
 
 
 def test_damaged_stores(root):

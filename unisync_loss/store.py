@@ -133,8 +133,7 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
     Raises:
         ValueError: for a stretch outside of the clip, or when the shard is damaged there.
     """
-    if not 0 <= start < start + frames <= record.frames:
-        raise ValueError(f"{record.key}: expected frames within 0..{record.frames}, got {start}..{start + frames}")
+    sound = read_sound(record, start, frames)
     try:
         with BytesIO(read_member(record, "mp4")) as file, open_media(file) as container:
             pictures = stream_pictures(container, start, zero=0.0, threads=False)
@@ -143,12 +142,31 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
         raise ValueError(f"{record.key}: damaged ({error})") from error
     if len(shown) < frames:
         raise ValueError(f"{record.key}: expected {frames} frames from {start} on, got {len(shown)}")
+    return Clip(np.stack(shown), sound)
+
+
+def read_sound(record: Record, start: int, frames: int) -> NDArray[np.float32]:
+    """Read the sound of a stretch of a clip, nothing else of it.
+
+    Args:
+        record: the clip.
+        start: first frame.
+        frames: number of frames.
+
+    Returns:
+        (640 frames,) float32 in [-1, 1].
+
+    Raises:
+        ValueError: for a stretch outside of the clip, or when the shard is damaged there.
+    """
+    if not 0 <= start < start + frames <= record.frames:
+        raise ValueError(f"{record.key}: expected frames within 0..{record.frames}, got {start}..{start + frames}")
     first, size = record.places["wav"]
     begin, length = WAV_HEADER + 2 * SAMPLES_PER_FRAME * start, 2 * SAMPLES_PER_FRAME * frames
     if begin + length > size:
         raise ValueError(f"{record.key}: expected {begin + length} bytes of sound, got {size}")
     sound = np.frombuffer(_read_bytes(record.shard, first + begin, length), "<i2")
-    return Clip(np.stack(shown), sound.astype(np.float32) / 32768)
+    return sound.astype(np.float32) / 32768
 
 
 def read_features(record: Record) -> dict[str, NDArray[Any]]:
