@@ -192,7 +192,7 @@ class TestFilm:
             assert np.abs(made.frames[:, :192].astype(int) - read_clip(path).frames).mean() < 3
             assert np.corrcoef(made.waveform, face.waveform[: made.waveform.size])[0, 1] > 0.9
             red = (made.frames[..., 0].astype(int) - made.frames[..., 2])[:, 200:].sum(1).argmax(1)  # the cursor
-            assert red == pytest.approx(192 * (0.06 + 0.88 * np.arange(110) / 250), abs=2.5)
+            assert red == pytest.approx(34 + (192 - 34 - 12) * np.arange(110) / 250, abs=2.5)
             strip = made.frames[100, 192:, 40:80].astype(int)
             rows.append(np.median(np.argwhere(strip[..., 2] - strip[..., 0] > 60)[:, 0]))
         assert rows[0] < rows[1] - 30  # a probability of 0.9 lies higher

@@ -14,7 +14,7 @@ from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAM
 from unisync_loss.evaluate import MAX_OFFSET
 from unisync_loss.face_finder import Frame
 from unisync_loss.media import every_frame
-from unisync_loss.report import COLOURS, FAINT, dress, new_figure, smooth
+from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, smooth
 from unisync_loss.score import TrackScores, VideoScores
 from unisync_loss.score_report import MOST_FACES
 from unisync_loss.streams import Sound, open_media, read_facts, stream_pictures, stream_sound
@@ -22,7 +22,7 @@ from unisync_loss.streams import Sound, open_media, read_facts, stream_pictures,
 PAGE_SECONDS = 10  # of the curve that are on show at a time
 _SHORT_SIDE = 540  # pixels; larger pictures are shrunk
 _STRIP, _LEAST_STRIP = 0.3, 120  # height of the curve: share of the picture's, and pixels at least
-_MARGIN = 0.06  # of the width, left and right of the curve
+LEFT, RIGHT, TOP, BOTTOM = 34, 12, 10, 24  # pixels around the curve
 _COLOURS = (COLOURS["unisync"], COLOURS["reconstruction"], COLOURS["truth"], FAINT)
 
 
@@ -79,15 +79,16 @@ def with_curve(frames: Iterator[Frame], scores: VideoScores, threshold: float) -
             height = max(_LEAST_STRIP, round(_STRIP * frame.shape[0] / 2) * 2)
             page = draw_page(scores, threshold, tick / FPS, frame.shape[1], height)
         strip = page.copy()
-        across = (_MARGIN + (1 - 2 * _MARGIN) * place / (PAGE_SECONDS * FPS)) * frame.shape[1]
-        strip[:, round(across) : round(across) + 2] = (200, 30, 30)
+        across = LEFT + round((frame.shape[1] - LEFT - RIGHT) * place / (PAGE_SECONDS * FPS))
+        strip[:, across : across + 2] = (200, 30, 30)
         yield np.concatenate([frame, strip])
 
 
 def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, height: int) -> Frame:
     """Ten seconds of the curves, (height, width, 3) uint8: thin as they are, thick over a second."""
     figure = new_figure(width / 100, height / 100)
-    axes = figure.add_axes((_MARGIN, 0.22, 1 - 2 * _MARGIN, 0.6))
+    inner = (width - LEFT - RIGHT) / width, (height - TOP - BOTTOM) / height
+    axes = figure.add_axes((LEFT / width, BOTTOM / height, *inner))
     heard = [track for track in scores.tracks if not np.isnan(track.table).all()][:MOST_FACES]
     for number, (track, colour) in enumerate(zip(heard, _COLOURS, strict=False)):
         times, values = _curve(track)
@@ -100,7 +101,8 @@ def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, h
     axes.axhline(threshold, color=FAINT, ls="--", lw=1)
     axes.set_xlim(begin, begin + PAGE_SECONDS)
     axes.set_ylim(0, 1)
-    dress(axes, "sync probability", "", legend=len(heard) > 1)
+    axes.text(0.01, 0.03, "sync probability; seconds", transform=axes.transAxes, fontsize=8, color=INK)
+    dress(axes, "", "", legend=len(heard) > 1)
     figure.canvas.draw()
     page: Frame = np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
     return page

@@ -75,6 +75,8 @@ def draw_words(axes: Axes, numbers: Mapping[str, Any]) -> None:
         f"offset {numbers['offset_frames']:+d} frames, {numbers['offset_ms']:+d} ms",
         f"95 % interval {low:+d} … {high:+d}, + = audio late",
         f"confidence {numbers['confidence']:.2f}",
+        f"in sync: {_number(numbers['voiced']['share_in_sync'])} of voiced windows, "
+        f"{_number(numbers['unvoiced']['share_in_sync'])} of the others",
     ]
     if numbers["drift_ms_per_minute"] is not None:
         lines.append(f"drift {numbers['drift_ms_per_minute']:+.0f} ms per minute {numbers['drift_ci95']}")
