@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from unisync_loss.fingerprints import GRID, find_repeats, print_pictures, print_sound, shrink_pictures
+from unisync_loss.fingerprints import (
+    GRID,
+    Repeat,
+    confirm_repeats,
+    find_repeats,
+    print_pictures,
+    print_sound,
+    shrink_pictures,
+)
 from unisync_loss.synthetic_voice import random_sentence, random_voice, synthesize_voice
 
 
@@ -49,6 +57,14 @@ def test_trimmed_and_lighter_pictures_are_found_at_their_lag(films):
     assert (repeat.first, repeat.second) == (3, 6)
     assert repeat.lag == pytest.approx(0.4, abs=1e-6)
     assert repeat.equal > 0.85
+
+
+def test_what_noise_hides_is_borne_out_where_the_lag_is_known(films):
+    noise = np.random.default_rng(9).normal(0, 30, films[3].shape)
+    prints = [print_pictures(film) for film in [*films, (films[3] + noise)[10:].astype(np.float32)]]
+    assert find_repeats(prints) == []
+    heard = [Repeat(first, 6, 0.4, 2.6, 0.9) for first in range(6)]
+    assert [repeat.first for repeat in confirm_repeats(prints, heard)] == [3]
 
 
 def test_what_shares_less_than_a_second_is_no_copy(voices):

@@ -48,7 +48,7 @@ LONG = 45  # windows from which a clip is judged by itself
 _SURE = 2.0  # confidence, and
 _EVIDENT = 1.0  # evidence, of a peak that is believed
 _MATCH = (1.7, 3.0)  # evidence and confidence that take a clip's sound for another's, or its speed for wrong
-_BETTER = 0.5  # evidence by which another speed must win
+BETTER = 0.5  # evidence by which another speed, or another clip's pictures, must win
 _HALF = 75  # windows of each half in which a change of voice is looked for
 _LOST, _KEPT = 0.4, 1.5  # evidence in the half of another voice, and in the half of the own
 _RATES = (24 / 25, 25 / 24, 25 / 30, 30 / 25, 24 / 30, 30 / 24, 0.5, 2.0)  # picture's speeds that tags get wrong
@@ -162,8 +162,9 @@ def judge_sync(row: Row) -> list[Finding]:
     if row["windows"] < LONG:
         return []
     certain = f"confidence {row['confidence']:.1f}, evidence {row['evidence']:.1f}"
-    musical = row["held"] > _HELD and row["pauses"] < _PAUSES
-    if musical and not is_sure(row):
+    plausible = abs(row["offset_frames"]) <= LATE and row["confidence"] >= _SURE / 2
+    musical = row["held"] > _HELD and row["pauses"] < _PAUSES  # a voice in steady noise is, too
+    if musical and not (plausible or is_sure(row)):
         return [_finding(row, "music", f"{row['held']:.0%} held tones, {row['pauses']:.0%} pauses, {certain}")]
     if abs(row["offset_frames"]) > LATE:
         if is_sure(row):
@@ -188,7 +189,7 @@ def _finding(row: Row, verdict: str, detail: str) -> Finding:
 def find_speed(audio: torch.Tensor, visual: torch.Tensor) -> float | None:
     """Speed at which picture (W, D) and sound (W, D) do fit: 1.2 for 25 fps tagged 30; None where none does."""
     as_it_is = sync_facts(offset_curve(audio, visual))["evidence"]
-    best, speed = max(_MATCH[0], as_it_is + _BETTER), None
+    best, speed = max(_MATCH[0], as_it_is + BETTER), None
     for rate in _RATES:
         heard = torch.arange(len(visual)).mul(rate).round().long()
         heard = heard[heard < len(audio)]

@@ -19,6 +19,7 @@ from unisync_loss.clip_offsets import Curve, offset_curve
 from unisync_loss.clips import SUFFIXES, ClipEntry, find_videos, list_clips
 from unisync_loss.config import FPS
 from unisync_loss.diagnosis import (
+    BETTER,
     LONG,
     Finding,
     find_owner,
@@ -35,7 +36,15 @@ from unisync_loss.diagnosis import (
 from unisync_loss.evaluate import embed_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.faces import face_mesh
-from unisync_loss.fingerprints import GRID, Fingerprint, find_repeats, print_pictures, print_sound, shrink_pictures
+from unisync_loss.fingerprints import (
+    GRID,
+    Fingerprint,
+    confirm_repeats,
+    find_repeats,
+    print_pictures,
+    print_sound,
+    shrink_pictures,
+)
 from unisync_loss.store import is_store, read_lines
 
 _MESHES = 125  # frames, every second one, in which the face is looked for: 10 s
@@ -196,8 +205,9 @@ def _look_closer(charts: Sequence[Chart]) -> None:
         owner = find_owner(chart.audio, visuals)
         lost = any(finding.verdict == "no clear offset" for finding in chart.found)
         speed = find_speed(chart.audio, visuals[place]) if lost else None
-        if owner is not None and owner[0] != place and owner[1] > unclear[owner[0]].row["evidence"]:
-            name = unclear[owner[0]].row["clip"]
+        other = unclear[owner[0]].row if owner is not None else chart.row
+        if owner is not None and owner[1] > max(chart.row["evidence"], other["evidence"]) + BETTER:
+            name = other["clip"]
             chart.found = [Finding(clip, "sound of another clip", f"its sound fits the pictures of {name}", name)]
         elif speed is not None:
             detail = f"the picture runs {speed:.2f} times as fast as the sound"
@@ -211,6 +221,10 @@ def _compare(charts: Sequence[Chart]) -> list[Finding]:
     # of exact copies one is compared with the others
     once = [chart if first[chart.digest] == index else Chart(chart.row, []) for index, chart in enumerate(charts)]
     sounds, pictures = find_repeats([chart.sound for chart in once]), find_repeats([chart.pictures for chart in once])
+    sounds, pictures = (
+        sounds + confirm_repeats([chart.sound for chart in once], pictures),
+        pictures + confirm_repeats([chart.pictures for chart in once], sounds),
+    )
     copies = judge_copies(rows, digests, sounds, pictures)
     return copies + judge_faces(rows, [chart.portrait for chart in charts])
 

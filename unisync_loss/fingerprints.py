@@ -21,13 +21,14 @@ _HOP = SAMPLE_RATE // 100  # samples between codes of the sound
 _SPAN = 4096  # samples that a code of the sound looks at
 _BANDS = np.geomspace(300, 3000, _BITS + 2)  # Hz
 _QUIET = 1e-3  # level below which there is nothing to recognise
-_APART = 3  # frames between which pictures are compared
+_APART = 6  # frames between which pictures are compared
 _STILL = 0.5  # grey levels of change below which a frame says nothing
 GRID = 16  # cells of a picture along each side
 _COMMON = 16  # clips that share a code: a jingle, not a copy
 _FEWEST = 2  # equal codes that make a candidate
 _OVERLAP = 1.0  # s that two clips must share
 _EQUAL = 0.75  # share of equal bits in a repeat; strangers have a half
+_CONFIRMED = 0.7  # the same where the lag is known
 
 Codes = NDArray[np.uint32]
 
@@ -74,7 +75,7 @@ def print_sound(waveform: NDArray[np.float32]) -> Fingerprint:
 
 
 def print_pictures(cells: NDArray[np.float32]) -> Fingerprint:
-    """Codes of pictures shrunk to (T, 16, 16, 3), 25 a second: 32 fixed random mixtures of what changed in 0.12 s."""
+    """Codes of pictures shrunk to (T, 16, 16, 3), 25 a second: 32 fixed random mixtures of what changed in 0.24 s."""
     cells = cells.mean(-1)
     change = cells[_APART:] - cells[:-_APART] if len(cells) > _APART else cells[:0]
     mixtures = np.random.default_rng(0).normal(size=(GRID * GRID, _BITS))
@@ -128,10 +129,25 @@ def find_repeats(prints: Sequence[Fingerprint]) -> list[Repeat]:
     return [repeat for repeat in found if repeat.seconds >= _OVERLAP and repeat.equal >= _EQUAL]
 
 
+def confirm_repeats(prints: Sequence[Fingerprint], repeats: Sequence[Repeat]) -> list[Repeat]:
+    """Those of some repeats that these fingerprints bear out at the same lag, be no code of theirs equal.
+
+    Args:
+        prints: of the pictures of every clip, for repeats of the sound; or the reverse.
+        repeats: of `find_repeats`.
+
+    Returns:
+        What these fingerprints say of them.
+    """
+    pairs = (((repeat.first, repeat.second), repeat.lag) for repeat in repeats)
+    found = (_compare(prints, pair, round(lag * prints[pair[0]].rate)) for pair, lag in pairs)
+    return [repeat for repeat in found if repeat.seconds >= _OVERLAP and repeat.equal >= _CONFIRMED]
+
+
 def _compare(prints: Sequence[Fingerprint], pair: tuple[int, int], lag: int) -> Repeat:
     """Share of equal bits where both have something to tell, at the best of three lags."""
     first, second = (prints[index] for index in pair)
-    results = []
+    results = [Repeat(*pair, lag / first.rate, 0.0, 0.0)]
     for shift in (lag - 1, lag, lag + 1):
         begin, end = max(0, shift), min(len(first.codes), len(second.codes) + shift)
         if end <= begin:
