@@ -2,8 +2,8 @@
 
     python benchmarks/kill_resume.py --data FOLDER --out out/kill --kills 10 --json out/kill.json [KEY=VALUE …]
 
-Every process is killed after a random time, the first steps included; settings may follow as of `unisync train`. A
-small folder will do, such as `examples/make_synthetic_clips.py` makes. On a CPU the weights must be equal, bit for bit.
+Every process is killed after a random number of steps and a random moment more; settings may follow as of `unisync
+train`. A small folder will do, such as `examples/make_synthetic_clips.py` makes. On a CPU the weights must be equal, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from unisync_loss.pretrained import load_expert
 
@@ -28,10 +29,13 @@ def command(options: argparse.Namespace, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "unisync_loss.cli", "train", "--visual", options.visual, *fixed, *more, *settings]
 
 
-def step_reached(out: Path) -> int:
-    """Last step in the log."""
-    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines() if (out / "log.jsonl").exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+def step_saved(out: Path, steps: int) -> int:
+    """Step of the state on disk; all of them where the stage is over."""
+    if not (out / "state.safetensors").exists():
+        return 0
+    with safe_open(out / "state.safetensors", framework="pt") as file:
+        place = json.loads(file.metadata()["place"])
+    return steps if place["stage"] else int(place["step"])
 
 
 def main() -> None:
@@ -45,24 +49,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
-    started = time.monotonic()
+    options = parser.parse_intermixed_args()
     subprocess.run(command(options, options.out / "whole"), check=True)
-    seconds, draw = time.monotonic() - started, random.Random(options.seed)
-    broken, killed = options.out / "broken", []
-    while len(killed) < options.kills:
+    draw, broken, killed = random.Random(options.seed), options.out / "broken", []
+    while len(killed) < options.kills and step_saved(broken, options.steps) < options.steps:
+        goal = step_saved(broken, options.steps) + draw.uniform(0, 1.8 * options.steps / options.kills)
         process = subprocess.Popen(command(options, broken, "--resume"))
-        try:
-            process.wait(timeout=draw.uniform(0.3, 1.0) * seconds)
-            break  # it came to its end before it could be killed so often
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed.append(step_reached(broken))
+        while process.poll() is None and step_saved(broken, options.steps) < goal:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))  # in the middle of a step, of a save, of a validation
+        process.kill()
+        process.wait()
+        killed.append(step_saved(broken, options.steps))
     subprocess.run(command(options, broken, "--resume"), check=True)
     ours, theirs = (load_expert(run / "last").state_dict() for run in (broken, options.out / "whole"))
     equal = all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    report = {"kills": len(killed), "logged_step_at_kill": killed, "steps": options.steps, "weights_equal": equal}
+    report = {"kills": len(killed), "saved_step_at_kill": killed, "steps": options.steps, "weights_equal": equal}
     options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(report)
     sys.exit(0 if equal else 1)

@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.study == "ablations" and not options.test:
         parser.error("expected --test for ablations")
     rows = []

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     cache = options.out / "cache"
 
     def start(preset: str, name: str) -> Run:

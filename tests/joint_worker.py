@@ -24,7 +24,7 @@ STAGES = {
 def gradients(data, world, name):
     """Loss and gradients of one step of a stage, without chance."""
     torch.manual_seed(0)
-    learner, stage = Learner(UniSyncConfig(visual="landmarks", embedding=16)).train(), STAGES[name]
+    learner, stage = Learner(UniSyncConfig(visual="landmarks", embedding=16)).double().train(), STAGES[name]
     for module in learner.modules():
         if isinstance(module, torch.nn.Dropout):
             module.eval()

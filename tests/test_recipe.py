@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from unisync_loss import UniSyncExpert, save_pretrained
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.pair_stages import ContrastStage, RandomPairStage
 from unisync_loss.recipe import TrainConfig, for_overfitting, resolve, to_yaml
@@ -67,6 +68,22 @@ def test_later_wins(tmp_path):
 def test_mistakes_are_named(override, message):
     with pytest.raises(ValueError, match=message):
         resolve(GIVEN, None, [override])
+
+
+def test_an_expert_is_like_the_one_it_starts_from(tmp_path):
+    values = {"embedding": 16, "hubert_model": "tiny/hubert", "audio_features": 32, "hubert_layer": 2}
+    start = UniSyncConfig(audio="hubert", visual="landmarks", visual_features=60, **values)
+    save_pretrained(UniSyncExpert(start), tmp_path)
+    _, expert = resolve({**GIVEN, "init": str(tmp_path)})
+    assert (expert.name, expert.visual_features, expert.margin_same) == ("hubert-landmarks", 60, 0.3)
+    assert {name: getattr(expert, name) for name in values} == values
+    _, expert = resolve({**GIVEN, "init": str(tmp_path), "audio": "mel"}, None, ["expert.embedding=8"])
+    assert (expert.name, expert.visual_features, expert.audio_features, expert.embedding) == (
+        "mel-landmarks",
+        60,
+        80,
+        8,
+    )
 
 
 def test_files_of_something_else_are_refused(tmp_path):

@@ -165,6 +165,12 @@ class TestObjective:
         margin = all_pairs_margin_loss(torch.full((32, 32), 0.5), kinds, 0.1, 0.3)
         assert margin.item() == pytest.approx(expected, rel=1e-5)
 
+    def test_a_batch_of_one_speaker_has_a_loss(self):
+        clip = torch.arange(8).repeat_interleave(4)
+        kinds = pair_kinds(clip, torch.zeros(32), torch.arange(4).repeat(8) * 3)
+        margin = all_pairs_margin_loss(torch.full((32, 32), 0.5), kinds, 0.1, 0.3)
+        assert margin.item() == pytest.approx((-np.log(0.5) - np.log(0.6)) / 2, rel=1e-5)
+
     def test_right_answers_are_better(self):
         clip = torch.arange(8).repeat_interleave(4)
         kinds = pair_kinds(clip, clip, torch.arange(4).repeat(8) * 3)

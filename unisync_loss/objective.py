@@ -79,11 +79,15 @@ def all_pairs_margin_loss(
         Scalar.
     """
     positive = margin_loss(probability.diagonal(), torch.ones(()), 0.0).mean()
-    same = margin_loss(probability[kinds.same], torch.zeros(()), margin_same).mean()
-    cross = margin_loss(probability[kinds.cross], torch.zeros(()), margin_cross).mean()
-    return (positive + (1 - cross_share) * same + cross_share * cross) / 2
+    same = margin_loss(probability[kinds.same], torch.zeros(()), margin_same)
+    cross = margin_loss(probability[kinds.cross], torch.zeros(()), margin_cross)
+    if not len(cross) or not len(same):  # a batch of one speaker, or of segments of one window
+        present = torch.cat([same, cross])
+        return (positive + (present.mean() if len(present) else 0.0)) / 2
+    return (positive + (1 - cross_share) * same.mean() + cross_share * cross.mean()) / 2
 
 
 def all_pairs(audio: Tensor, visual: Tensor) -> Tensor:
-    """Sync probability of all pairs of (N, D) embeddings, (N, N); rows visual, columns audio."""
-    return (unit_rectified(visual) @ unit_rectified(audio).T).clamp(max=1)
+    """Sync probability of all pairs of (N, D) embeddings, (N, N) in float32 at least; rows visual, columns audio."""
+    with torch.autocast(device_type=audio.device.type, enabled=False):
+        return (unit_rectified(visual) @ unit_rectified(audio).T).clamp(max=1)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather, all_reduce
 
+from unisync_loss.functional import at_least_float32
+
 Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.float64], Tensor)
 
 
@@ -112,19 +114,20 @@ class _JointNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        wide = x.float()
-        sums = torch.stack([wide.sum(axes), wide.square().sum(axes), wide.new_full((x.shape[1],), wide[:, 0].numel())])
-        total, square, count = all_reduce(sums)
-        mean = total / count
-        variance = (square / count - mean.square()).clamp(min=0)
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        wide = at_least_float32(x)
+        sums = torch.cat([wide.sum(axes), wide.new_full((1,), wide[:, 0].numel())])
+        joint = all_reduce(sums)
+        count, mean = joint[-1], joint[:-1] / joint[-1]
+        centred = wide - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             momentum = self.momentum or 0.0
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance * count / (count - 1), momentum)
-        shape = [1, -1] + [1] * (x.ndim - 2)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (wide * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass

@@ -14,6 +14,7 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.face_model import EXPRESSIONS
 from unisync_loss.pair_stages import ContrastStage, RandomPairStage
 from unisync_loss.pairs import PairPlan
+from unisync_loss.pretrained import load_expert
 from unisync_loss.stages import AlignStage, BatchSize, GeometryStage, JointStage, Stage, SyncStage
 
 #: eq. 1 margins of same-speaker and of cross-speaker negatives, the paper's best by audio (Table V)
@@ -207,7 +208,8 @@ def resolve(
     """Put a run's settings together: the preset's, then the file's, then the options', then ``key=value``.
 
     Args:
-        options: of the command line by name, among them ``audio``, ``visual`` and ``preset``; None was not given.
+        options: of the command line by name, among them ``audio``, ``visual`` and ``preset``; None was not given. Where
+            there is an ``init``, the expert is like it in all that is not said.
         file: YAML as ``RUN/config.yaml``: ``train:`` and ``expert:`` with the fields of :class:`TrainConfig` and
             :class:`UniSyncConfig`, any of them.
         overrides: ``key=value``, ``expert.key=value`` for the expert's; the value is YAML.
@@ -240,7 +242,23 @@ def resolve(
         raise ValueError(f"expected {' and '.join(f'--{name}' for name in missing)}, or {missing[0]}: in --config")
     if preset == "paper":
         expert = {"architecture": "paper", **expert}
+    if train.get("init") is not None:
+        expert = {**_inherited(str(train["init"]), expert), **expert}
     return TrainConfig(**_typed(TrainConfig, train)), expert_config(**expert)
+
+
+def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:
+    """What an expert has of the one it starts from, where it is not said: sizes, and what is seen and heard."""
+    trained = load_expert(init).config
+    values: dict[str, Any] = {"architecture": trained.architecture, "embedding": trained.embedding}
+    sides = {
+        "audio": ("audio_features", "mel_padding", "hubert_model", "hubert_revision", "hubert_layer"),
+        "visual": ("visual_features",),
+    }
+    for side, names in sides.items():
+        if expert.get(side, getattr(trained, side)) == getattr(trained, side):
+            values |= {name: getattr(trained, name) for name in (side, *names)}
+    return values
 
 
 def expert_config(audio: str = "mel", visual: str = "rgb", **values: object) -> UniSyncConfig:
