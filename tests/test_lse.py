@@ -9,6 +9,7 @@ from conftest import SHARED
 from torch.nn import functional as F
 
 from unisync_loss.lse import LseMeter, offset_distances, summarise
+from unisync_loss.mfcc import mfcc
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from lse_speed import original_distances
@@ -59,6 +60,17 @@ def test_distances_equal_window_by_window(syncnet, frames, samples):
     exists = (reach >= 0) & (reach < len(expected))
     assert (np.isfinite(valid) == exists).all()
     assert (valid[exists] == legacy[exists]).all()
+
+
+@pytest.mark.parametrize("samples", [80 * 640, 100 * 640 + 7])
+def test_pieces_equal_the_whole(quick, samples):
+    """To the last digits, sound that goes on after the pictures included: what lies there is no window of the clip."""
+    draw = np.random.default_rng(2)
+    pictures = torch.from_numpy(draw.integers(0, 256, (80, 3, 224, 224), dtype=np.uint8))
+    sound = draw.integers(-9000, 9000, samples).astype(np.int16)
+    heard = quick.embed_audio(mfcc(torch.from_numpy(sound)))[:75]
+    expected = offset_distances(quick.embed_video(pictures)[:75], F.pad(heard, (0, 0, 15, 15)))
+    assert torch.allclose(fed(quick, pictures, sound).distances(), expected, rtol=1e-6)
 
 
 def planted(windows, late, dimensions=8):

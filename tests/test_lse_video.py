@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import SHARED
 from test_media import clicks, film, mux, onsets
-from torch.nn import functional as F
 
 import unisync_loss
 from unisync_loss import lse_video
@@ -20,26 +19,8 @@ from unisync_loss.lse import LseMeter, summarise
 from unisync_loss.lse_faces import FaceTrack, crops, cut, find_tracks, keep_tracks, link_tracks, squeeze, whole_face
 from unisync_loss.lse_video import average, measure_video, measure_videos, video_row
 from unisync_loss.media import read_clip, write_clip
-from unisync_loss.syncnet import SyncNet
 
 DRAWN = Path(unisync_loss.__file__).parent / "assets" / "demo.mp4"
-
-
-class QuickNet(SyncNet):
-    """Embeddings that tell all pictures and sounds apart and cost nothing: here it is about which of them meet."""
-
-    def embed_video(self, frames):
-        windows = F.avg_pool2d(frames.float(), 32).flatten(1).unfold(0, 5, 1).flatten(1) / 30
-        return F.pad(windows, (0, 1024 - windows.shape[1]))
-
-    def embed_audio(self, coefficients):
-        windows = coefficients.unfold(0, 20, 4).flatten(1).float()
-        return F.pad(windows, (0, 1024 - windows.shape[1]))
-
-
-@pytest.fixture(scope="module")
-def quick():
-    return QuickNet()
 
 
 def write_lossless(path, frames, samples):
@@ -86,7 +67,7 @@ def test_a_file_equals_its_frames(quick, tmp_path):
 
 
 @pytest.mark.parametrize(("fps", "start"), [(25, 0.0), (30, 0.0), (15, 0.176), (50, 0.4)])
-def test_frames_and_sound_are_those_of_read_clip(tmp_path, monkeypatch, fps, start):
+def test_frames_and_sound_are_those_of_read_clip(quick, tmp_path, monkeypatch, fps, start):
     """Any rate to 25 fps; sound that starts late stays late."""
     mux(tmp_path / "a.mkv", film(2 * fps), clicks(2), fps=fps, audio_start=start)
     heard, shown = [], []
@@ -101,7 +82,7 @@ def test_frames_and_sound_are_those_of_read_clip(tmp_path, monkeypatch, fps, sta
             super().add(frame)
 
     monkeypatch.setattr(lse_video, "LseMeter", Meter)
-    measure_video(QuickNet(), tmp_path / "a.mkv", "wav2lip-lrs")
+    measure_video(quick, tmp_path / "a.mkv", "wav2lip-lrs")
     clip = read_clip(tmp_path / "a.mkv")
     assert torch.equal(torch.stack(shown), torch.stack([squeeze(frame) for frame in clip.frames]))
     samples = heard[0][: len(clip.waveform)]

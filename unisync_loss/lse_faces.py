@@ -101,7 +101,8 @@ def link_tracks(faces: Sequence[Face]) -> list[FaceTrack]:
     left = list(faces)
     tracks = []
     while left:
-        track, passed = left[:1], []
+        track = left[:1]
+        passed: list[Face] = []
         for position, (frame, box) in enumerate(left[1:], 1):
             last, place = track[-1]
             if frame - last > MAX_GAP:

@@ -98,7 +98,7 @@ def every_frame(pictures: Iterator[Picture], start: int = 0) -> Iterator[NDArray
     Yields:
         (H, W, 3) uint8 RGB.
     """
-    shown = None
+    shown: NDArray[np.uint8] | None = None
     tick = start
     for picture in pictures:
         for _ in range(tick, picture.tick):
