@@ -14,7 +14,7 @@ from unisync_loss.clips import ClipEntry, shift_audio
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.evaluate import voiced_by_level
 from unisync_loss.faces import pose_of_mesh
-from unisync_loss.fingerprints import shrink_pictures
+from unisync_loss.fingerprints import GRID, shrink_pictures
 from unisync_loss.media import Clip, read_clip
 from unisync_loss.store import read_window
 from unisync_loss.streams import audio_stream, open_media, read_facts, video_stream
@@ -38,7 +38,7 @@ def read_head(entry: ClipEntry) -> Clip:
     """Decode the first 40 s of a clip, its offset put right, pictures shrunk to 256 pixels where they are larger.
 
     Raises:
-        ValueError: when it cannot be decoded, or is shorter than a window.
+        ValueError: when it cannot be decoded, or is shorter than a window or smaller than 16 pixels.
     """
     if entry.record is not None:
         clip = read_window(entry.record, 0, min(entry.record.frames, LOOKED_AT))
@@ -47,6 +47,8 @@ def read_head(entry: ClipEntry) -> Clip:
     clip = shift_audio(clip, entry.offset)
     if len(clip.frames) < WINDOW_FRAMES:
         raise ValueError(f"{entry.path}: expected at least {WINDOW_FRAMES} frames, got {len(clip.frames)}")
+    if min(clip.frames.shape[1:3]) < GRID:
+        raise ValueError(f"{entry.path}: expected pictures of at least {GRID} pixels, got {clip.frames.shape[1:3]}")
     return clip
 
 

@@ -135,10 +135,14 @@ def examine(
     """
     if expert.config.name != "mel-rgb":
         raise ValueError(f"expected a mel-rgb expert, got {expert.config.name}")
-    charts = []
+    charts: list[Chart] = []
+    unclear = 0
     started = last = time.monotonic()
     for number, patient in enumerate(patients, 1):
         charts.append(look_at(patient, expert))
+        unclear += charts[-1].audio is not None
+        if unclear > _MOST_PAIRS:
+            charts[-1].audio = charts[-1].visual = None
         now = time.monotonic()
         if now - last > _TELL_EVERY:
             last, left = now, (now - started) / number * (len(patients) - number)
@@ -185,7 +189,7 @@ def look_at(patient: Patient, expert: UniSyncExpert) -> Chart:
         chart.curve = offset_curve(seen.audio, seen.visual)
         row |= sync_facts(chart.curve)
         chart.found = judge_sync(row)
-        if not _told(row) or chart.found:
+        if row["windows"] >= LONG and (chart.found or not is_sure(row)):
             chart.audio, chart.visual = seen.audio, seen.visual
     return chart
 
@@ -197,7 +201,7 @@ def _told(row: dict[str, Any]) -> bool:
 
 def _look_closer(charts: Sequence[Chart]) -> None:
     """Find out what is wrong where there is no clear offset: the picture's speed, or another clip's sound."""
-    unclear = [chart for chart in charts if chart.audio is not None and chart.visual is not None][:_MOST_PAIRS]
+    unclear = [chart for chart in charts if chart.audio is not None and chart.visual is not None]
     visuals = [chart.visual for chart in unclear if chart.visual is not None]
     for place, chart in enumerate(unclear):
         assert chart.audio is not None

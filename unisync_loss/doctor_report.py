@@ -171,7 +171,7 @@ def _draw(entry: ClipEntry, expert: UniSyncExpert, row: Report) -> bytes:
 
 def _draw_strip(axes: Axes, clip: Clip) -> None:
     chosen = np.linspace(0, len(clip.frames) - 1, _STRIP).round().astype(int)
-    axes.imshow(np.concatenate(list(clip.frames[chosen]), axis=1), aspect="auto")
+    axes.imshow(np.concatenate(list(clip.frames[chosen]), axis=1))
     axes.set_axis_off()
 
 
