@@ -158,6 +158,8 @@ class TestRun:
         changes = {"pairs": pairs, "batch": 16, "val": str(folder), "val_every": 2}
         whole, broken = (settings(folder, cache, tmp_path / name, **changes) for name in ("whole", "broken"))
         train(whole, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / ".state.safetensors.123").write_bytes(b"half")  # killed while it wrote
         step, count = Engine.step, 0
 
         def dying(self, *arguments):
@@ -175,6 +177,7 @@ class TestRun:
                 continue
         ours, theirs = (load_expert(tmp_path / run / "best").state_dict() for run in ("broken", "whole"))
         assert count > 5
+        assert not list((tmp_path / "broken").glob(".state*"))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
         logs = [(tmp_path / run / "log.jsonl").read_text().count("val_auc") for run in ("broken", "whole")]
         assert logs == [2, 2]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from unisync_loss.files import write_atomically
 
 
 def save_state(
@@ -31,14 +32,14 @@ def save_state(
     if optimiser is not None:
         for index, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(
-            {key: value.contiguous().clone() for key, value in tensors.items()}, temporary, {"place": json.dumps(place)}
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tensors = {key: value.contiguous().clone() for key, value in tensors.items()}
+    write_atomically(path, save(tensors, {"place": json.dumps(place)}))
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes left of states that they were writing."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)
 
 
 def load_state(

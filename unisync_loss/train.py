@@ -28,7 +28,7 @@ from unisync_loss.providers import check_provided
 from unisync_loss.recipe import TrainConfig, to_yaml
 from unisync_loss.sampling import ClipData
 from unisync_loss.stages import Learner, Stage
-from unisync_loss.state import load_state, save_state
+from unisync_loss.state import load_state, remove_unfinished, save_state
 from unisync_loss.validation import validate
 
 SHORTEST_VAL = 7  # frames: two windows that are two frames apart
@@ -95,6 +95,7 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     engine = Engine(config, learner.to(device), data, world)
     if world.first:
         out.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(out / STATE)
         write_atomically(out / "config.yaml", to_yaml(config, expert_config))
     world.wait()
     return Run(config, engine, val, say)
