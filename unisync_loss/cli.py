@@ -55,7 +55,8 @@ def write_text(path: Path, text: str) -> None:
 def demo(
     video: Annotated[Path | None, typer.Option(help="A clip of one face; default: the embedded drawn face.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("out/demo"),
-    model: Model = "mel-rgb",
+    visual: Annotated[str, typer.Option(help="What the generator makes: rgb, landmarks, parsing or 3dmm.")] = "rgb",
+    model: Annotated[str | None, typer.Option(help="Expert of that; default: mel-VISUAL as released.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each training; default: some three minutes.")
     ] = None,
@@ -63,9 +64,9 @@ def demo(
 ) -> None:
     """Train a small generator with and without the loss, and show what it learnt."""
     from unisync_loss.demo import run_demo
-    from unisync_loss.pretrained import load_expert
+    from unisync_loss.demo_judge import load_judge
 
-    result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, progress=say)
+    result = run_demo(video, out, load_judge(visual, model), seed=seed, steps=steps, progress=say)
     typer.echo(result.table())
     typer.echo(f"report: {out / 'report.html'}")
 

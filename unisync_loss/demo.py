@@ -10,30 +10,27 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from unisync_loss.config import FPS
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.demo_generator import (
-    SIZE,
     SYNC_WEIGHT,
-    LipGenerator,
-    Material,
+    Generator,
     generate,
-    load_material,
+    made_part,
     motion_correlation,
+    new_generator,
     train_generator,
 )
+from unisync_loss.demo_judge import Judge, Measure, bootstrap
+from unisync_loss.demo_material import Material, load_material, to_colours
 from unisync_loss.expert import UniSyncExpert
-from unisync_loss.functional import offset_matrix, sync_probability
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.report import new_figure, write_report
 from unisync_loss.report_page import LABELS
@@ -41,10 +38,8 @@ from unisync_loss.report_page import LABELS
 logger = logging.getLogger(__name__)
 DEFAULT_CLIP = Path(__file__).parent / "assets" / "demo.mp4"
 SHIFT = 5  # frames of the control that must score lower
-MAX_OFFSET = 10  # frames searched for the offset
 STEPS = 240
 CHECKS = 12  # times that training is interrupted to measure held-out frames
-RESAMPLES = 2000  # of the bootstrap
 
 RUNS = ("reconstruction", "unisync")
 LATE = (
@@ -55,23 +50,13 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """Mean probability over windows with its 95 % interval (block bootstrap over time)."""
-
-    mean: float
-    low: float
-    high: float
-    windows: int
-
-
-@dataclass(frozen=True)
 class RunResult:
     """One training and what came of it.
 
     Attributes:
         seconds: training took.
-        l1: mean absolute error of the generated half on held-out frames.
-        psnr: of the generated half on held-out frames, in dB.
+        l1: mean absolute error of what is generated on held-out frames: the lower half of pictures, all of the numbers.
+        psnr: the same in dB.
         mouth_correlation: over time, of the mouth's motion with that of the true held-out frames.
         mouth_correlation_shifted: the same with the generator driven by audio that is 5 frames late.
         offset_frames: estimated on held-out frames, positive = audio is late.
@@ -101,6 +86,7 @@ class DemoResult:
     Attributes:
         clip: name of the clip.
         expert: representations and architecture of the judge.
+        visual: what is generated.
         seed: of weights and data order.
         steps: of each training.
         sync_weight: full weight of the sync loss.
@@ -118,6 +104,7 @@ class DemoResult:
 
     clip: str
     expert: str
+    visual: str
     seed: int
     steps: int
     sync_weight: float
@@ -157,50 +144,6 @@ class DemoResult:
         return json.dumps(values, indent=2) + "\n"
 
 
-class Judge:
-    """The expert's opinion of the held-out frames."""
-
-    @torch.no_grad()
-    def __init__(self, expert: UniSyncExpert, material: Material) -> None:
-        """Listen to the whole clip once."""
-        self.expert, self.held = expert, material.held
-        self.audio = expert.encode_audio(material.mel[None], len(material.frames))[0]
-
-    @torch.no_grad()
-    def probability(self, video: Tensor, late: int = 0) -> Tensor:
-        """Probability of each held-out window.
-
-        Args:
-            video: (T, 3, H, W) for the held-out frames.
-            late: frames by which the audio is late.
-
-        Returns:
-            (W,), without the windows that have no audio so late or early.
-        """
-        visual = self.expert.encode_visual(video[None])[0]
-        heard = torch.arange(len(visual)) + self.held.start - late
-        there = (heard >= 0) & (heard < len(self.audio))
-        return sync_probability(self.audio[heard[there]], visual[there])
-
-    @torch.no_grad()
-    def offset(self, video: Tensor, first: int) -> int:
-        """Estimate how late the audio is, in frames, from consecutive frames of which the clip's ``first`` is one."""
-        visual = self.expert.encode_visual(video[None])
-        audio = self.audio[None, first : first + visual.shape[1]]
-        most = min(MAX_OFFSET, visual.shape[1] // 2)
-        return int(offset_matrix(audio, visual, most)[0].nanmean(dim=0).argmax()) - most
-
-
-def bootstrap(values: NDArray[np.float64], seed: int, block: int = 10) -> Measure:
-    """Mean with a 95 % interval; whole stretches of time are redrawn, as neighbouring windows are alike."""
-    count, random = len(values), np.random.default_rng(seed)
-    block = max(1, min(block, count // 3))
-    starts = random.integers(0, count, (RESAMPLES, math.ceil(count / block), 1))
-    picked = ((starts + np.arange(block)) % count).reshape(RESAMPLES, -1)[:, :count]
-    low, high = np.quantile(values[picked].mean(axis=1), (0.025, 0.975))
-    return Measure(float(values.mean()), float(low), float(high), count)
-
-
 class Reporter:
     """Says how far the work is, at most every two seconds."""
 
@@ -227,13 +170,13 @@ def run_one(
     """Train once and measure the held-out frames.
 
     Returns:
-        The result and the held-out frames as generated, (T, 3, 96, 96).
+        The result and the held-out frames as generated, (T, …) as ``material.frames``.
     """
     start = time.monotonic()
     check_steps: list[int] = []
     check_probability: list[float] = []
 
-    def each(step: int, generator: LipGenerator) -> None:
+    def each(step: int, generator: Generator) -> None:
         if step % max(1, steps // CHECKS) == 0 or step == steps:
             check_steps.append(step)
             check_probability.append(float(judge.probability(generate(generator, material)).mean()))
@@ -243,13 +186,16 @@ def run_one(
     generator, reconstruction, sync = train_generator(material, steps, seed, sync_loss, each)
     drawn, shifted = generate(generator, material), generate(generator, material, late=SHIFT)
     truth = material.frames[material.held.start :]
-    error = (drawn - truth)[:, :, SIZE // 2 :]
+    error = made_part(material, drawn - truth)
+    pictures, true_pictures, shifted_pictures = (
+        to_colours(material.visual, video) for video in (drawn, truth, shifted)
+    )
     result = RunResult(
         seconds=time.monotonic() - start,
         l1=float(error.abs().mean()),
         psnr=float(-10 * error.square().mean().clamp(min=1e-12).log10()),
-        mouth_correlation=motion_correlation(drawn, truth),
-        mouth_correlation_shifted=motion_correlation(shifted, truth),
+        mouth_correlation=motion_correlation(pictures, true_pictures),
+        mouth_correlation_shifted=motion_correlation(shifted_pictures, true_pictures),
         offset_frames=judge.offset(drawn, material.held.start),
         reconstruction=reconstruction,
         sync=sync,
@@ -273,31 +219,34 @@ def run_demo(
     Args:
         video: a clip of one face of at least 3.5 s; None takes the one that comes with the library.
         out: folder for ``report.html``, ``demo.mp4``, ``demo.json`` and pictures; made where missing.
-        expert: of mel and RGB, on the CPU.
+        expert: on the CPU; its visual representation is what the generators make.
         seed: the same seed gives the same numbers on the same machine.
         steps: of each training; None takes 240, some three minutes on two cores.
         progress: takes a line of text now and then.
 
     Raises:
         ValueError: for a clip or an expert that cannot be used, or fewer than one step.
+        ImportError: without matplotlib; without MediaPipe, which makes all but RGB from video.
         FileNotFoundError: when there is no such clip.
     """
     start = time.monotonic()
     steps = STEPS if steps is None else steps
-    if steps < 1 or expert.config.name != "mel-rgb":
-        raise ValueError(f"expected an expert of mel-rgb and at least 1 step, got {expert.config.name} and {steps}")
+    if steps < 1:
+        raise ValueError(f"expected at least 1 step, got {steps}")
     new_figure(1, 1)  # a missing matplotlib is better found now than after the trainings
     video = DEFAULT_CLIP if video is None else Path(video)
-    material = load_material(video)
+    material = load_material(video, expert.eval())
     out.mkdir(parents=True, exist_ok=True)
-    judge, reporter = Judge(expert.eval(), material), Reporter(progress, steps)
+    judge, reporter = Judge(expert, material), Reporter(progress, steps)
     runs: dict[str, RunResult] = {}
     drawn: dict[str, Tensor] = {}
     for run in RUNS:
         runs[run], drawn[run] = run_one(run, material, judge, steps, seed, reporter)
     result = summarise(video.name, material, judge, runs, drawn, seed=seed, seconds=time.monotonic() - start)
     progress("writing the report")
-    write_report(result, material, drawn, out)
+    videos = {"truth": material.frames[material.held.start :], **drawn}
+    sound = material.waveform[material.held.start * SAMPLES_PER_FRAME :]
+    write_report(result, {name: to_colours(material.visual, video) for name, video in videos.items()}, sound, out)
     return result
 
 
@@ -325,10 +274,11 @@ def summarise(
     return DemoResult(
         clip=clip,
         expert=f"{config.name} ({config.architecture})",
+        visual=material.visual,
         seed=seed,
         steps=len(runs["unisync"].reconstruction),
         sync_weight=SYNC_WEIGHT,
-        parameters=sum(parameter.numel() for parameter in LipGenerator().parameters()),
+        parameters=sum(parameter.numel() for parameter in new_generator(material).parameters()),
         frames=len(material.frames),
         train=(material.train.start, material.train.stop),
         held=(material.held.start, material.held.stop),

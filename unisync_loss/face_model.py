@@ -44,6 +44,19 @@ def expression_of_mesh(mesh: Tensor) -> Tensor:
     return (points - mean) @ solver
 
 
+def landmarks_of_expression(expression: Tensor) -> Tensor:
+    """The face that coefficients stand for, for looking at.
+
+    Args:
+        expression: (..., 40) of :func:`expression_of_mesh`.
+
+    Returns:
+        (..., 468, 3) as :func:`unisync_loss.representations.landmarks.normalise_landmarks` gives a mesh.
+    """
+    mean, solver = (table.to(expression) for table in _tables())
+    return rearrange(mean + expression @ torch.linalg.pinv(solver), "... (n d) -> ... n d", d=3)
+
+
 @functools.cache
 def mirrored_points() -> tuple[int, ...]:
     """For each of the 468 points of the mesh the one that is its mirror image, from the mean face.

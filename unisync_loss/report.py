@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from unisync_loss.demo import DemoResult, Measure
-    from unisync_loss.demo_generator import Material
+    from unisync_loss.demo import DemoResult
+    from unisync_loss.demo_judge import Measure
 
 INK, FAINT = "#1f2933", "#9aa5b1"
 COLOURS = {"truth": "#52606d", "reconstruction": "#d9822b", "unisync": "#0b7285"}
@@ -33,17 +33,15 @@ PANEL = 288  # pixels of a picture in the film
 Picture = NDArray[np.uint8]
 
 
-def write_report(result: DemoResult, material: Material, drawn: Mapping[str, Tensor], out: Path) -> None:
+def write_report(result: DemoResult, videos: Mapping[str, Tensor], sound: NDArray[np.float32], out: Path) -> None:
     """Write ``curves.png``, ``film.png``, ``demo.mp4``, ``demo.json`` and ``report.html``.
 
     Args:
         result: what was measured.
-        material: the clip.
-        drawn: held-out frames (T, 3, 96, 96) of each run.
+        videos: held-out frames (T, 3, 96, 96) of the truth and of each run.
+        sound: (640 · T,) of the same time.
         out: an existing folder. Each file is written under a temporary name first.
     """
-    videos = {"truth": material.frames[material.held.start :], **drawn}
-    sound = material.waveform[material.held.start * SAMPLES_PER_FRAME :]
     curves, film = curves_picture(result), film_picture(videos, sound)
     write_clip(out / "demo.mp4", side_by_side(result, videos, sound), np.ascontiguousarray(sound), crf=18)
     write_atomically(out / "curves.png", curves)
@@ -84,7 +82,7 @@ def curves_picture(result: DemoResult) -> bytes:
     truth = result.probability["truth"]
     checks.axhline(truth.mean, color=COLOURS["truth"], ls="--", lw=1.2, label=LABELS["truth"])
     checks.set_ylim(0, 1)
-    dress(loss, "Reconstruction loss (L1, lower half), training part", "step", legend=True)
+    dress(loss, "Reconstruction loss (L1), training part", "step", legend=True)
     dress(sync, f"Sync loss of the second training, added with weight {result.sync_weight:g}", "step")
     dress(checks, "Sync probability of held-out frames while training", "step", legend=True)
     bar_chart(bars, result.probability)
