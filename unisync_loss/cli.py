@@ -57,9 +57,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("out/demo"),
     visual: Annotated[str, typer.Option(help="What the generator makes: rgb, landmarks, parsing or 3dmm.")] = "rgb",
     model: Annotated[str | None, typer.Option(help="Expert of that; default: mel-VISUAL as released.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each training; default: some three minutes.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a training; default: three minutes.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a small generator with and without the loss, and show what it learnt."""

@@ -86,6 +86,8 @@ def with_curve(frames: Iterator[Frame], scores: VideoScores, threshold: float) -
 
 def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, height: int) -> Frame:
     """Ten seconds of the curves, (height, width, 3) uint8: thin as they are, thick over a second."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure = new_figure(width / 100, height / 100)
     inner = (width - LEFT - RIGHT) / width, (height - TOP - BOTTOM) / height
     axes = figure.add_axes((LEFT / width, BOTTOM / height, *inner))
@@ -103,8 +105,9 @@ def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, h
     axes.set_ylim(0, 1)
     axes.text(0.01, 0.03, "sync probability; seconds", transform=axes.transAxes, fontsize=8, color=INK)
     dress(axes, "", "", legend=len(heard) > 1)
-    figure.canvas.draw()
-    page: Frame = np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page: Frame = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
     return page
 
 

@@ -52,10 +52,7 @@ def score_paths(
         ValueError: when a folder holds no video, or, for ``versus``, there is nothing to pair.
         ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
     """
-    if versus and len(paths) < 2:
-        raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
-    if film and report is None:
-        raise ValueError("film: expected a folder for the report, got none")
+    _check(paths, report, film=film, versus=versus)
     groups = {str(path): find_videos(path) for path in paths}
     todo = [(group, video) for group, videos in groups.items() for video in videos]
     if report:
@@ -85,6 +82,14 @@ def score_paths(
     if report:
         write_page(result, pictures, report)
     return result
+
+
+def _check(paths: Sequence[Path], report: Path | None, *, film: bool, versus: bool) -> None:
+    """Refuse what cannot be done before any work."""
+    if versus and len(paths) < 2:
+        raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
+    if film and report is None:
+        raise ValueError("film: expected a folder for the report, got none")
 
 
 class _Pace:
