@@ -52,11 +52,10 @@ def score_paths(
         ValueError: when a folder holds no video, or, for ``versus``, there is nothing to pair.
         ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
     """
-    _check(paths, report, film=film, versus=versus)
     groups = {str(path): find_videos(path) for path in paths}
     todo = [(group, video) for group, videos in groups.items() for video in videos]
-    if report:
-        report.mkdir(parents=True, exist_ok=True)
+    _begin(paths, report, film=film, versus=versus)
+    threshold = expert.config.threshold
     finder, pace = MediaPipeFinder(), _Pace(len(todo), say)
     videos: list[dict[str, Any]] = []
     pictures: dict[str, str] = {}
@@ -64,7 +63,7 @@ def score_paths(
         pace.begin(index, video.name)
         try:
             scores = score_video(video, expert, finder=finder, progress=pace.tell)
-            judged = judge(video.as_posix(), scores, expert.config.threshold, seed)
+            judged = judge(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
             continue
@@ -72,10 +71,10 @@ def score_paths(
         if report:
             name = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}"
             pictures[judged["video"]] = f"{name}.png"
-            write_atomically(report / f"{name}.png", draw_video(judged, scores, expert.config.threshold))
+            write_atomically(report / f"{name}.png", draw_video(judged, scores, threshold))
             if film:
-                write_film(video, scores, expert.config.threshold, report / f"{name}.mp4")
-    result: dict[str, Any] = {"model": model, "threshold": expert.config.threshold, "seed": seed, "videos": videos}
+                write_film(video, scores, threshold, report / f"{name}.mp4")
+    result = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if versus:
         real, *made = ([video for video in videos if video["group"] == group] for group in groups)
         result["comparison"] = compare(real, dict(zip(list(groups)[1:], made, strict=True)), seed)
@@ -84,12 +83,14 @@ def score_paths(
     return result
 
 
-def _check(paths: Sequence[Path], report: Path | None, *, film: bool, versus: bool) -> None:
-    """Refuse what cannot be done before any work."""
+def _begin(paths: Sequence[Path], report: Path | None, *, film: bool, versus: bool) -> None:
+    """Refuse what cannot be done before any work, and make the folder of the report."""
     if versus and len(paths) < 2:
         raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
     if film and report is None:
         raise ValueError("film: expected a folder for the report, got none")
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
 
 
 class _Pace:
