@@ -29,6 +29,8 @@ def on_ray(
 ) -> Iterator[str]:
     """Do tasks as a Ray data set, ``workers`` batches at a time; an input that kills its process is only reported."""
     rows = [{"task": task} for task in tasks]
+    if not rows:  # a run that was killed had done them all
+        return
 
     def batch(items: dict[str, Any]) -> dict[str, Any]:
         names = run_tasks(items["task"], do, died, 1)
