@@ -1,6 +1,6 @@
 """``unisync prepare`` with Ray Data, on this machine or on a cluster: the same stages, the same store.
 
-    pip install "ray[data]" "pandas<3"  # MediaPipe wants NumPy 1, pandas 3 does not run with it
+    pip install "ray[data]" "pandas<3" "pyarrow<22"  # the newest want NumPy 2, MediaPipe wants 1
     python examples/prepare_with_ray.py VIDEOS --out STORE --workers 2
 
 With RAY_ADDRESS set, the machines of that cluster do the work; VIDEOS and STORE then lie on a file system that all of
@@ -29,6 +29,8 @@ def on_ray(
 ) -> Iterator[str]:
     """Do tasks as a Ray data set, ``workers`` batches at a time; an input that kills its process is only reported."""
     rows = [{"task": task} for task in tasks]
+    if not rows:  # a run that was killed had done them all
+        return
 
     def batch(items: dict[str, Any]) -> dict[str, Any]:
         names = run_tasks(items["task"], do, died, 1)

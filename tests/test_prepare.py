@@ -152,7 +152,7 @@ def test_killed_at_any_moment_it_goes_on(whole, tmp_path):
 
 
 def test_ray_gives_the_same_store(whole, tmp_path):
-    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'ray[data]' 'pandas<3'")
+    pytest.importorskip("ray.data", reason="Ray is not installed, see examples/prepare_with_ray.py")
     root, _ = whole
     script = Path(__file__).parents[1] / "examples" / "prepare_with_ray.py"
     subprocess.run([sys.executable, script, root / "in", "--out", tmp_path / "store", "--workers", "2"], check=True)
