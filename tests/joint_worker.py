@@ -41,7 +41,7 @@ def gradients(data, world, name):
 
 
 def main(clips, cache, out):
-    world = World.join(torch.device("cpu"))
+    world, _ = World.join("cpu")
     data = ClipData(list_clips(clips), Path(cache), UniSyncConfig(visual="landmarks"), 13)
     for name in STAGES:
         found = gradients(data, world, name)

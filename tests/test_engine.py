@@ -74,6 +74,11 @@ class TestProcesses:
         for key, value in ours.items():
             assert torch.allclose(value, theirs[key], atol=1e-8, rtol=1e-6), key
 
+    def test_devices(self):
+        assert World.join("cpu") == (ALONE, torch.device("cpu"))
+        with pytest.raises(ValueError, match="expected cpu, or cuda where there is a GPU, got 'tpu'"):
+            World.join("tpu")
+
     def test_parts_are_even(self):
         rows = np.arange(6)
         assert [World(rank, 3).part(rows).tolist() for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]

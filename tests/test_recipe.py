@@ -63,6 +63,7 @@ def test_later_wins(tmp_path):
         ("mix=[1, 2]", "mix: expected a number for each of 1 data folders, got 2"),
         ("expert.audio=mfcc", "audio: expected one of mel, hubert"),
         ("frames=4", "frames: expected 5 or more"),
+        ("betas=0.9", r"betas: expected two numbers, got \[0\.9\]"),
     ],
 )
 def test_mistakes_are_named(override, message):

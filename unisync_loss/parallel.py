@@ -36,13 +36,28 @@ class World:
     size: int = 1
 
     @classmethod
-    def join(cls, device: torch.device) -> World:
-        """Join the processes that torchrun started; alone without it."""
+    def join(cls, device: str | None) -> tuple[World, torch.device]:
+        """Join the processes that torchrun started; alone without it.
+
+        Args:
+            device: ``"cpu"`` or ``"cuda"``; None is a GPU where there is one, for each process its own.
+
+        Raises:
+            ValueError: for another device, or no GPU where one is asked for.
+        """
+        gpus = torch.cuda.device_count()
+        if device not in (None, "cpu", "cuda") or (device == "cuda" and not gpus):
+            raise ValueError(f"device: expected cpu, or cuda where there is a GPU, got {device!r} and {gpus} GPUs")
+        kind = device or ("cuda" if gpus else "cpu")
+        place = torch.device("cpu")
+        if kind == "cuda":
+            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+            torch.cuda.set_device(place)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls()
+            return cls(), place
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
+            dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size()), place
 
     def leave(self) -> None:
         """Part from the other processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -147,7 +148,7 @@ class TrainConfig:
     plateau_steps: int = 1000
     save_minutes: float = 3.0
     keep: int = 3
-    workers: int = 2
+    workers: int = os.cpu_count() or 1
 
     def __post_init__(self) -> None:
         """Check what no type says."""
@@ -159,6 +160,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.frames < 5:
             raise ValueError(f"frames: expected 5 or more, got {self.frames}")
+        if len(self.betas) != 2:
+            raise ValueError(f"betas: expected two numbers, got {list(self.betas)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected a number in [0, 1), got {self.ema}")
         if self.mix and len(self.mix) != len(self.data):

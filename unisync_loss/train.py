@@ -70,11 +70,7 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
         expert_config: what to build.
         say: takes lines of progress.
     """
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    world = World.join(device)
-    if device.type == "cuda":
-        device = torch.device("cuda", world.rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
+    world, device = World.join(config.device)
     say = say if world.first else lambda line: None
     out = Path(config.out)
     cache = Path(config.cache or out / "cache")
