@@ -34,7 +34,18 @@ def test_the_readme_runs():
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "adapters/README.md", "benchmarks/README.md", "docs/scores.md", "CHANGELOG.md"]
+    "document",
+    [
+        "README.md",
+        "adapters/README.md",
+        "benchmarks/README.md",
+        "docs/data.md",
+        "docs/training.md",
+        "docs/measuring.md",
+        "docs/scores.md",
+        "unisync_loss/README.md",
+        "CHANGELOG.md",
+    ],
 )
 def test_links_lead_somewhere(document):
     path = ROOT / document
