@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +104,9 @@ def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, h
     axes.set_ylim(0, 1)
     axes.text(0.01, 0.03, "sync probability; seconds", transform=axes.transAxes, fontsize=8, color=INK)
     dress(axes, "", "", legend=len(heard) > 1)
-    figure.canvas.draw()
-    page: Frame = np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()
+    canvas: Any = figure.canvas  # Agg: see new_figure
+    canvas.draw()
+    page: Frame = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
     return page
 
 
