@@ -139,8 +139,8 @@ class TestPictures:
         mouth = torch.tensor(MEAN_FACE_68)[None, 48:]
         whole = to_colours("landmarks", torch.tensor(MEAN_FACE_68)[None])
         alone = to_colours("landmarks", mouth)
-        assert torch.equal(alone[:, :, 56:70, 40:56], whole[:, :, 56:70, 40:56])
-        assert alone[:, :, :40].min() == 1
+        assert torch.allclose(alone[:, :, 56:70, 40:56], whole[:, :, 56:70, 40:56], atol=1e-4)
+        assert alone[:, :, :40].min() > 0.999
 
     def test_labels_have_their_colours(self):
         maps = torch.eye(5)[:, :, None, None].expand(5, 5, SIZE, SIZE)

@@ -5,7 +5,6 @@ Axes: T frames, N frames of a batch, L mel steps, P points, E coefficients.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,22 +209,24 @@ def to_colours(visual: str, frames: Tensor) -> Tensor:
     if visual == "parsing":
         return torch.einsum("tghw,gc->tchw", frames, torch.tensor(PALETTE))
     points = landmarks_of_expression(frames) if visual == "3dmm" else frames
-    return torch.cat([_drawing(face) for face in points.split(1)])
+    return _drawing(points)
 
 
 def _drawing(points: Tensor) -> Tensor:
-    """Lines of a face (1, P, 2 or 3) in dark, the lips' in red, on white."""
-    points = points[0, IBUG_68, :2] if points.shape[1] > 68 else points[0, :, :2]
-    lines = LINES if len(points) == 68 else tuple((a - 48, b - 48, c) for a, b, c in LINES[-MOUTH_LINES:])
+    """Lines of faces (T, P, 2 or 3) in dark, the lips' in red, on white: (T, 3, 96, 96)."""
+    points = points[:, list(IBUG_68), :2] if points.shape[1] > 68 else points[:, :, :2]
+    lines = LINES if points.shape[1] == 68 else tuple((a - 48, b - 48, c) for a, b, c in LINES[-MOUTH_LINES:])
     places = points * 44 + torch.tensor([48.0, 26.0])  # pixels; between the eyes, and the mouth below the middle
-    pictures = []
-    for group in (lines[:-MOUTH_LINES], lines[-MOUTH_LINES:]):
-        dots = [torch.full((1, 2), -100.0)]  # out of sight
-        for first, last, closed in group:
-            order = [*range(first, last + 1), *([first] if closed else [])]
-            dots += [torch.lerp(places[a], places[b], torch.linspace(0, 1, 7)[:, None]) for a, b in pairwise(order)]
-        pixels = torch.arange(SIZE) + 0.5
-        x, y = ((pixels - axis[:, None]).square() for axis in torch.cat(dots).T)
-        pictures.append((-(y[:, :, None] + x[:, None]) / 2.5).exp().amax(0))
-    ink = torch.stack([pictures[0] + 0.2 * pictures[1], pictures[0] + pictures[1], pictures[0] + pictures[1]])
-    return (1 - 0.85 * ink).clamp(0, 1)[None]
+    face, lips = (_ink(places, group) for group in (lines[:-MOUTH_LINES], lines[-MOUTH_LINES:]))
+    return 1 - 0.85 * torch.stack([face + 0.2 * lips, face + lips, face + lips], dim=1).clamp(max=1)
+
+
+def _ink(places: Tensor, lines: tuple[tuple[int, int, bool], ...]) -> Tensor:
+    """How dark lines through places (T, P, 2) make each pixel, (T, 96, 96) in [0, 1]."""
+    dots = [places[:, :0]]
+    for first, last, closed in lines:
+        ring = places[:, [*range(first, last + 1), *([first] if closed else [])]]
+        dots += [torch.lerp(ring[:, :-1], ring[:, 1:], share / 6) for share in range(6)]
+    pixels = torch.arange(SIZE) + 0.5
+    x, y = ((-(pixels - axis[..., None]).square() / 2.5).exp() for axis in torch.cat(dots, dim=1).unbind(2))
+    return 1 - torch.exp(-1.5 * torch.einsum("tny,tnx->tyx", y, x))
