@@ -264,26 +264,30 @@ def test_pose_error_is_in_units_of_the_face():
     assert pose_error(moved, pose).item() == pytest.approx(0.1)
 
 
+@pytest.fixture(scope="module")
+def finished(folder, cache, tmp_path_factory):
+    """Folder of an undisturbed run."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(run_config(folder, cache, out), UniSyncConfig(), resume=False, say=lambda line: None)
+    return out
+
+
 class TestRun:
-    def test_leaves_what_it_promises(self, folder, cache, tmp_path):
-        lines = []
-        train(run_config(folder, cache, tmp_path / "run"), UniSyncConfig(), resume=False, say=lines.append)
-        names = {path.name for path in (tmp_path / "run").iterdir()}
+    def test_leaves_what_it_promises(self, finished):
+        names = {path.name for path in finished.iterdir()}
         assert {"last", "best", "top", "log.jsonl", "curves.png", "config.yaml", "state.safetensors"} <= names
-        expert = load_expert(tmp_path / "run" / "last")
+        expert = load_expert(finished / "last")
         assert expert(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
-        log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
         assert {record["stage"] for record in log} == {"align", "geometry", "sync", "joint"}
         assert any("val_auc" in record for record in log)
 
-    def test_a_resumed_run_equals_an_undisturbed_one(self, folder, cache, tmp_path):
-        whole = run_config(folder, cache, tmp_path / "whole")
-        train(whole, UniSyncConfig(), resume=False, say=lambda line: None)
+    def test_a_resumed_run_equals_an_undisturbed_one(self, folder, cache, finished, tmp_path):
         parts = run_config(folder, cache, tmp_path / "parts")
         for attempt in range(20):
             if not stop_after_two_steps(parts, resume=attempt > 0):
                 break
-        ours, theirs = (load_expert(tmp_path / run / "last").state_dict() for run in ("parts", "whole"))
+        ours, theirs = (load_expert(run / "last").state_dict() for run in (tmp_path / "parts", finished))
         assert attempt > 1
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
