@@ -23,7 +23,7 @@ LAYERS = [
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
     {"series"},
-    {"sampling", "augment", "objective", "state", "evaluate", "prepare", "demo_material"},
+    {"sampling", "augment", "objective", "state", "optimisation", "evaluate", "prepare", "demo_material"},
     {"units", "masked_prediction", "phone_abx", "demo_generator", "demo_judge"},
     {"protocols", "score", "verdict", "clip_facts", "diagnosis"},
     {"stages", "report", "report_page", "score_report", "score_film", "score_run", "compare", "demo", "align", "folds"},

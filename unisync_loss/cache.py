@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,11 +19,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from unisync_loss.aligner import resize, sample_mouth
 from unisync_loss.clips import ClipEntry, decode_clip
 from unisync_loss.faces import face_mesh, fill_gaps, mouth_of_mesh, pose_of_mesh
+from unisync_loss.files import write_atomically
 from unisync_loss.media import Clip
 
 logger = logging.getLogger(__name__)
@@ -157,9 +157,7 @@ def _cache_one(entry: ClipEntry, folder: Path, part: Part) -> str:
 
 
 def _write(path: Path, cached: CachedClip | CachedMesh | CachedCrop) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
-    save_file({key: np.ascontiguousarray(value) for key, value in cached._asdict().items()}, temporary)
-    temporary.replace(path)
+    write_atomically(path, save({key: np.ascontiguousarray(value) for key, value in cached._asdict().items()}))
 
 
 def measure_clip(entry: ClipEntry) -> tuple[Clip, NDArray[np.float32]]:

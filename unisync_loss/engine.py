@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unisync_loss.batches import Drawn
+from unisync_loss.optimisation import adamw, update_average
 from unisync_loss.parallel import World, join_norms
 from unisync_loss.recipe import TrainConfig
 from unisync_loss.sampling import ClipData
@@ -109,7 +110,7 @@ class Engine:
             nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self._update_average(place[1] + 1)
+        update_average(self.average, self.learner, self.config.ema, place[1] + 1)
         return sums
 
     def _terms(self, stage: Stage[Any], batch: Drawn) -> dict[str, Tensor]:
@@ -157,16 +158,6 @@ class Engine:
             "last saved state is whole: --resume with a smaller learning_rate, or with precision=fp32"
         )
 
-    @torch.no_grad()
-    def _update_average(self, step: int) -> None:
-        # a young average follows closely; without this it would remember the random start
-        decay = min(self.config.ema, step / (step + 10))
-        for mean, value in zip(self.average.state_dict().values(), self.learner.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
-
     def close(self) -> None:
         """Let the drawing thread go."""
         self._drawer.shutdown(cancel_futures=True)
@@ -181,11 +172,7 @@ def make_optimiser(parameters: Sequence[Tensor], config: TrainConfig, rate: floa
     betas = (config.betas[0], config.betas[1])
     if config.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=config.weight_decay)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=rate, betas=betas)
+    return adamw(parameters, rate, config.weight_decay, betas)
 
 
 def learning_share(step: int, steps: int, config: TrainConfig) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,6 @@ def draw_curves(out: Path) -> None:
             panel.set(title=f"{stage}: {title}", xlabel="step")
             if panel.lines:
                 panel.legend(fontsize="x-small")
-    temporary = out / ".curves.png"
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(out / "curves.png")
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(out / "curves.png", picture.getvalue())

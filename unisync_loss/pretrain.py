@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from unisync_loss.files import write_atomically
 from unisync_loss.hubert import FIELD, HOP
 from unisync_loss.masked_prediction import CropDrawer, HubertSize, MaskedPredictor
+from unisync_loss.optimisation import adamw, update_average
 from unisync_loss.phone_abx import abx_error, draw_sentences
 from unisync_loss.sampling import speaker_odds
 from unisync_loss.speech import list_speech, load_speech
@@ -226,13 +227,10 @@ class _Run:
 
     def _prepare(self) -> None:
         self.learner.train()
-        parameters = list(self.learner.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
         moments = self.optimiser.state_dict() if self.optimiser is not None else None
-        self.optimiser = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
+        self.optimiser = adamw(
+            self.learner.parameters(), self.config.learning_rate, self.config.weight_decay, (0.9, 0.98)
+        )
         if moments is not None:
             self.optimiser.load_state_dict(moments)
 
@@ -255,11 +253,7 @@ class _Run:
         nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
-        # a young average follows closely; without this it would remember the random start
-        decay = min(self.config.ema, self.step / (self.step + 10))
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), self.learner.state_dict().values(), strict=True):
-                mean.lerp_(value, 1 - decay)
+        update_average(self.average, self.learner, self.config.ema, self.step)
         return loss.item()
 
     @torch.no_grad()

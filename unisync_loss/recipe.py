@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -46,8 +46,11 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(PairPlan):
     """Everything that a run depends on beside the expert's own config; saved as ``RUN/config.yaml``.
+
+    The settings of random pairs are those of :class:`unisync_loss.pairs.PairPlan`; ``cross_share`` weighs negatives of
+    all pairs, too.
 
     Args:
         data: training folders or stores.
@@ -69,12 +72,6 @@ class TrainConfig:
         segments: segments of each clip.
         frames: frames of a segment.
         batch: random pairs of a batch.
-        positive_share: of random pairs.
-        cross_share: of two speakers among the negatives.
-        overlap_share: of random same-speaker negatives.
-        min_shift: frames between random same-speaker windows, at least.
-        far_shift: the same at the start of the curriculum.
-        curriculum_steps: steps over which far becomes near; 0 has no curriculum.
         skip_silence: no weight to random negatives of two silent windows.
         learning_rate: peak of the schedule.
         joint_learning_rate: the same for the joint stage.
@@ -121,12 +118,6 @@ class TrainConfig:
     segments: int = 2
     frames: int = 13
     batch: int = 64
-    positive_share: float = 0.5
-    cross_share: float = 0.2
-    overlap_share: float = 0.2
-    min_shift: int = 1
-    far_shift: int = 15
-    curriculum_steps: int = 0
     skip_silence: bool = True
     learning_rate: float = 1e-3
     joint_learning_rate: float = 7e-4
@@ -166,12 +157,7 @@ class TrainConfig:
             raise ValueError(f"ema: expected a number in [0, 1), got {self.ema}")
         if self.mix and len(self.mix) != len(self.data):
             raise ValueError(f"mix: expected a number for each of {len(self.data)} data folders, got {len(self.mix)}")
-        self.plan  # noqa: B018 - checks itself
-
-    @property
-    def plan(self) -> PairPlan:
-        """Of random pairs."""
-        return PairPlan(**{field.name: getattr(self, field.name) for field in fields(PairPlan)})
+        super().__post_init__()
 
     def stages(self, expert: UniSyncConfig) -> list[tuple[str, Stage[Any], int, float]]:
         """Name, objective, steps and learning rate of every stage.
@@ -185,7 +171,7 @@ class TrainConfig:
         aligned = expert.visual == "rgb" and expert.architecture == "small"
         align: tuple[str, Stage[Any], int, float] = ("align", AlignStage(), self.align_steps, 1e-3)
         if self.pairs == "random":
-            pairs = RandomPairStage(self.plan, self.batch, augment, self.skip_silence, shuffled)
+            pairs = RandomPairStage(self, self.batch, augment, self.skip_silence, shuffled)
             return [align] * (aligned and self.init is None) + [("pairs", pairs, self.steps, self.learning_rate)]
         if not aligned:
             return [("sync", ContrastStage(size), self.steps, self.learning_rate)]

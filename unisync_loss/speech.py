@@ -20,6 +20,7 @@ from torch import Tensor
 from unisync_loss.clips import SUFFIXES
 from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.hubert import FIELD, HOP
+from unisync_loss.media import to_int16
 from unisync_loss.store import WAV_HEADER, Record, is_store, list_records, read_member
 from unisync_loss.streams import open_media, stream_sound
 
@@ -178,7 +179,7 @@ def _decode(recording: Recording) -> NDArray[np.int16]:
         with open_media(recording.path) as container:
             blocks = list(stream_sound(container, (container.start_time or 0) / 1e6))
         sound = np.concatenate([np.zeros(0, np.float32), *blocks])
-        samples = np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16)
+        samples = to_int16(sound)
     if samples.size < MIN_SECONDS * SAMPLE_RATE:
         raise ValueError(f"expected at least {MIN_SECONDS} s, got {samples.size / SAMPLE_RATE:.2f} s")
     level = float(np.sqrt(np.mean((samples / 32768) ** 2)))
