@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 from unisync_loss.aligner import resize, sample_mouth
 from unisync_loss.clips import ClipEntry, decode_clip
 from unisync_loss.faces import face_mesh, fill_gaps, mouth_of_mesh, pose_of_mesh
-from unisync_loss.files import write_atomically
+from unisync_loss.files import fingerprint, write_atomically
 from unisync_loss.media import Clip
 
 logger = logging.getLogger(__name__)
@@ -115,9 +115,8 @@ def build_cache(
 
 
 def cache_path(entry: ClipEntry, folder: Path, part: Part = "mouth") -> Path:
-    """File of one clip, named by the path, size and time of the source."""
-    status = entry.path.stat()
-    key = f"{VERSION} {entry.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    """File of one clip, named by what is in the source: copied or moved, it is known again."""
+    key = f"{VERSION} {fingerprint(entry.path)}"
     if entry.record is not None:
         key += f" {entry.record.key}"
     suffix = ".safetensors" if part == "mouth" else f".{part}.safetensors"

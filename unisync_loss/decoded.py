@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import WINDOW_FRAMES
+from unisync_loss.files import fingerprint
 from unisync_loss.media import Clip
 from unisync_loss.store import Record, read_record, read_sound
 from unisync_loss.tracks import CROP_SIZE
@@ -89,6 +90,5 @@ class DecodedClips:
 
     def _path(self, index: int, folder: Path) -> Path:
         record = self.records[index]
-        status = record.shard.stat()
-        name = f"{record.shard.resolve()} {status.st_size} {status.st_mtime_ns} {record.key}"
+        name = f"{fingerprint(record.shard)} {record.key}"
         return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npy"

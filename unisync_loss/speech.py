@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unisync_loss.clips import SUFFIXES
 from unisync_loss.config import SAMPLE_RATE
+from unisync_loss.files import fingerprint
 from unisync_loss.hubert import FIELD, HOP
 from unisync_loss.media import to_int16
 from unisync_loss.store import WAV_HEADER, Record, is_store, list_records, read_member
@@ -140,8 +141,7 @@ def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str
 def _key(recordings: Sequence[Recording]) -> str:
     digest = hashlib.sha256(str(_VERSION).encode())
     for recording in recordings:
-        status = recording.path.stat()
-        digest.update(f"{recording.path.resolve()} {recording.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(f"{fingerprint(recording.path)} {recording.name}\n".encode())
     return digest.hexdigest()[:24]
 
 
