@@ -22,7 +22,7 @@ LAYERS = [
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
-    {"series"},
+    {"series", "pretrain_tasks"},
     {"sampling", "augment", "objective", "state", "optimisation", "evaluate", "prepare", "demo_material"},
     {"units", "masked_prediction", "phone_abx", "demo_generator", "demo_judge"},
     {"protocols", "score", "verdict", "clip_facts", "diagnosis"},

@@ -97,11 +97,11 @@ class HubertEncoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> HubertEncoder:
-        """Load a HuBERT of a folder or of the Hub (the cache first, where the revision is a full commit).
+        """Load a bundled HuBERT, one of a folder, or of the Hub (the cache first for a revision that is a full commit).
 
         Args:
-            model: an existing folder, or ``owner/name``.
-            revision: commit, tag or branch on the Hub; a folder has none.
+            model: an existing folder, ``"hubert-small"``, or ``owner/name``.
+            revision: commit, tag or branch on the Hub; of files on this disk the sha256 of the weights.
             layer: see the class.
             device: to put it on; None is the CPU.
             dtype: see the class.

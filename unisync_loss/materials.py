@@ -117,7 +117,7 @@ def listener(
 
     Args:
         config: of the expert; one on mel has no use for a model.
-        model: ``owner/name[@revision]`` on the Hub, or a folder; None is that of the config.
+        model: ``owner/name[@revision]`` on the Hub, a bundled name or a folder; None is that of the config.
         folder: of the feature cache.
         device: to encode on.
 

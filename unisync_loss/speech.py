@@ -70,6 +70,11 @@ def samples_of(steps: int) -> int:
     return HOP * (steps - 1) + FIELD
 
 
+def steps_of(samples: int) -> int:
+    """Steps that so many samples give."""
+    return (samples - FIELD) // HOP + 1
+
+
 def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
     """List the recordings of a folder in order of name.
 
@@ -135,7 +140,7 @@ def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str
     names = [recording.speaker for recording, keep in zip(recordings, kept, strict=True) if keep]
     speakers, speaker = np.unique(names, return_inverse=True)
     first = np.cumsum([0, *lengths[kept][:-1]])
-    return Speech(samples, first, (lengths[kept] - FIELD) // HOP + 1, speaker, speakers.tolist(), skipped)
+    return Speech(samples, first, steps_of(lengths[kept]), speaker, speakers.tolist(), skipped)
 
 
 def _key(recordings: Sequence[Recording]) -> str:
