@@ -137,12 +137,10 @@ class TestRun:
         assert torch.allclose(encoder(wave)[:, :-1], truth, atol=2e-2)  # float16 weights
         assert truth.std() > 0.1
 
-    PLACES = ["round 1  step 8", "round 2  step 8", "round 3  step 8"]
-
-    @pytest.mark.parametrize("places", [["round 1  step 16"], PLACES])
+    @pytest.mark.parametrize("places", [["1  step 16"], ["1  step 8", "2  step 8", "3  step 8"]])
     def test_resumed_equals_undisturbed(self, run, folder, tmp_path, places):
         def interrupt(line):
-            if places and line.startswith(places[0]):
+            if places and line.startswith(f"round {places[0]}"):
                 places.pop(0)
                 os.kill(os.getpid(), signal.SIGTERM)
 
