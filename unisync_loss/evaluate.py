@@ -109,25 +109,42 @@ def embed_clip(
     Raises:
         ValueError: for an expert whose representation cannot be made from video, or a clip in which it is not found.
     """
-    config = expert.config
-    device = next(expert.parameters()).device
-    if config.visual == "rgb":
+    if expert.config.visual == "rgb":
         video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
     else:
         try:
-            video = visual_of_frames(config, clip.frames)
+            video = visual_of_frames(expert.config, clip.frames)
         except ValueError as error:
             raise ValueError(f"{entry.name}: {error}") from error
-    waveform = torch.from_numpy(clip.waveform)[None].to(device)
+    return embed_video(expert, entry, video, clip.waveform, transform)
+
+
+def embed_video(
+    expert: UniSyncExpert,
+    entry: ClipEntry,
+    video: Tensor,
+    waveform: NDArray[np.float32],
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> ClipEmbedding:
+    """Embed a clip whose representation is there already.
+
+    Args:
+        expert: in eval mode.
+        entry: of the clip.
+        video: (1, T, …) as the expert takes it, but colours as bytes.
+        waveform: (640 T,).
+        transform: see :func:`embed_clips`.
+    """
+    device = next(expert.parameters()).device
     with torch.inference_mode():
-        audio = expert.encode_audio(waveform, video.shape[1])[0]
+        audio = expert.encode_audio(torch.from_numpy(waveform)[None].to(device), video.shape[1])[0]
         visual = torch.cat(
             [
                 expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                for chunk in (_to_unit(piece.to(device), config.visual) for piece in _overlapping(video))
+                for chunk in (_to_unit(piece.to(device), expert.config.visual) for piece in _overlapping(video))
             ]
         )
-    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
+    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(waveform, len(visual)))
 
 
 def _to_unit(video: Tensor, visual: str) -> Tensor:
