@@ -124,8 +124,8 @@ def row(name: str, report: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-HEADER = """| expert | accuracy | AUC | retrieval@5 | retrieval@15 | parameters | multiply-adds, one window | in a second | ms |
-|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = ("expert", "accuracy", "AUC", "retrieval@5", "retrieval@15", "parameters", "one window", "in a second", "ms")
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def main() -> None:
