@@ -16,7 +16,8 @@ from unisync_loss.media import encode_wav
 from unisync_loss.mfcc import mfcc
 from unisync_loss.phone_abx import abx_error, draw_sentences
 from unisync_loss.pretrain import PretrainConfig, hold_out, pretrain
-from unisync_loss.speech import Speech, list_speech, load_speech, samples_of
+from unisync_loss.pretrain_tasks import PIECE_STEPS, pieces
+from unisync_loss.speech import Speech, list_speech, load_speech, samples_of, steps_of
 from unisync_loss.units import fit_groups, mfcc_with_deltas, nearest, perplexity
 
 SIZE = HubertSize(hidden=32, layers=2, channels=(8, 8, 8, 16, 16, 16, 16))
@@ -213,6 +214,14 @@ class TestSpeech:
             list_speech(tmp_path)
         with pytest.raises(FileNotFoundError, match="no such data folder"):
             list_speech(tmp_path / "none")
+
+
+def test_pieces_are_the_recording():
+    """Steps that begin where they would in the whole, none lost, none twice."""
+    steps = 2 * PIECE_STEPS + 7
+    cut = list(pieces(torch.arange(samples_of(steps) + 100), steps))
+    assert [steps_of(len(piece)) for piece in cut] == [PIECE_STEPS, PIECE_STEPS, 7]
+    assert [int(piece[0]) for piece in cut] == [0, 320 * PIECE_STEPS, 640 * PIECE_STEPS]
 
 
 class TestHeldOut:

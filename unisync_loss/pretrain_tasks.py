@@ -5,7 +5,7 @@ Axes: B crops, L steps of 20 ms, T = L / 2 frames, W = T - 4 windows, F features
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -20,14 +20,16 @@ from torch.nn import functional as F
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.files import write_atomically
 from unisync_loss.functional import sync_probability
+from unisync_loss.hubert import HOP
 from unisync_loss.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places, standard
 from unisync_loss.pretrained import load_expert
-from unisync_loss.speech import Speech, steps_of
+from unisync_loss.speech import Speech, samples_of, steps_of
 from unisync_loss.towers import DenseAudioTower
 from unisync_loss.units import label_speech, mfcc_with_deltas, perplexity
 
 HELD_CROPS = 96  # of up to four seconds, one a recording
 _LONGEST_HELD = 200  # steps
+PIECE_STEPS = 300  # in which recordings are labelled
 
 Report = dict[str, float]
 Net = TypeVar("Net", bound=nn.Module)
@@ -110,11 +112,15 @@ class UnitsTask:
         material, speech = self.material, self.material.speech
 
         def features(index: int) -> Tensor:
-            waveform = speech.waveform(index)
-            if states is not None:  # the middle layer, as in the paper
-                layers = states(waveform)
-                return layers[(len(layers) - 2) // 2]
-            return mfcc_with_deltas(waveform, int(speech.steps[index])).to(material.device)
+            waveform, steps = speech.waveform(index), int(speech.steps[index])
+            if states is None:
+                return mfcc_with_deltas(waveform, steps).to(material.device)
+            return torch.cat([middle(piece) for piece in pieces(waveform, steps)])
+
+        def middle(waveform: Tensor) -> Tensor:
+            assert states is not None
+            layers = states(waveform)
+            return layers[(len(layers) - 2) // 2]  # as in the paper
 
         path = material.out / f"units-{self.number + 1}.safetensors"
         if not path.is_file():
@@ -148,6 +154,13 @@ class UnitsTask:
             "commonest_unit": float(torch.bincount(units).max()) / len(units),  # what a constant guess would get
             "guessed_perplexity": perplexity(best.cpu().numpy()),
         }
+
+
+def pieces(waveform: Tensor, steps: int) -> Iterator[Tensor]:
+    """Cut a recording (S,) into stretches as long as the crops that attention was trained on."""
+    for start in range(0, steps, PIECE_STEPS):
+        last = min(start + PIECE_STEPS, steps)
+        yield waveform[HOP * start : HOP * start + samples_of(last - start)]
 
 
 class Ear(nn.Module):
