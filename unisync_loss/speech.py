@@ -140,7 +140,7 @@ def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str
     names = [recording.speaker for recording, keep in zip(recordings, kept, strict=True) if keep]
     speakers, speaker = np.unique(names, return_inverse=True)
     first = np.cumsum([0, *lengths[kept][:-1]])
-    return Speech(samples, first, steps_of(lengths[kept]), speaker, speakers.tolist(), skipped)
+    return Speech(samples, first, (lengths[kept] - FIELD) // HOP + 1, speaker, speakers.tolist(), skipped)
 
 
 def _key(recordings: Sequence[Recording]) -> str:
