@@ -80,15 +80,18 @@ class SyncNet(nn.Module):
         """
         if frames.ndim != 4 or frames.shape[1:] != (3, SIZE, SIZE) or len(frames) < WINDOW_FRAMES:
             raise ValueError(f"frames: expected (T, 3, {SIZE}, {SIZE}) with T >= 5, got {tuple(frames.shape)}")
-        bgr = rearrange(frames.to(next(self.parameters()).dtype).flip(1), "t c h w -> 1 c t h w")
-        bgr = bgr.contiguous(memory_format=torch.channels_last_3d)
         first, norm, _, pool, *others = self.netcnnlip
         assert isinstance(first, nn.Conv3d)
         assert isinstance(norm, nn.BatchNorm3d)
         fused = fuse_conv_bn_eval(first, norm)
+        weight = fused.weight.flip(1)  # to RGB
+        video = rearrange(frames, "t c h w -> 1 c t h w").contiguous(memory_format=torch.channels_last_3d)
+        video = video.to(weight.dtype)
         # a few windows at a time, pooled while they are in the processor's cache; ReLU may wait until then
-        pieces = [bgr[:, :, start : start + _AT_ONCE + 4] for start in range(0, len(frames) - 4, _AT_ONCE)]
-        pooled = [_pool(rearrange(fused(piece), "1 c w h v -> w c h v"), pool) for piece in pieces]
+        pooled = [
+            _pool(rearrange(F.conv3d(piece, weight, fused.bias, first.stride), "1 c w h v -> w c h v"), pool)
+            for piece in (video[:, :, start : start + _AT_ONCE + 4] for start in range(0, len(frames) - 4, _AT_ONCE))
+        ]
         return self.netfclip(_run(others, torch.cat(pooled).relu_()))
 
     def embed_audio(self, coefficients: Tensor) -> Tensor:
