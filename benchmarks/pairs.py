@@ -50,7 +50,7 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
             if expert.config.visual == "rgb":
                 video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
             else:
-                video = visual_of_mesh(expert.config, mesh, *clip.frames.shape[1:3])
+                video = visual_of_mesh(expert.config, mesh, clip.frames.shape[1:3])
             found[name].append(embed_video(expert, entry, video, clip.waveform))
         left = (time.monotonic() - started) / done * (len(entries) - done)
         print(f"\r{done}/{len(entries)} clips, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
