@@ -200,11 +200,12 @@ class DenseAudioTower(nn.Module):
     def __init__(self, config: UniSyncConfig) -> None:
         """Build the network of the config's audio representation."""
         super().__init__()
-        self.network = small_mel_network(config) if config.audio == "mel" else small_hubert_network(config)
+        self.mel = config.audio == "mel"
+        self.network = small_mel_network(config) if self.mel else small_hubert_network(config)
 
     def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
         """(B, L, F) → (B, W, D) for windows at ``starts``."""
-        dense = self.network(rearrange(x, "b l f -> b 1 f l"))
+        dense = self.network(rearrange(x, "b l f -> b 1 f l" if self.mel else "b l f -> b f 1 l"))
         return rearrange(dense, "b d 1 l -> b l d")[:, list(starts)]
 
 
@@ -227,9 +228,9 @@ def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
 
 
 def small_hubert_network(config: UniSyncConfig) -> nn.Sequential:
-    """ε3 and ε4: (B, 1, F, L) → (B, D, 1, L - 9): the features are mixed first, then four steps over time."""
+    """ε3 and ε4: (B, F, 1, L) → (B, D, 1, L - 9): the features are mixed first, then three times four steps of time."""
     return nn.Sequential(
-        ConvBlock(1, 320, (config.audio_features, 1), 1, 0),
+        ConvBlock(config.audio_features, 320, 1, 1, 0),
         nn.Dropout(0.3),
         ConvBlock(320, 320, (1, 4), 1, 0),
         ConvBlock(320, 320, (1, 4), 1, 0),
