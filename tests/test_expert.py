@@ -129,3 +129,12 @@ def test_landmarks_are_free_of_place_and_size():
     points, audio = torch.rand(1, 5, 68, 2), torch.rand(1, 80, 16)
     with torch.no_grad():
         assert torch.allclose(expert(points, audio), expert(7 * points + 3, audio), atol=1e-4)
+
+
+def test_a_batch_as_training_has_it_fits_into_memory():
+    """Channels last, a batch of segments: laid out as one tall kernel over the features, this asked for 140 GB."""
+    config = UniSyncConfig(audio="hubert", visual="landmarks", audio_features=192)
+    expert = UniSyncExpert(config).to(memory_format=torch.channels_last)
+    heard = expert.encode_audio(torch.randn(32, 42, 192), 21)
+    heard.sum().backward()
+    assert heard.shape == (32, 17, 512)
