@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, save_pretrained
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, load_expert, save_pretrained
 from unisync_loss.hubert import HubertEncoder
 from unisync_loss.masked_prediction import CropDrawer, HubertSize, draw_mask
 from unisync_loss.media import encode_wav
@@ -100,6 +100,13 @@ class TestRun:
         assert len(agreement) == 2
         assert agreement[-1] > agreement[0] + 0.02
         assert agreement[-1] > elsewhere[-1] + 0.01
+
+    def test_the_expert_sees_as_before_and_hears_through_the_hubert(self, run, sentences):
+        teacher, expert = load_expert("mel-rgb"), load_expert(run / "expert")
+        video, wave = torch.rand(1, 10, 3, 96, 96), torch.from_numpy(sentences[0].waveform)[None, : 10 * 640]
+        with torch.no_grad():
+            assert torch.equal(expert.encode_visual(video), teacher.encode_visual(video))
+            assert expert.encode_audio(wave, 10).shape == teacher.encode_audio(wave, 10).shape
 
     def test_an_ear_for_something_else(self, folder, tmp_path):
         path = tmp_path / "expert"

@@ -165,7 +165,7 @@ class TestInit:
         save_pretrained(UniSyncExpert(UniSyncConfig(embedding=16)), tmp_path)
         fresh = UniSyncExpert(UniSyncConfig(embedding=16, audio="hubert"))
         before = {key: value.clone() for key, value in fresh.audio_tower.state_dict().items()}
-        assert take_over(fresh, str(tmp_path)) == ["visual"]
+        assert take_over(fresh, str(tmp_path)) == {"visual"}
         theirs = load_expert(tmp_path).visual_tower.state_dict()
         assert all(torch.equal(value, theirs[key]) for key, value in fresh.visual_tower.state_dict().items())
         assert all(torch.equal(value, before[key]) for key, value in fresh.audio_tower.state_dict().items())
@@ -176,7 +176,26 @@ class TestInit:
             take_over(UniSyncExpert(UniSyncConfig(embedding=16, audio="hubert")), str(tmp_path))
 
     def test_on_colours_only_the_last_stage_is_left(self, folder, cache, tmp_path):
-        lines = run(folder, cache, tmp_path / "run", "mel", "rgb", init="mel-rgb")
+        lines = run(folder, cache, tmp_path / "run", "mel", "rgb", init=("mel-rgb",))
         log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
         assert {record["stage"] for record in log} == {"joint"}
-        assert any("taken over from mel-rgb: visual and audio" in line for line in lines)
+        assert any("taken over from mel-rgb: audio and visual" in line for line in lines)
+
+    def test_an_ear_of_one_and_an_eye_of_another_that_is_held(self, folder, cache, tmp_path):
+        """What is held stays as it is, to the bit, in mode of evaluation too; the other learns."""
+        for name, visual in (("ear", "rgb"), ("eye", "landmarks")):
+            save_pretrained(UniSyncExpert(UniSyncConfig(visual=visual)), tmp_path / name)
+        both = (str(tmp_path / "ear"), str(tmp_path / "eye"))
+        lines = run(folder, cache, tmp_path / "run", "mel", "landmarks", init=both, hold="audio", steps=3, ema=0.0)
+        assert any("ear: audio" in line for line in lines)
+        assert any("eye: audio and visual" in line for line in lines)
+        trained, eye = load_expert(tmp_path / "run" / "last").state_dict(), load_expert(both[1]).state_dict()
+        changed = {key.split("_")[0] for key, value in trained.items() if not torch.equal(value, eye[key])}
+        assert changed == {"visual"}
+
+    def test_nothing_to_hold(self, folder, cache, tmp_path):
+        with pytest.raises(ValueError, match="expected an expert to take the audio tower from"):
+            run(folder, cache, tmp_path / "run", "mel", "landmarks", hold="audio")
+        save_pretrained(UniSyncExpert(UniSyncConfig()), tmp_path / "ear")
+        with pytest.raises(ValueError, match=r"hold: expected a tower taken over \(audio\), got visual"):
+            run(folder, cache, tmp_path / "run", "mel", "landmarks", init=(str(tmp_path / "ear"),), hold="visual")

@@ -121,7 +121,7 @@ def train(
     hubert: Annotated[
         str | None, typer.Option(help="HuBERT to listen through: owner/name[@revision], or folder.")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="Expert to start from: released name, folder or owner/name.")] = None,
+    init: Annotated[list[str] | None, typer.Option(help="Expert to start from: name, folder or owner/name.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its settings.")] = False,
     overfit: Annotated[int | None, typer.Option(help="Self-test: learn so many windows by heart, such as 64.")] = None,

@@ -141,7 +141,7 @@ def listener(
     return told, listen
 
 
-def take_over(expert: UniSyncExpert, name: str) -> list[str]:
+def take_over(expert: UniSyncExpert, name: str) -> set[str]:
     """Copy the towers of a trained expert that see or hear the same.
 
     Args:
@@ -155,7 +155,7 @@ def take_over(expert: UniSyncExpert, name: str) -> list[str]:
         ValueError: when neither fits.
     """
     trained = load_expert(name)
-    taken = []
+    taken = set()
     for side in ("visual", "audio"):
         modules: list[tuple[nn.Module, nn.Module]] = [
             (getattr(expert, f"{side}_{part}"), getattr(trained, f"{side}_{part}")) for part in ("input", "tower")
@@ -167,7 +167,7 @@ def take_over(expert: UniSyncExpert, name: str) -> list[str]:
         if same and all(ours == theirs for ours, theirs in shapes):
             for ours, theirs in modules:
                 ours.load_state_dict(theirs.state_dict())
-            taken.append(side)
+            taken.add(side)
     if not taken:
         raise ValueError(
             f"init: expected an expert that shares a tower with {expert.config.architecture} {expert.config.name}, "

@@ -3,7 +3,8 @@
 Two rounds as in arXiv 2106.07447: units of MFCC, then units of the first round's own features. Unlike the paper's, the
 second round goes on from the first one's weights: on a few hours of speech that saves half the steps. Chance is drawn
 anew from (seed, round, step) at every step, so that a resumed run sees the same batches. A third round may follow, in
-which the HuBERT learns to hear what an expert on mel hears (:class:`unisync_loss.pretrain_tasks.EarTask`).
+which the HuBERT learns to hear what an expert on mel hears (:class:`unisync_loss.pretrain_tasks.EarTask`);
+``RUN/expert`` is then that expert, on HuBERT.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from unisync_loss.files import write_atomically
 from unisync_loss.masked_prediction import HubertSize, standard
 from unisync_loss.optimisation import adamw, update_average
 from unisync_loss.phone_abx import abx_error, draw_sentences
-from unisync_loss.pretrain_tasks import EarTask, Material, Task, UnitsTask
+from unisync_loss.pretrain_tasks import Ear, EarTask, Material, Task, UnitsTask
+from unisync_loss.pretrained import save_pretrained
 from unisync_loss.sampling import speaker_odds
 from unisync_loss.speech import list_speech, load_speech, steps_of
 from unisync_loss.state import load_state, save_state
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 HELD_OUT = 0.05  # share of the speakers, of those with no more than the mean share of speech
-MODEL, STATE = "hubert", "state.safetensors"
+MODEL, EXPERT, STATE = "hubert", "expert", "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,12 +253,14 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, task: Task[Any]) -> None:
-        """Measure on people never heard, then save the HuBERT."""
+        """Measure on people never heard, then save the HuBERT, and the expert that hears through it."""
         with self._precision():
             report = task.measure(self.average, np.random.default_rng([self.config.seed, self.round]))
         rounded = {name: round(value, 4) for name, value in report.items()}
         self._log({"round": self.round + 1, "step": self.step, **rounded})
         save_hubert(self._hubert(self.average), self.out / MODEL)
+        if isinstance(task, EarTask) and isinstance(self.average, Ear):
+            save_pretrained(task.expert_of(self.average, self.out / MODEL), self.out / EXPERT)
 
     @torch.no_grad()
     def _measure_abx(self) -> None:

@@ -6,7 +6,7 @@ Axes: B crops, L steps of 20 ms, T = L / 2 frames, W = T - 4 windows, F features
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
 from unisync_loss.functional import sync_probability
 from unisync_loss.hubert import HOP
@@ -164,7 +165,7 @@ def pieces(waveform: Tensor, steps: int) -> Iterator[Tensor]:
 
 
 class Ear(nn.Module):
-    """A HuBERT and an audio tower that is thrown away.
+    """A HuBERT and an audio tower.
 
     Args:
         size: of the HuBERT.
@@ -180,7 +181,10 @@ class Ear(nn.Module):
 
         super().__init__()
         self.hubert = HubertModel(size.config())
-        self.tower = DenseAudioTower(UniSyncConfig(audio="hubert", audio_features=size.hidden, embedding=embedding))
+        self.config = UniSyncConfig(
+            audio="hubert", audio_features=size.hidden, embedding=embedding, hubert_revision="main"
+        )
+        self.tower = DenseAudioTower(self.config)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Hear; see the class for shapes."""
@@ -233,6 +237,23 @@ class EarTask:
             other.append(sync_probability(heard, target.roll(target.shape[1] // 2, 1)).mean())
         agreement = {"held_out_agreement": torch.stack(same), "agreement_elsewhere": torch.stack(other)}
         return {name: values.mean().item() for name, values in agreement.items()}
+
+    def expert_of(self, ear: Ear, hubert: Path) -> UniSyncExpert:
+        """The expert with this ear in place of its own: what it sees is as before.
+
+        Args:
+            ear: trained.
+            hubert: folder where its HuBERT is saved.
+        """
+        teacher, heard = self.expert.config, ear.config
+        config = replace(
+            heard, visual=teacher.visual, visual_features=teacher.visual_features, hubert_model=str(hubert)
+        )
+        expert = UniSyncExpert(config)
+        for part in ("visual_input", "visual_tower"):
+            getattr(expert, part).load_state_dict(getattr(self.expert, part).state_dict())
+        expert.audio_tower.load_state_dict(ear.tower.state_dict())
+        return expert
 
     def _target(self, waveform: Tensor) -> Tensor:
         frames = waveform.shape[1] // SAMPLES_PER_FRAME

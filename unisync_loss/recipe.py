@@ -59,7 +59,8 @@ class TrainConfig(PairPlan):
         out: folder of the run.
         val: validation folder; none stops the run from keeping a best checkpoint and choosing a threshold.
         cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
-        init: expert to start from, as ``load_expert`` takes it; towers of another representation start at random.
+        init: experts to start from, as ``load_expert`` takes them: each gives the towers that see or hear the same, the
+            last one's count; others start at random.
         hold: ``"visual"`` or ``"audio"``: that tower, taken over by ``init``, stays as it is.
         hubert: HuBERT of the features, ``owner/name[@revision]`` or a folder; None is the expert's.
         preset: ``"fast"`` or ``"paper"``, already applied to the values here.
@@ -106,7 +107,7 @@ class TrainConfig(PairPlan):
     mix: tuple[float, ...] = ()
     val: str | None = None
     cache: str | None = None
-    init: str | None = None
+    init: tuple[str, ...] = ()
     hold: str | None = None
     hubert: str | None = None
     preset: str = "fast"
@@ -156,7 +157,7 @@ class TrainConfig(PairPlan):
             raise ValueError(f"frames: expected 5 or more, got {self.frames}")
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {list(self.betas)}")
-        if self.hold and self.init is None:
+        if self.hold and not self.init:
             raise ValueError(f"hold: expected an expert to take the {self.hold} tower from (init), got none")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected a number in [0, 1), got {self.ema}")
@@ -177,7 +178,7 @@ class TrainConfig(PairPlan):
         align: tuple[str, Stage[Any], int, float] = ("align", AlignStage(), self.align_steps, 1e-3)
         if self.pairs == "random":
             pairs = RandomPairStage(self, self.batch, augment, self.skip_silence, shuffled)
-            return [align] * (aligned and self.init is None) + [("pairs", pairs, self.steps, self.learning_rate)]
+            return [align] * (aligned and not self.init) + [("pairs", pairs, self.steps, self.learning_rate)]
         if not aligned:
             return [("sync", ContrastStage(size), self.steps, self.learning_rate)]
         joint: tuple[str, Stage[Any], int, float] = (
@@ -186,7 +187,7 @@ class TrainConfig(PairPlan):
             self.joint_steps,
             self.joint_learning_rate,
         )
-        if self.init is not None:
+        if self.init:
             return [joint]
         return [
             ("align", AlignStage(), self.align_steps, self.learning_rate),
@@ -236,9 +237,11 @@ def resolve(
         raise ValueError(f"expected {' and '.join(f'--{name}' for name in missing)}, or {missing[0]}: in --config")
     if preset == "paper":
         expert = {"architecture": "paper", **expert}
-    if train.get("init") is not None:
-        expert = {**_inherited(str(train["init"]), expert), **expert}
-    return TrainConfig(**_typed(TrainConfig, train)), expert_config(**expert)
+    config = TrainConfig(**_typed(TrainConfig, train))
+    inherited: dict[str, Any] = {}
+    for init in config.init:
+        inherited |= _inherited(init, expert)
+    return config, expert_config(**{**inherited, **expert})
 
 
 def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:
