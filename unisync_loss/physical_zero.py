@@ -1,0 +1,123 @@
+"""The physical zero of the corpora of a folder or store, see `lip_closures`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.cache import measure_clip
+from unisync_loss.clip_offsets import gather, spread_between
+from unisync_loss.clips import ClipEntry
+from unisync_loss.faces import MESH_POINTS, fill_gaps
+from unisync_loss.lip_closures import (
+    CLIPS,
+    FEWEST,
+    WIDEST,
+    Zero,
+    find_partings,
+    find_zero,
+    lip_gap,
+    rises_at,
+    sound_rise,
+)
+from unisync_loss.store import read_features, read_sound
+
+PHYSICAL = "physical"
+_ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
+_TELL_EVERY = 5.0  # s
+
+
+def measure_zeros(
+    entries: Sequence[ClipEntry], estimates: Sequence[float | None], say: Callable[[str], None] = lambda line: None
+) -> dict[str, Zero]:
+    """Measure, corpus by corpus, how late the sound still is once the estimates are put right.
+
+    Args:
+        entries: clips as found.
+        estimates: offset of each in frames; clips that have none say nothing.
+        say: takes lines of progress.
+
+    Returns:
+        By corpus; clips in which no face is found are passed over, and those beyond 1000 partings of a corpus.
+
+    Raises:
+        ImportError: without MediaPipe, for clips that are not of a store.
+    """
+    rises: dict[str, list[NDArray[np.float32]]] = {entry.corpus: [] for entry in entries}
+    partings = dict.fromkeys(rises, 0)
+    started = last = time.monotonic()
+    # drawn from everywhere, for what comes first in order of name may be one speaker
+    for done, index in enumerate(np.random.default_rng(0).permutation(len(entries)).tolist()):
+        entry, estimate = entries[index], estimates[index]
+        now = time.monotonic()
+        if now - last > _TELL_EVERY:
+            last, left = now, (now - started) / done * (len(entries) - done)
+            say(f"lips: {done}/{len(entries)} clips, {left:.0f} s left")
+        if estimate is None or partings[entry.corpus] >= _ENOUGH:
+            continue
+        try:
+            gap, sound = read_lips(entry)
+        except (ValueError, OSError):  # the decision on the clip has said why, or there is no face
+            continue
+        rises[entry.corpus].append(rises_at(sound_rise(sound), find_partings(gap) + estimate))
+        partings[entry.corpus] += len(rises[entry.corpus][-1])
+    return {corpus: find_zero(clips) for corpus, clips in rises.items()}
+
+
+def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Gap between the lips (T,) and waveform (640 T,) of a clip as found; landmarks of a store are not measured again.
+
+    Raises:
+        ValueError: when it cannot be read, or shows no face in more than a fifth of its frames.
+        ImportError: without MediaPipe, where it is needed.
+    """
+    if entry.record is not None:
+        landmarks = read_features(entry.record)["landmarks"].astype(np.float32)
+        if landmarks.shape[1] == MESH_POINTS:  # not the user's own
+            return lip_gap(fill_gaps(landmarks), (1, 1)), read_sound(entry.record, 0, entry.record.frames)
+    clip, mesh = measure_clip(entry)
+    return lip_gap(mesh, (clip.frames.shape[1], clip.frames.shape[2])), clip.waveform
+
+
+def settle_zeros(zeros: Mapping[str, Zero]) -> dict[str, dict[str, Any]]:
+    """A zero for every corpus: its own where it is sure, else the mean of those that are.
+
+    Args:
+        zeros: of :func:`measure_zeros`.
+
+    Returns:
+        By corpus ``zero``: what the expert says of clips that are in sync, frames; ``own``: whether it is the corpus's;
+        ``low`` and ``high``: interval of what was measured; ``partings``, ``clips``.
+
+    Raises:
+        ValueError: when no corpus is sure.
+    """
+    sure = [zero for zero in zeros.values() if zero.sure]
+    if not sure:
+        found = "; ".join(
+            f"{corpus}: {zero.partings} in {zero.clips}, {zero.low:+.2f} to {zero.high:+.2f}"
+            for corpus, zero in zeros.items()
+        )
+        raise ValueError(
+            f"zero: expected a corpus with {FEWEST} partings of lips in {CLIPS} clips and an interval within "
+            f"{WIDEST} frames on either side, found {found}"
+        )
+    values = np.array([zero.offset for zero in sure])
+    noise = np.array([((zero.high - zero.low) / 3.92) ** 2 for zero in sure])
+    one = np.zeros(len(sure), np.int64)
+    common = float(gather(values, noise, one, spread_between(values, noise, one))[0][0])
+    return {
+        corpus: {
+            "zero": round(-(zero.offset if zero.sure else common), 3),
+            "own": zero.sure,
+            "low": round(-zero.high, 3),
+            "high": round(-zero.low, 3),
+            "partings": zero.partings,
+            "clips": zero.clips,
+        }
+        for corpus, zero in zeros.items()
+    }
