@@ -12,7 +12,6 @@ from unisync_loss.align import Judge, align, to_lines
 from unisync_loss.clip_offsets import find_peak, gather, offset_curve, shrink, spread_between, stand_out
 from unisync_loss.clips import list_clips, shift_audio
 from unisync_loss.folds import make_folds, read_unseen
-from unisync_loss.lip_closures import Zero
 from unisync_loss.media import Clip, encode_frames, encode_wav, write_clip
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.synthetic import synthesize_clip
@@ -94,27 +93,28 @@ def test_a_zero_is_that_of_the_corpus_named(folder, judge):
 
 
 def test_a_physical_zero_that_is_not_clear_is_refused_before_anything_is_written(folder, judge):
-    with pytest.raises(ValueError, match=r"zero: expected a corpus with 30 partings .* found a: \d+ in [234]"):
+    with pytest.raises(ValueError, match=r"zero: expected 30 partings .* found a \d+ in \d"):
         align(folder, [judge], zero="physical")
     assert not (folder / "offsets.csv").exists()
 
 
 def test_a_physical_zero_moves_the_estimates_of_its_corpus(folder, judge, monkeypatch):
-    before = align(folder, [judge])
-    assert before["physical"] == {}
+    assert align(folder, [judge])["physical"] == {}
     log = [json.loads(line) for line in (folder / "align.jsonl").read_text().splitlines()]
-    seen = []
-    measured = Zero(0.75, 0.6, 0.9, 40, 12)
-    monkeypatch.setattr("unisync_loss.align.measure_zeros", lambda *given: seen.append(given[1]) or {"a": measured})
+    peak = np.exp(-(((np.arange(401) - 230) / 15) ** 2))  # 30 ms late
+    given = []
+    monkeypatch.setattr(
+        "unisync_loss.align.read_rises", lambda *some: given.append(some[1]) or {"a": [np.tile(peak, (4, 1))] * 10}
+    )
     report = align(folder, [judge], zero="physical")
-    assert seen == [[line["estimate"] for line in log]]
-    facts = {"zero": -0.75, "own": True, "low": -0.9, "high": -0.6, "partings": 40, "clips": 12}
+    assert given == [[line["estimate"] for line in log]]
+    facts = {"zero": -0.75, "basis": "corpus", "low": -0.75, "high": -0.75, "partings": 40, "clips": 10}
     assert report["physical"] == {"a": facts}
     moved = [json.loads(line) for line in (folder / "align.jsonl").read_text().splitlines()]
     for old, new in zip(log, moved, strict=True):
         assert new["estimate"] == pytest.approx(old["estimate"] + 0.75, abs=0.002)
         assert new["offset_frames"] == (0 if abs(new["estimate"]) < 0.5 else pytest.approx(new["estimate"], abs=0.01))
-    assert "a: in sync where the expert sees -0.75 frames, [-0.90, -0.60]: 40 partings" in to_lines(report)
+    assert "a: in sync where the expert sees -0.75 frames, by corpus; [-0.75, -0.75] from 40" in to_lines(report)
 
 
 def test_anothers_voice_and_a_broken_file_are_left_out_with_the_reason(folder, drawn, judge):

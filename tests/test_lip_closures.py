@@ -7,9 +7,9 @@ import pytest
 
 from unisync_loss.clips import ClipEntry, list_clips
 from unisync_loss.faces import MESH_POINTS
-from unisync_loss.lip_closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
+from unisync_loss.lip_closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.media import encode_wav
-from unisync_loss.physical_zero import measure_zeros, settle_zeros
+from unisync_loss.physical_zero import read_rises, settle_zeros
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.synthetic import articulate, plan_clip
 from unisync_loss.synthetic_voice import TICKS, synthesize_voice
@@ -116,25 +116,31 @@ def store(tmp_path, drawn):
 
 def test_a_zero_is_measured_from_a_stores_landmarks(store):
     entries = list_clips(store)
-    found = settle_zeros(measure_zeros(entries, [0.0] * len(entries)))
+    found = settle_zeros(read_rises(entries, [0.0] * len(entries)))
     # what is 2 frames late was judged to be in sync: the expert's 0 must move
     assert found["a"]["zero"] == pytest.approx(-2, abs=0.5)
     assert found["a"]["low"] <= found["a"]["zero"] <= found["a"]["high"]
-    assert (found["a"]["own"], found["b"]["own"]) == (True, False)
+    assert (found["a"]["basis"], found["b"]["basis"]) == ("corpus", "others")
     assert found["b"]["zero"] == found["a"]["zero"]
-    right = settle_zeros(measure_zeros(entries, [2.0] * len(entries)))
+    right = settle_zeros(read_rises(entries, [2.0] * len(entries)))
     assert right["a"]["zero"] == pytest.approx(found["a"]["zero"] + 2, abs=0.05)
-    unknown = measure_zeros(entries, [None] * len(entries))
-    assert [zero.partings for zero in unknown.values()] == [0, 0]
+    assert read_rises(entries, [None] * len(entries)) == {"a": [], "b": []}
 
 
-def test_no_sure_corpus_is_told_as_such():
-    zeros = {"a": Zero(0.2, -1.5, 1.0, 40, 12), "b": Zero(0.1, 0.0, 0.2, 29, 12), "c": Zero(0.1, 0.0, 0.2, 31, 9)}
-    with pytest.raises(ValueError, match=r"30 partings of lips in 10 clips .* a: 40 in 12, -1\.50 to \+1\.00; b: 29"):
-        settle_zeros(zeros)
+def test_small_corpora_are_measured_together(drawn):
+    clips = [rises_at(sound_rise(voice), find_partings(gap)) for gap, voice in drawn]
+    found = settle_zeros({"a": clips[:6], "b": clips[6:]})
+    assert [row["basis"] for row in found.values()] == ["small corpora", "small corpora"]
+    assert found["a"]["zero"] == found["b"]["zero"] == pytest.approx(-find_zero(clips).offset, abs=1e-3)
+
+
+def test_nothing_sure_is_told_as_such(drawn):
+    rises = {"a": [rises_at(sound_rise(voice), find_partings(gap)) for gap, voice in drawn[:3]], "b": []}
+    with pytest.raises(ValueError, match=r"30 partings of lips in 10 clips .* found a \d+ in 3, .*; b 0 in 0, \+nan"):
+        settle_zeros(rises)
 
 
 def test_a_clip_that_cannot_be_read_is_passed_over(tmp_path):
     (tmp_path / "1.mp4").write_bytes(b"no video")
     entry = ClipEntry(tmp_path / "1.mp4", "a/b/1.mp4", "a", "a/b")
-    assert measure_zeros([entry], [0.0])["a"].partings == 0
+    assert read_rises([entry], [0.0]) == {"a": []}

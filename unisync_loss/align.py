@@ -33,7 +33,7 @@ from unisync_loss.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
-from unisync_loss.physical_zero import PHYSICAL, measure_zeros, settle_zeros
+from unisync_loss.physical_zero import PHYSICAL, read_rises, settle_zeros
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
 SMALL = 0.5  # frames: what is less is left as it is; labels and experts are no more certain than that
@@ -126,7 +126,7 @@ def align(
     decisions, corpora = decide(entries, curves, problems, before)
     physical: dict[str, dict[str, Any]] = {}
     if zero == PHYSICAL:
-        physical = settle_zeros(measure_zeros(entries, [row.estimate for row in decisions], say))
+        physical = settle_zeros(read_rises(entries, [row.estimate for row in decisions], say))
         decisions = move_zero(entries, decisions, {name: row["zero"] for name, row in physical.items()})
     elif zero is not None:
         if zero not in corpora:
@@ -311,14 +311,11 @@ def to_lines(report: dict[str, Any]) -> str:
         f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips"
         for corpus, row in report["corpora"].items()
     ]
-    for corpus, row in report["physical"].items():
-        found = (
-            f"[{row['low']:+.2f}, {row['high']:+.2f}]" if row["own"] else "as the others have it, too few or unclear"
-        )
-        lines.append(
-            f"{corpus}: in sync where the expert sees {row['zero']:+.2f} frames, {found}: "
-            f"{row['partings']} partings of lips in {row['clips']} clips"
-        )
+    lines += [
+        f"{corpus}: in sync where the expert sees {row['zero']:+.2f} frames, by {row['basis']}; "
+        f"[{row['low']:+.2f}, {row['high']:+.2f}] from {row['partings']} partings of lips in {row['clips']} clips"
+        for corpus, row in report["physical"].items()
+    ]
     lines.append(
         f"{Path(report['root'], 'offsets.csv')}: {report['shifted']} of {report['clips']} clips shifted, "
         f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.cache import measure_clip
-from unisync_loss.clip_offsets import gather, spread_between
 from unisync_loss.clips import ClipEntry
 from unisync_loss.faces import MESH_POINTS, fill_gaps
 from unisync_loss.lip_closures import (
     CLIPS,
     FEWEST,
     WIDEST,
-    Zero,
     find_partings,
     find_zero,
     lip_gap,
@@ -27,14 +25,15 @@ from unisync_loss.lip_closures import (
 from unisync_loss.store import read_features, read_sound
 
 PHYSICAL = "physical"
+Rises = NDArray[np.float32]
 _ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
 _TELL_EVERY = 5.0  # s
 
 
-def measure_zeros(
+def read_rises(
     entries: Sequence[ClipEntry], estimates: Sequence[float | None], say: Callable[[str], None] = lambda line: None
-) -> dict[str, Zero]:
-    """Measure, corpus by corpus, how late the sound still is once the estimates are put right.
+) -> dict[str, list[Rises]]:
+    """Read what is heard where lips part, once the estimates are put right.
 
     Args:
         entries: clips as found.
@@ -42,12 +41,13 @@ def measure_zeros(
         say: takes lines of progress.
 
     Returns:
-        By corpus; clips in which no face is found are passed over, and those beyond 1000 partings of a corpus.
+        `rises_at` of the clips of each corpus; those in which no face is found are passed over, and those beyond 1000
+        partings of a corpus.
 
     Raises:
         ImportError: without MediaPipe, for clips that are not of a store.
     """
-    rises: dict[str, list[NDArray[np.float32]]] = {entry.corpus: [] for entry in entries}
+    rises: dict[str, list[Rises]] = {entry.corpus: [] for entry in entries}
     partings = dict.fromkeys(rises, 0)
     started = last = time.monotonic()
     # drawn from everywhere, for what comes first in order of name may be one speaker
@@ -65,7 +65,7 @@ def measure_zeros(
             continue
         rises[entry.corpus].append(rises_at(sound_rise(sound), find_partings(gap) + estimate))
         partings[entry.corpus] += len(rises[entry.corpus][-1])
-    return {corpus: find_zero(clips) for corpus, clips in rises.items()}
+    return rises
 
 
 def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
@@ -83,37 +83,36 @@ def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32
     return lip_gap(mesh, (clip.frames.shape[1], clip.frames.shape[2])), clip.waveform
 
 
-def settle_zeros(zeros: Mapping[str, Zero]) -> dict[str, dict[str, Any]]:
-    """A zero for every corpus: its own where it is sure, else the mean of those that are.
+def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, Any]]:
+    """A zero for every corpus: its own where it is sure.
 
     Args:
-        zeros: of :func:`measure_zeros`.
+        rises: of :func:`read_rises`.
 
     Returns:
-        By corpus ``zero``: what the expert says of clips that are in sync, frames; ``own``: whether it is the corpus's;
-        ``low`` and ``high``: interval of what was measured; ``partings``, ``clips``.
+        By corpus ``zero``: what the expert says of clips that are in sync, frames; ``basis``: ``corpus``, or else
+        ``small corpora`` all together where those are sure, or ``others``, the mean of the sure ones; ``low`` and
+        ``high``: interval measured on the corpus itself, ``partings`` and ``clips`` behind it.
 
     Raises:
-        ValueError: when no corpus is sure.
+        ValueError: when nothing is sure.
     """
-    sure = [zero for zero in zeros.values() if zero.sure]
-    if not sure:
-        found = "; ".join(
-            f"{corpus}: {zero.partings} in {zero.clips}, {zero.low:+.2f} to {zero.high:+.2f}"
-            for corpus, zero in zeros.items()
-        )
+    zeros = {corpus: find_zero(clips) for corpus, clips in rises.items()}
+    sure = [zero.offset for zero in zeros.values() if zero.sure]
+    small = find_zero([clip for corpus, clips in rises.items() if not zeros[corpus].sure for clip in clips])
+    if not sure and not small.sure:
+        rows = [
+            f"{name} {row.partings} in {row.clips}, {row.low:+.2f} to {row.high:+.2f}" for name, row in zeros.items()
+        ]
         raise ValueError(
-            f"zero: expected a corpus with {FEWEST} partings of lips in {CLIPS} clips and an interval within "
-            f"{WIDEST} frames on either side, found {found}"
+            f"zero: expected {FEWEST} partings of lips in {CLIPS} clips and an interval within {WIDEST} frames on "
+            f"either side, found {'; '.join(rows)}"
         )
-    values = np.array([zero.offset for zero in sure])
-    noise = np.array([((zero.high - zero.low) / 3.92) ** 2 for zero in sure])
-    one = np.zeros(len(sure), np.int64)
-    common = float(gather(values, noise, one, spread_between(values, noise, one))[0][0])
+    common, basis = (small.offset, "small corpora") if small.sure else (float(np.mean(sure)), "others")
     return {
         corpus: {
             "zero": round(-(zero.offset if zero.sure else common), 3),
-            "own": zero.sure,
+            "basis": "corpus" if zero.sure else basis,
             "low": round(-zero.high, 3),
             "high": round(-zero.low, 3),
             "partings": zero.partings,
