@@ -1,20 +1,21 @@
 """Share of real clips whose offset `unisync align` puts right, the sound of each first shifted by a random offset.
 
     python benchmarks/align_shifts.py --data VAL --out OUT --json align_shifts.json
-    python benchmarks/align_shifts.py --data VAL --out OUT --beside TRAIN -- --visual landmarks steps=1500
+    python benchmarks/align_shifts.py --data VAL --out OUT --json again.json -- --init mel-rgb joint_steps=100
 
 Shifts are uniform within ±10 frames and of any fraction of a frame; the clips are written anew. The folder must be in
 sync (or have an offsets.csv). The same clips unshifted tell how many a clean folder would lose or see moved.
 
-What follows ``--`` goes to ``unisync train``: one round of retraining in two folds by speaker, from the offsets just
-found, with the clips of TRAIN beside them; then each clip is judged again, by the expert that was not trained on it.
-Started again, it goes on where it was.
+What follows ``--`` goes to ``unisync train``, for any pair, others' clips in addition by ``--data``: one round of
+retraining in two folds by speaker, from the offsets just found; then each clip is judged again, by the expert that was
+not trained on it. Started again, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,6 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips and runs")
     parser.add_argument("--model", default="mel-rgb")
-    parser.add_argument("--beside", help="other people's clips to train on in addition")
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -55,18 +55,18 @@ def main() -> None:
     write_shifted(entries, shifts, root)
     report: dict[str, Any] = {"model": arguments.model, "clips": count, "seed": arguments.seed}
     judges = [Judge(arguments.model, load_expert(arguments.model))]
-    report["shifted"] = measure(root, shifts, judges)
+    report["shifted"] = measure(root, shifts, judges, arguments.out / "first.jsonl")
     if arguments.train:
         views = make_folds(root, FOLDS, arguments.out / "folds")
-        runs = [retrain(view, arguments.beside, arguments.out, arguments.train) for view in views]
+        runs = [retrain(view, arguments.out, arguments.train) for view in views]
         judges = [
             Judge(str(run), load_expert(str(run)), read_unseen(view)) for run, view in zip(runs, views, strict=True)
         ]
         report["train"] = arguments.train
-        report["retrained"] = measure(root, shifts, judges)
+        report["retrained"] = measure(root, shifts, judges, arguments.out / "second.jsonl")
     else:
         write_shifted(entries, np.zeros(count), arguments.out / "clean")
-        report["clean"] = measure(arguments.out / "clean", np.zeros(count), judges)
+        report["clean"] = measure(arguments.out / "clean", np.zeros(count), judges, arguments.out / "clean.jsonl")
     print(json.dumps(report, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -84,22 +84,24 @@ def write_shifted(entries: Sequence[ClipEntry], shifts: np.ndarray, root: Path) 
             part.rename(path)
 
 
-def retrain(view: Path, beside: str | None, out: Path, settings: Sequence[str]) -> Path:
+def retrain(view: Path, out: Path, settings: Sequence[str]) -> Path:
     """Train on a fold, without validation: the folder of its expert."""
     run = out / f"run{view.name}"
     command = [sys.executable, "-m", "unisync_loss.cli", "train", "--out", str(run)]
     if (run / "config.yaml").is_file():
         command += ["--resume"]
     else:
-        command += ["--data", str(view), *(["--data", beside] if beside else []), *settings]
+        command += ["--data", str(view), *settings]
     subprocess.run(command, check=True)
     return run / "last"
 
 
-def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge]) -> dict[str, Any]:
-    """Align a folder; scores over all clips with intervals over clips, and over those that were kept."""
-    align(root, judges, say=lambda line: print(line, file=sys.stderr, flush=True))
-    rows = [json.loads(line) for line in (root / "align.jsonl").read_text(encoding="utf-8").splitlines()]
+def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge], log: Path) -> dict[str, Any]:
+    """Align a folder, unless its log is there; scores over all clips, with an interval, and over those kept."""
+    if not log.exists():
+        align(root, judges, say=lambda line: print(line, file=sys.stderr, flush=True))
+        shutil.copyfile(root / "align.jsonl", log)
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     kept = np.array([row["offset_frames"] is not None for row in rows])
     error = np.abs([(row["offset_frames"] or 0.0) - shift for row, shift in zip(rows, shifts, strict=True)])
     right = kept & (error <= 1)

@@ -108,13 +108,15 @@ def test_a_physical_zero_moves_the_estimates_of_its_corpus(folder, judge, monkey
     )
     report = align(folder, [judge], zero="physical")
     assert given == [[line["estimate"] for line in log]]
-    facts = {"zero": -0.75, "basis": "corpus", "low": -0.75, "high": -0.75, "partings": 40, "clips": 10}
+    facts = {"zero": -0.75, "basis": "corpus", "interval": [-0.75, -0.75], "partings": 40, "clips": 10}
     assert report["physical"] == {"a": facts}
     moved = [json.loads(line) for line in (folder / "align.jsonl").read_text().splitlines()]
     for old, new in zip(log, moved, strict=True):
         assert new["estimate"] == pytest.approx(old["estimate"] + 0.75, abs=0.002)
         assert new["offset_frames"] == (0 if abs(new["estimate"]) < 0.5 else pytest.approx(new["estimate"], abs=0.01))
-    assert "a: in sync where the expert sees -0.75 frames, by corpus; [-0.75, -0.75] from 40" in to_lines(report)
+    assert "a: in sync where the expert sees -0.75 frames, by corpus; its own [-0.75, -0.75] from 40" in to_lines(
+        report
+    )
 
 
 def test_anothers_voice_and_a_broken_file_are_left_out_with_the_reason(folder, drawn, judge):

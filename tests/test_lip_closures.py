@@ -7,7 +7,7 @@ import pytest
 
 from unisync_loss.clips import ClipEntry, list_clips
 from unisync_loss.faces import MESH_POINTS
-from unisync_loss.lip_closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
+from unisync_loss.lip_closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.media import encode_wav
 from unisync_loss.physical_zero import read_rises, settle_zeros
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
@@ -75,7 +75,11 @@ def test_the_rise_is_that_of_a_burst_and_not_of_voicing_through_closed_lips():
 def test_others_voices_and_too_little_are_not_sure(drawn):
     other = [(gap, drawn[index - 5][1]) for index, (gap, _) in enumerate(drawn)]
     assert not zero_of(other).sure
-    assert not zero_of(drawn[:4]).sure  # whatever their interval
+    assert not zero_of(drawn[:4]).sure
+    assert Zero(0.3, 0.1, 0.5, 30, 10).sure
+    assert not any(
+        zero.sure for zero in (Zero(0.3, 0.1, 0.5, 29, 10), Zero(0.3, 0.1, 0.5, 30, 9), Zero(0, -0.6, 0, 30, 10))
+    )
     nothing = find_zero([np.zeros((0, 401), np.float32)])
     assert (nothing.partings, nothing.sure, math.isnan(nothing.offset)) == (0, False, True)
 
@@ -119,7 +123,8 @@ def test_a_zero_is_measured_from_a_stores_landmarks(store):
     found = settle_zeros(read_rises(entries, [0.0] * len(entries)))
     # what is 2 frames late was judged to be in sync: the expert's 0 must move
     assert found["a"]["zero"] == pytest.approx(-2, abs=0.5)
-    assert found["a"]["low"] <= found["a"]["zero"] <= found["a"]["high"]
+    low, high = found["a"]["interval"]
+    assert low <= found["a"]["zero"] <= high
     assert (found["a"]["basis"], found["b"]["basis"]) == ("corpus", "others")
     assert found["b"]["zero"] == found["a"]["zero"]
     right = settle_zeros(read_rises(entries, [2.0] * len(entries)))
@@ -136,6 +141,7 @@ def test_small_corpora_are_measured_together(drawn):
 
 def test_nothing_sure_is_told_as_such(drawn):
     rises = {"a": [rises_at(sound_rise(voice), find_partings(gap)) for gap, voice in drawn[:3]], "b": []}
+    assert math.isnan(find_zero(rises["a"][:1]).low)  # one clip tells nothing of how clips differ
     with pytest.raises(ValueError, match=r"30 partings of lips in 10 clips .* found a \d+ in 3, .*; b 0 in 0, \+nan"):
         settle_zeros(rises)
 

@@ -311,11 +311,12 @@ def to_lines(report: dict[str, Any]) -> str:
         f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips"
         for corpus, row in report["corpora"].items()
     ]
-    lines += [
-        f"{corpus}: in sync where the expert sees {row['zero']:+.2f} frames, by {row['basis']}; "
-        f"[{row['low']:+.2f}, {row['high']:+.2f}] from {row['partings']} partings of lips in {row['clips']} clips"
-        for corpus, row in report["physical"].items()
-    ]
+    for corpus, row in report["physical"].items():
+        measured = "" if row["interval"] is None else " [{:+.2f}, {:+.2f}]".format(*row["interval"])
+        lines.append(
+            f"{corpus}: in sync where the expert sees {row['zero']:+.2f} frames, by {row['basis']}; "
+            f"its own{measured} from {row['partings']} partings of lips in {row['clips']} clips"
+        )
     lines.append(
         f"{Path(report['root'], 'offsets.csv')}: {report['shifted']} of {report['clips']} clips shifted, "
         f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"

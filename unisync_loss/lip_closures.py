@@ -50,7 +50,7 @@ class Zero(NamedTuple):
 
     Attributes:
         offset: frames, positive = audio late; NaN without partings.
-        low: lower end of its 95 % interval.
+        low: lower end of its 95 % interval; NaN for fewer than two clips.
         high: upper end.
         partings: of lips that it was read from.
         clips: that had any.
@@ -65,8 +65,8 @@ class Zero(NamedTuple):
     @property
     def sure(self) -> bool:
         """Whether there is enough of both, and the interval is within ± :data:`WIDEST`."""
-        wide = max(self.high - self.offset, self.offset - self.low)
-        return self.partings >= FEWEST and self.clips >= CLIPS and wide <= WIDEST
+        enough = self.partings >= FEWEST and self.clips >= CLIPS
+        return enough and max(self.high - self.offset, self.offset - self.low) <= WIDEST
 
 
 def lip_gap(mesh: NDArray[np.float32], size: tuple[int, int]) -> Array:
@@ -152,10 +152,13 @@ def find_zero(clips: Sequence[NDArray[np.float32]], seed: int = 0) -> Zero:
     partings, known = sum(map(len, clips)), len(rises)
     if not partings:
         return Zero(math.nan, math.nan, math.nan, 0, 0)
+    offset = _peak(rises.sum(0)) - RELEASE_LAG
+    if known < 2:
+        return Zero(offset, math.nan, math.nan, partings, known)
     draw = np.random.default_rng(seed)
     drawn = [np.bincount(draw.integers(0, known, known), minlength=known) for _ in range(_DRAWS)]
     low, high = np.percentile([_peak(weights @ rises) for weights in drawn], (2.5, 97.5)) - RELEASE_LAG
-    return Zero(_peak(rises.sum(0)) - RELEASE_LAG, float(low), float(high), partings, known)
+    return Zero(offset, float(low), float(high), partings, known)
 
 
 def _peak(total: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -91,8 +92,8 @@ def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, An
 
     Returns:
         By corpus ``zero``: what the expert says of clips that are in sync, frames; ``basis``: ``corpus``, or else
-        ``small corpora`` all together where those are sure, or ``others``, the mean of the sure ones; ``low`` and
-        ``high``: interval measured on the corpus itself, ``partings`` and ``clips`` behind it.
+        ``small corpora`` all together where those are sure, or ``others``, the mean of the sure ones; ``interval``
+        (95 %, None for fewer than two clips), ``partings`` and ``clips`` of the corpus itself.
 
     Raises:
         ValueError: when nothing is sure.
@@ -113,8 +114,7 @@ def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, An
         corpus: {
             "zero": round(-(zero.offset if zero.sure else common), 3),
             "basis": "corpus" if zero.sure else basis,
-            "low": round(-zero.high, 3),
-            "high": round(-zero.low, 3),
+            "interval": None if math.isnan(zero.low) else [round(-zero.high, 3), round(-zero.low, 3)],
             "partings": zero.partings,
             "clips": zero.clips,
         }
