@@ -101,20 +101,20 @@ def test_a_physical_zero_that_is_not_clear_is_refused_before_anything_is_written
 def test_a_physical_zero_moves_the_estimates_of_its_corpus(folder, judge, monkeypatch):
     assert align(folder, [judge])["physical"] == {}
     log = [json.loads(line) for line in (folder / "align.jsonl").read_text().splitlines()]
-    peak = np.exp(-(((np.arange(401) - 230) / 15) ** 2))  # 30 ms late
+    peak = np.exp(-(((np.arange(401) - 210) / 15) ** 2))  # 10 ms late
     given = []
     monkeypatch.setattr(
         "unisync_loss.align.read_rises", lambda *some: given.append(some[1]) or {"a": [np.tile(peak, (4, 1))] * 10}
     )
     report = align(folder, [judge], zero="physical")
     assert given == [[line["estimate"] for line in log]]
-    facts = {"zero": -0.75, "basis": "corpus", "interval": [-0.75, -0.75], "partings": 40, "clips": 10}
+    facts = {"zero": -0.25, "basis": "corpus", "interval": [-0.25, -0.25], "partings": 40, "clips": 10}
     assert report["physical"] == {"a": facts}
     moved = [json.loads(line) for line in (folder / "align.jsonl").read_text().splitlines()]
     for old, new in zip(log, moved, strict=True):
-        assert new["estimate"] == pytest.approx(old["estimate"] + 0.75, abs=0.002)
+        assert new["estimate"] == pytest.approx(old["estimate"] + 0.25, abs=0.002)
         assert new["offset_frames"] == (0 if abs(new["estimate"]) < 0.5 else pytest.approx(new["estimate"], abs=0.01))
-    assert "a: in sync where the expert sees -0.75 frames, by corpus; its own [-0.75, -0.75] from 40" in to_lines(
+    assert "a: in sync where the expert sees -0.25 frames, by corpus; its own [-0.25, -0.25] from 40" in to_lines(
         report
     )
 
