@@ -5,8 +5,8 @@
 GENERATED/<kind>/<clip> are face crops with sound, REAL/<corpus>/<speaker>/<clip> real ones; kinds stand beside the
 corpora of their own source where there is one (TWINS), paired clip by clip where their names end in the same YouTube id
 and number, and all beside the first real folder, which no expert was trained on. Only corpora that are needed are read.
-Each clip is scored as a whole, as `unisync score` does, but without looking for faces. Intervals are 95 % bootstraps
-over clips.
+Each clip is scored as a whole, as `unisync score` does, but without looking for faces; what cannot be read, or shows no
+face to an expert on landmarks, is left out and named. Intervals are 95 % bootstraps over clips.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import argparse
 import json
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from unisync_loss.evaluate import MAX_OFFSET, TOLERANCE, embed_clips, offset_tab
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.offsets import find_offset
 from unisync_loss.pretrained import load_expert
+from unisync_loss.progress import Pace
 
 BOOTSTRAPS = 1000
 #: kind of generated clip: what it is, and the corpus that holds its source's real clips
@@ -64,12 +65,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     groups = list_groups(options.generated, options.real)
     expert = load_expert(options.model)
-    clips = score_all(expert, groups, options.seed)
+    left_out: dict[str, str] = {}
+    clips = score_all(expert, groups, options.seed, left_out)
     report = {
         "model": options.model,
         "seed": options.seed,
         "groups": {name: summary(rows, options.seed) for name, rows in clips.items()},
         "paired": {kind: row for kind in TWINS if (row := paired(clips, kind, options.seed))},
+        "left_out": left_out,
         "clips": clips,
     }
     print(table(report))
@@ -95,23 +98,26 @@ def list_groups(generated: Path, real: Sequence[Path]) -> dict[str, list[ClipEnt
     return {name: entries for name, entries in groups.items() if entries}
 
 
-def score_all(expert: UniSyncExpert, groups: dict[str, list[ClipEntry]], seed: int) -> dict[str, list[dict[str, Any]]]:
+def score_all(
+    expert: UniSyncExpert, groups: dict[str, list[ClipEntry]], seed: int, left_out: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
     """Numbers of every clip by group; a clip in two groups is scored once."""
     entries = list({entry.path: entry for group in groups.values() for entry in group}.values())
-    started = last = time.monotonic()
+    pace = Pace(partial(print, file=sys.stderr), len(entries))
     scored = {}
-    for number, (path, row) in enumerate(scores(expert, entries, seed), 1):
+    for path, row in scores(expert, entries, seed, left_out):
         scored[path] = row
-        now = time.monotonic()
-        if now - last > 5:
-            last, left = now, (now - started) / number * (len(entries) - number)
-            print(f"{number}/{len(entries)} clips, {left:.0f} s left", file=sys.stderr)
-    return {name: [scored[entry.path] for entry in group] for name, group in groups.items()}
+        done = len(scored) + len(left_out)
+        pace.tell(done, f"{done}/{len(entries)} clips")
+    rows = {name: [scored[entry.path] for entry in group if entry.path in scored] for name, group in groups.items()}
+    return {name: group for name, group in rows.items() if group}
 
 
-def scores(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+def scores(
+    expert: UniSyncExpert, entries: list[ClipEntry], seed: int, left_out: dict[str, str]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Numbers of clips, one after the other."""
-    for clip in embed_clips(expert, entries):
+    for clip in embed_clips(expert, entries, left_out=left_out):
         values = offset_table(clip)
         offset = find_offset(values, seed)
         shown = values[:, MAX_OFFSET]
@@ -169,7 +175,8 @@ def source_of(row: dict[str, Any]) -> str | None:
 
 def table(report: dict[str, Any]) -> str:
     """Groups as lines."""
-    lines = [f"{'':32}clips" + "".join(f"{name:>24}" for name in MEASURES)]
+    lines = [f"left out {name}: {reason}" for name, reason in report["left_out"].items()]
+    lines.append(f"{'':32}clips" + "".join(f"{name:>24}" for name in MEASURES))
     for name, row in report["groups"].items():
         lines.append(f"{name:32}{row['clips']:5d}" + "".join(f"{cell(row[measure]):>24}" for measure in MEASURES))
     for name, row in report["paired"].items():

@@ -5,9 +5,10 @@
 `network`: the same 224x224 frames to the same distances. The original's way: the whole clip as float32, every window
 stacked by itself, its networks layer by layer in batches of 20, distances window by window and offset by offset.
 `pipeline`: the video file to the same distances, with face tracks. The original's way, beside the above: the video to
-an MPEG-4 file, that to JPEG files, S3FD on a quarter of each side of every picture, crops to a video file, that to JPEG
-files and back. S3FD is its trunk with random weights, run on every tenth picture and counted ten times; nobody listens
-to it: the boxes are ours, found before the clock starts. Cuts between scenes are looked for on our side only.
+an MPEG-4 file, that to JPEG files, S3FD on a quarter of each side of every picture, cuts between scenes by hue,
+saturation and value of the MPEG-4 file as PySceneDetect looks for them, crops to a video file, that to JPEG files and
+back. S3FD is its trunk with random weights, run on every tenth picture and counted ten times; nobody listens to it:
+the boxes are ours, found before the clock starts.
 
 Processor time, as the machine may be busy with something else; both ways in turn, A B A B …, the ratio pair by pair.
 The ratio `without_detector` leaves S3FD out, but not our face finder: a floor, whatever the detector costs.
@@ -132,6 +133,7 @@ def original_pipeline(net: SyncNet, s3fd: nn.Module, path: Path, tracks: list[Fa
                 before = time.process_time()
                 s3fd(small)
                 detecting += S3FD_EVERY * (time.process_time() - before)
+        scene_changes(read_frames(folder / "video.avi"))
         samples = sound_of(path)
         for track in tracks:
             span = pictures[track.start : track.start + len(track.boxes)]
@@ -143,6 +145,20 @@ def original_pipeline(net: SyncNet, s3fd: nn.Module, path: Path, tracks: list[Fa
             original_distances(net, [torch.from_numpy(frame).movedim(-1, 0) for frame in again], sound)
     # the detector ran on one picture in ten
     return time.process_time() - started + detecting * (1 - 1 / S3FD_EVERY), detecting
+
+
+def scene_changes(frames: Iterable[np.ndarray]) -> list[float]:
+    """Change from each picture to the next, the mean over hue, saturation and value."""
+    import cv2
+
+    changes, last = [], None
+    for frame in frames:
+        step = max(1, frame.shape[1] // 256)  # PySceneDetect's own shrinking
+        now = cv2.cvtColor(np.ascontiguousarray(frame[::step, ::step]), cv2.COLOR_RGB2HSV).astype(np.int32)
+        if last is not None:
+            changes.append(float(np.abs(now - last).mean()))
+        last = now
+    return changes
 
 
 def sound_of(path: Path) -> np.ndarray:

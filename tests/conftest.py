@@ -59,6 +59,20 @@ def cache(folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_hubert(tmp_path_factory):
+    """Folder of a random HuBERT of width 32."""
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    path = tmp_path_factory.mktemp("hubert")
+    config = HubertConfig(**sizes, conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+    HubertModel(config).save_pretrained(path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def golden():
     """Numbers made with the original Wav2Lip and SyncNet code; not part of the repository."""
     import numpy as np

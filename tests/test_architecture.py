@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "unisync_loss"
 #: a module imports only from lines above its own, and from its own line
 LAYERS = [
-    {"config", "files"},
+    {"config", "files", "progress"},
     {"functional", "lip_closures"},
     {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets", "clip_offsets", "fingerprints"},
     {"media", "model_files"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},
     {"metrics", "lse_video"},
-    {"series"},
+    {"series", "pretrain_tasks"},
     {"sampling", "augment", "objective", "state", "optimisation", "evaluate", "prepare", "demo_material"},
     {"units", "masked_prediction", "phone_abx", "demo_generator", "demo_judge"},
     {"protocols", "score", "verdict", "clip_facts", "diagnosis", "physical_zero"},

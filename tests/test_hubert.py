@@ -142,6 +142,51 @@ class TestNumbers:
         assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.fixture
+def short_stretches(monkeypatch):
+    """Stretches of 2 s with half a second on either side, in place of 20 s and 5 s."""
+    for name, steps in (("STRETCH", 100), ("MARGIN", 25), ("_WHOLE", 150)):
+        monkeypatch.setattr(hubert, name, steps)
+
+
+@pytest.mark.usefixtures("short_stretches")
+class TestLongSound:
+    @pytest.mark.parametrize("steps", [150, 151, 200, 325, 400])
+    def test_each_stretch_is_heard_with_its_margins_alone(self, folder, steps):
+        waveform = torch.randn(1, 320 * steps)
+        heard = HubertEncoder.from_pretrained(folder)(waveform)
+        assert heard.shape == (1, steps, WIDTH)
+        for start in range(0, steps, 100):
+            first, last = max(0, start - 25), start + 125
+            if steps <= 150:  # whole
+                first, last = 0, steps
+            piece = waveform[:, 320 * first : 320 * last if last < steps else None]
+            expected = peer(folder, piece)[:, start - first :][:, :100]
+            assert torch.allclose(heard[:, start : start + 100][:, : expected.shape[1]], expected, atol=1e-5)
+        assert (heard[:, -1] == heard[:, -2]).all()
+
+    def test_a_part_is_heard_as_in_the_whole_away_from_its_edges(self, folder):
+        encoder, waveform = HubertEncoder.from_pretrained(folder), torch.randn(1, 320 * 500)
+        whole, part = encoder(waveform), encoder(waveform[:, 320 * 200 :])
+        assert (whole[:, 300:] - part[:, 100:]).abs().max() < 1e-3
+        early = encoder(waveform[:, : 320 * 300])
+        assert (whole[:, :200] - early[:, :200]).abs().max() < 1e-3
+        # and not because nothing is heard of what lies around
+        assert (whole[:, 200:300] - part[:, :100]).abs().max() > 1e-2
+
+    def test_caches_of_sounds_heard_whole_stay(self, folder, tmp_path, monkeypatch):
+        """Longer ones were heard otherwise once."""
+        encoder = HubertEncoder.from_pretrained(folder)
+        names = {}
+        for steps in (150, 151):
+            for label, versions in (("now", (1, 2)), ("once", (1, 1))):
+                monkeypatch.setattr(hubert, "_CACHE_VERSIONS", versions)
+                cached_features(np.ones(320 * steps, np.float32), encoder, tmp_path / f"{steps}{label}")
+                names[steps, label] = [path.name for path in (tmp_path / f"{steps}{label}").iterdir()]
+        assert names[150, "now"] == names[150, "once"]
+        assert names[151, "now"] != names[151, "once"]
+
+
 class TestExpert:
     def test_waveform_and_its_features_are_the_same(self, folder, waveform):
         expert = UniSyncExpert(hubert_config(folder)).eval()

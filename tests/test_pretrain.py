@@ -1,4 +1,4 @@
-"""A HuBERT from speech alone, in small: drawn voices, two rounds of a few steps."""
+"""A HuBERT from speech alone, in small: drawn voices, three rounds of a few steps."""
 
 import json
 import os
@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, save_pretrained
 from unisync_loss.hubert import HubertEncoder
 from unisync_loss.masked_prediction import CropDrawer, HubertSize, draw_mask
 from unisync_loss.media import encode_wav
 from unisync_loss.mfcc import mfcc
 from unisync_loss.phone_abx import abx_error, draw_sentences
 from unisync_loss.pretrain import PretrainConfig, hold_out, pretrain
-from unisync_loss.speech import Speech, list_speech, load_speech, samples_of
+from unisync_loss.pretrain_tasks import PIECE_STEPS, pieces
+from unisync_loss.speech import Speech, list_speech, load_speech, samples_of, steps_of
 from unisync_loss.units import fit_groups, mfcc_with_deltas, nearest, perplexity
 
 SIZE = HubertSize(hidden=32, layers=2, channels=(8, 8, 8, 16, 16, 16, 16))
@@ -56,6 +57,8 @@ def config_of(folder, out, **changes):
     values = {
         "units": (8, 12),
         "steps": (24, 8),
+        "ear": "mel-rgb",
+        "ear_steps": 16,
         "batch_seconds": 6,
         "val_every": 8,
         "learning_rate": 4e-3,
@@ -89,9 +92,24 @@ class TestRun:
         assert len(held_out) == 3
         assert held_out[-1] < loss[0] - 0.05
 
+    def test_hears_more_and_more_what_the_expert_hears(self, run):
+        """On people never heard, and more so on the same window than on another one."""
+        third = [row for row in log_of(run) if row["round"] == 3]
+        agreement = [row["held_out_agreement"] for row in third if "held_out_agreement" in row]
+        elsewhere = [row["agreement_elsewhere"] for row in third if "agreement_elsewhere" in row]
+        assert len(agreement) == 2
+        assert agreement[-1] > agreement[0] + 0.02
+        assert agreement[-1] > elsewhere[-1] + 0.01
+
+    def test_an_ear_for_something_else(self, folder, tmp_path):
+        path = tmp_path / "expert"
+        save_pretrained(UniSyncExpert(UniSyncConfig(audio="hubert", audio_features=16, embedding=8)), path)
+        with pytest.raises(ValueError, match="expected an expert on mel"):
+            pretrain(config_of(folder, tmp_path / "run", ear=str(path)), resume=False, say=quiet)
+
     def test_measures(self, run):
         errors = [row for row in log_of(run) if "abx_error_of_layers" in row]
-        assert [row["round"] for row in errors] == [1, 2]
+        assert [row["round"] for row in errors] == [1, 2, 3]
         assert len(errors[0]["abx_error_of_layers"]) == SIZE.layers + 2
         assert errors[0]["abx_error_of_mfcc"] < 0.2
         used = [row for row in log_of(run) if "units" in row]
@@ -120,17 +138,17 @@ class TestRun:
         assert torch.allclose(encoder(wave)[:, :-1], truth, atol=2e-2)  # float16 weights
         assert truth.std() > 0.1
 
-    @pytest.mark.parametrize("places", [["round 1  step 16"], ["round 1  step 8", "round 2  step 8"]])
+    @pytest.mark.parametrize("places", [["1  step 16"], ["1  step 8", "2  step 8", "3  step 8"]])
     def test_resumed_equals_undisturbed(self, run, folder, tmp_path, places):
         def interrupt(line):
-            if places and line.startswith(places[0]):
+            if places and line.startswith(f"round {places[0]}"):
                 places.pop(0)
                 os.kill(os.getpid(), signal.SIGTERM)
 
         config = config_of(folder, tmp_path / "run")
         pretrain(config, resume=False, say=interrupt)
         starts = 1
-        while "abx_error_of_mfcc" not in (last := log_of(tmp_path / "run")[-1]) or last["round"] == 1:
+        while "abx_error_of_mfcc" not in (last := log_of(tmp_path / "run")[-1]) or last["round"] < 3:
             pretrain(config, resume=True, say=interrupt)
             starts += 1
         pretrain(config, resume=True, say=interrupt)  # what is finished stays as it is
@@ -196,6 +214,14 @@ class TestSpeech:
             list_speech(tmp_path)
         with pytest.raises(FileNotFoundError, match="no such data folder"):
             list_speech(tmp_path / "none")
+
+
+def test_pieces_are_the_recording():
+    """Steps that begin where they would in the whole, none lost, none twice."""
+    steps = 2 * PIECE_STEPS + 7
+    cut = list(pieces(torch.arange(samples_of(steps) + 100), steps))
+    assert [steps_of(len(piece)) for piece in cut] == [PIECE_STEPS, PIECE_STEPS, 7]
+    assert [int(piece[0]) for piece in cut] == [0, 320 * PIECE_STEPS, 640 * PIECE_STEPS]
 
 
 class TestHeldOut:
@@ -267,14 +293,15 @@ class TestCrops:
         steps = np.array([80, 300, 60])
         lengths = [samples_of(int(count)) + 100 for count in steps]
         first = np.cumsum([0, *lengths[:-1]])
-        samples = torch.cat([torch.arange(length) // 320 + 1000 * n for n, length in enumerate(lengths)]).short()
+        samples = torch.cat([10 * (torch.arange(length) // 320 + 1000 * n) for n, length in enumerate(lengths)]).short()
         units = np.concatenate([np.arange(count) + 1000 * n for n, count in enumerate(steps)]).astype(np.int16)
         speech = Speech(samples, first, steps, np.arange(3), ["a", "b", "c"], {})
-        drawer = CropDrawer(speech, units, np.array([0.5, 0.5, 0.0]), torch.device("cpu"))
+        drawer, units = CropDrawer(speech, np.array([0.5, 0.5, 0.0]), torch.device("cpu")), torch.from_numpy(units)
         generator = np.random.default_rng(0)
         lengths_seen = set()
         for _ in range(20):
-            crops = drawer.draw(generator, 10)
+            places = drawer.draw(generator, 10)
+            crops = drawer.crop(places, units, generator)
             length = crops.units.shape[1]
             lengths_seen.add(length)
             assert crops.waveform.shape[1] == samples_of(length)
@@ -285,7 +312,8 @@ class TestCrops:
             # one step is 320 samples and 1 louder, in samples as in units
             rise = crops.waveform[:, 320 * 20] - crops.waveform[:, 0]
             raw = samples[first[crops.units[:, 0] // 1000] + 320 * (crops.units[:, 0].numpy() % 1000)]
-            assert torch.equal(raw.long(), crops.units[:, 0])
+            assert torch.equal(raw.long(), 10 * crops.units[:, 0])
+            assert torch.equal(drawer.waveforms(places)[:, 0], raw / 2**15)
             assert (rise > 0).all()
         assert min(lengths_seen) == 80
         assert max(lengths_seen) <= 300

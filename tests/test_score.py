@@ -131,9 +131,9 @@ class TestScore:
             score_video(path, expert, finder=broken)
         assert threading.active_count() == before
 
-    def test_other_representations_are_refused(self, tmp_path):
-        expert = UniSyncExpert(UniSyncConfig(visual="landmarks", embedding=8))
-        with pytest.raises(ValueError, match="expected an expert that looks at RGB, got mel-landmarks"):
+    def test_what_cannot_be_made_from_video_is_refused_before_any_work(self, tmp_path):
+        expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8))
+        with pytest.raises(ValueError, match="expected the 40 coefficients that are made from video"):
             score_video(tmp_path / "gone.mp4", expert)
 
 

@@ -29,8 +29,8 @@ def test_size():
 
 def test_video_equals_window_by_window(syncnet):
     """The dense and folded way against the layers as they stand, one window at a time, BGR."""
-    frames = torch.randint(0, 256, (7, 3, 224, 224), dtype=torch.uint8)
-    windows = torch.stack([frames[start : start + 5].flip(1).movedim(0, 1) for start in range(3)]).float()
+    frames = torch.randint(0, 256, (10, 3, 224, 224), dtype=torch.uint8)
+    windows = torch.stack([frames[start : start + 5].flip(1).movedim(0, 1) for start in range(6)]).float()
     with torch.no_grad():
         expected = syncnet.netfclip(syncnet.netcnnlip(windows).flatten(1))
     assert relative(syncnet.embed_video(frames).numpy(), expected.numpy()) < 1e-5

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
 from unisync_loss.physical_zero import PHYSICAL, read_rises, settle_zeros
+from unisync_loss.progress import Pace
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
 SMALL = 0.5  # frames: what is less is left as it is; labels and experts are no more certain than that
@@ -173,8 +173,8 @@ def read_curves(
     """Curve of every clip as found, and why there is none."""
     curves: list[Curve | None] = []
     problems: list[str] = []
-    started = last = time.monotonic()
-    for number, entry in enumerate(entries):
+    pace = Pace(say, len(entries))
+    for number, entry in enumerate(entries, 1):
         mine = [judge for judge in judges if judge.unseen is None or entry.name in judge.unseen]
         try:
             seen = [next(embed_clips(judge.expert, [entry])) for judge in mine]
@@ -183,10 +183,7 @@ def read_curves(
         except (ValueError, OSError) as error:
             curves.append(None)
             problems.append(str(error))
-        now = time.monotonic()
-        if now - last > 5:
-            last, left = now, (now - started) / (number + 1) * (len(entries) - number - 1)
-            say(f"{number + 1}/{len(entries)} clips, {left:.0f} s left")
+        pace.tell(number, f"{number}/{len(entries)} clips")
     return curves, problems
 
 

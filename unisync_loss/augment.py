@@ -122,7 +122,7 @@ def augment_pictures(pictures: Tensor, length: int) -> Tensor:
 
 
 def augment_series(series: Tensor, rest: Tensor, mirrored: Tensor) -> Tensor:
-    """Other faces and other trackers: part of another face's rest, larger and smaller motion, noise.
+    """Other faces and other trackers: part of another face's rest, faces of chance, larger and smaller motion, noise.
 
     Args:
         series: (N, L, 2, E) of :mod:`unisync_loss.series`.
@@ -137,7 +137,9 @@ def augment_series(series: Tensor, rest: Tensor, mirrored: Tensor) -> Tensor:
     own = rest[rows, :, view]
     motion = series[rows, :, view] - own
     deviation = motion.std((0, 1))
-    face = own + spread((count, 1, 1), 0.0, 0.6) * (own[torch.randperm(count)] - own)
+    # few people are filmed: without other faces, and faces that nobody has, their shapes are learnt by heart
+    face = own + spread((count, 1, 1), 0.0, 1.0) * (own[torch.randperm(count)] - own)
+    face = face + torch.randn_like(own) * spread((count, 1, 1), 0.0, 0.3) * own.std(0)
     noise = torch.randn_like(motion) * spread((count, 1, 1), 0.0, 0.15) * deviation
     return face + motion * spread((count, 1, 1), -0.2, 0.2).exp() + noise
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ import typer
 from unisync_loss import __version__
 from unisync_loss.files import write_atomically
 from unisync_loss.pretrain_command import pretrain
+from unisync_loss.progress import Pace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -229,7 +229,7 @@ def evaluate(
 ) -> None:
     """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
     from unisync_loss.clips import list_clips
-    from unisync_loss.evaluate import embed_clips
+    from unisync_loss.evaluate import ClipEmbedding, embed_clips
     from unisync_loss.pretrained import load_expert
     from unisync_loss.protocols import report_table, summarise
 
@@ -237,15 +237,14 @@ def evaluate(
     entries = list_clips(data)
     if limit is not None and limit < len(entries):
         entries = [entries[index * len(entries) // limit] for index in range(limit)]
-    clips = []
-    started, last = time.monotonic(), 0.0
-    for clip in embed_clips(expert, entries):
+    clips: list[ClipEmbedding] = []
+    left_out: dict[str, str] = {}
+    pace = Pace(say, len(entries))
+    for clip in embed_clips(expert, entries, left_out=left_out):
         clips.append(clip)
-        now = time.monotonic()
-        if now - last > 5:
-            last, left = now, (now - started) / len(clips) * (len(entries) - len(clips))
-            say(f"{len(clips)}/{len(entries)} clips, {left:.0f} s left")
-    report = summarise(clips, expert, model, seed)
+        done = len(clips) + len(left_out)
+        pace.tell(done, f"{done}/{len(entries)} clips")
+    report = summarise(clips, expert, model, seed, left_out)
     if json_file:
         write_json(json_file, report)
     typer.echo(report_table(report))

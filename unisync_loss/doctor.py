@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,11 +44,11 @@ from unisync_loss.fingerprints import (
     print_sound,
     shrink_pictures,
 )
+from unisync_loss.progress import Pace
 from unisync_loss.store import is_store, read_lines
 
 _MESHES = 125  # frames, every second one, in which the face is looked for: 10 s
 _MOST_PAIRS = 300  # unclear clips that are compared with one another: their pairs are many
-_TELL_EVERY = 5.0  # s
 _NOTHING = Fingerprint(np.zeros(0, np.uint32), np.zeros(0, bool), 1)
 
 
@@ -137,16 +136,13 @@ def examine(
         raise ValueError(f"expected a mel-rgb expert, got {expert.config.name}")
     charts: list[Chart] = []
     unclear = 0
-    started = last = time.monotonic()
+    pace = Pace(say, len(patients))
     for number, patient in enumerate(patients, 1):
         charts.append(look_at(patient, expert))
         unclear += charts[-1].audio is not None
         if unclear > _MOST_PAIRS:
             charts[-1].audio = charts[-1].visual = None
-        now = time.monotonic()
-        if now - last > _TELL_EVERY:
-            last, left = now, (now - started) / number * (len(patients) - number)
-            say(f"{number}/{len(patients)} clips, {left:.0f} s left")
+        pace.tell(number, f"{number}/{len(patients)} clips")
     _look_closer(charts)
     rows = [chart.row for chart in charts]
     found = [finding for chart in charts for finding in chart.found]

@@ -22,7 +22,7 @@ from unisync_loss.optimisation import adamw, update_average
 from unisync_loss.parallel import World, join_norms
 from unisync_loss.recipe import TrainConfig
 from unisync_loss.sampling import ClipData
-from unisync_loss.stages import Learner, Stage, parameters_of
+from unisync_loss.stages import Learner, Stage, parameters_of, trained_modules
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOWEST_SHARE = 0.01  # of the peak learning rate at the end of the cosine
@@ -63,14 +63,15 @@ class Engine:
     def prepare(self, stage: Stage[Any], rate: float) -> None:
         """Freeze what the stage does not train, and make its optimiser; moments are kept where there are some."""
         self.learner.eval().requires_grad_(False)
-        for module in stage.trained(self.learner):
+        hold = self.config.hold
+        for module in trained_modules(stage, self.learner, hold):
             module.train()
             if self.config.compile:
                 module.compile()
         for module in self.learner.modules():
             if isinstance(module, nn.Dropout) and not self.config.augment:
                 module.eval()
-        parameters = [parameter.requires_grad_(True) for parameter in parameters_of(stage, self.learner)]
+        parameters = [parameter.requires_grad_(True) for parameter in parameters_of(stage, self.learner, hold)]
         moments = self.optimiser.state_dict() if self.optimiser is not None else None
         self.optimiser = make_optimiser(parameters, self.config, rate)
         if moments is not None:

@@ -80,7 +80,10 @@ class PairScores:
 
 
 def embed_clips(
-    expert: UniSyncExpert, entries: Sequence[ClipEntry], transform: Callable[[Tensor], Tensor] | None = None
+    expert: UniSyncExpert,
+    entries: Sequence[ClipEntry],
+    transform: Callable[[Tensor], Tensor] | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> Iterator[ClipEmbedding]:
     """Decode and embed clips one by one.
 
@@ -88,17 +91,28 @@ def embed_clips(
         expert: in eval mode.
         entries: of ``clips.list_clips``.
         transform: applied to the (1, T, …) representation of the frames first, to test robustness.
+        left_out: takes name and reason of clips that cannot be read or show no face where the expert needs one;
+            without it they are errors.
 
     Yields:
         One embedding a clip, in order.
 
     Raises:
-        ValueError: for an expert whose representation cannot be made from video, or a clip that cannot be read.
+        ValueError: for an expert whose representation cannot be made from video, a HuBERT that cannot be had, or a
+            clip that cannot be read.
+        FileNotFoundError: for a clip that is gone.
     """
-    if expert.config.visual != "rgb":
-        check_provided(expert.config)
+    check_provided(expert.config)
     for entry in entries:
-        yield embed_clip(expert, entry, load_clip(entry), transform)
+        try:
+            clip = load_clip(entry)
+            video = _look(expert, entry, clip)
+        except (ValueError, OSError) as error:
+            if left_out is None:
+                raise
+            left_out[entry.name] = str(error).removeprefix(f"{entry.path}: ").removeprefix(f"{entry.name}: ")
+            continue
+        yield embed_video(expert, entry, video, clip.waveform, transform)
 
 
 def embed_clip(
@@ -109,25 +123,45 @@ def embed_clip(
     Raises:
         ValueError: for an expert whose representation cannot be made from video, or a clip in which it is not found.
     """
-    config = expert.config
+    return embed_video(expert, entry, _look(expert, entry, clip), clip.waveform, transform)
+
+
+def _look(expert: UniSyncExpert, entry: ClipEntry, clip: Clip) -> Tensor:
+    """What the expert sees of a clip, (1, T, …); colours as bytes."""
+    if expert.config.visual == "rgb":
+        return rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
+    try:
+        return visual_of_frames(expert.config, clip.frames)
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
+
+
+def embed_video(
+    expert: UniSyncExpert,
+    entry: ClipEntry,
+    video: Tensor,
+    waveform: NDArray[np.float32],
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> ClipEmbedding:
+    """Embed a clip whose representation is there already.
+
+    Args:
+        expert: in eval mode.
+        entry: of the clip.
+        video: (1, T, …) as the expert takes it, but colours as bytes.
+        waveform: (640 T,).
+        transform: see :func:`embed_clips`.
+    """
     device = next(expert.parameters()).device
-    if config.visual == "rgb":
-        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
-    else:
-        try:
-            video = visual_of_frames(config, clip.frames)
-        except ValueError as error:
-            raise ValueError(f"{entry.name}: {error}") from error
-    waveform = torch.from_numpy(clip.waveform)[None].to(device)
     with torch.inference_mode():
-        audio = expert.encode_audio(waveform, video.shape[1])[0]
+        audio = expert.encode_audio(torch.from_numpy(waveform)[None].to(device), video.shape[1])[0]
         visual = torch.cat(
             [
                 expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                for chunk in (_to_unit(piece.to(device), config.visual) for piece in _overlapping(video))
+                for chunk in (_to_unit(piece.to(device), expert.config.visual) for piece in _overlapping(video))
             ]
         )
-    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(clip.waveform, len(visual)))
+    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(waveform, len(visual)))
 
 
 def _to_unit(video: Tensor, visual: str) -> Tensor:

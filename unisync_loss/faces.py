@@ -5,6 +5,8 @@ Needs the ``video`` extra; imported by preparation and training, never by the lo
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,18 +42,38 @@ def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.f
     Raises:
         ImportError: without MediaPipe.
     """
-    try:
-        from mediapipe.python.solutions.face_mesh import FaceMesh
-    except ImportError as error:
-        raise ImportError("face landmarks need MediaPipe: pip install 'unisync_loss[video]'") from error
+    with closing(MeshFinder()) as finder:
+        mesh = finder(frames)
+    return mesh if depth else mesh[:, :, :2]
 
-    mesh = np.full((len(frames), MESH_POINTS, 3), np.nan, np.float32)
-    with FaceMesh(static_image_mode=False, max_num_faces=1, min_detection_confidence=0.3) as finder:
+
+class MeshFinder:
+    """Follows one face's mesh from frame to frame, however the frames are handed over.
+
+    Raises:
+        ImportError: without MediaPipe.
+    """
+
+    def __init__(self) -> None:
+        """Load the model that lies in MediaPipe's wheel."""
+        try:
+            from mediapipe.python.solutions.face_mesh import FaceMesh
+        except ImportError as error:
+            raise ImportError("face landmarks need MediaPipe: pip install 'unisync_loss[video]'") from error
+        self._finder = FaceMesh(static_image_mode=False, max_num_faces=1, min_detection_confidence=0.3)
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Find the mesh in the next frames, (T, H, W, 3) → (T, 468, 3); see :func:`face_mesh`."""
+        mesh = np.full((len(frames), MESH_POINTS, 3), np.nan, np.float32)
         for index, frame in enumerate(frames):
-            found = finder.process(frame).multi_face_landmarks
+            found = self._finder.process(frame).multi_face_landmarks
             if found:
                 mesh[index] = [(point.x, point.y, point.z) for point in found[0].landmark]
-    return mesh if depth else mesh[:, :, :2]
+        return mesh
+
+    def close(self) -> None:
+        """Free what the model holds."""
+        self._finder.close()
 
 
 def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -66,11 +88,17 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         ValueError: when more than a fifth of the frames show no face.
     """
-    seen = ~np.isnan(mesh).any((1, 2))
+    seen = seen_in(mesh)
     if seen.mean() < _FEWEST_FACES:
         raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
     nearest = np.abs(np.arange(len(mesh))[:, None] - np.flatnonzero(seen)[None]).argmin(1)
     return mesh[np.flatnonzero(seen)[nearest]]
+
+
+def seen_in(mesh: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """In which frames a face was found: (T, 468, D) → (T,)."""
+    seen: NDArray[np.bool_] = ~np.isnan(mesh).any((1, 2))
+    return seen
 
 
 def pose_of_mesh(mesh: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""HuBERT features of a voice: whole clips of any length, two steps a video frame, cached on disk.
+"""HuBERT features of a voice: clips of any length, two steps a video frame, cached on disk.
 
 transformers computes them; it is loaded only when there is a waveform to encode.
 """
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 HOP = SAMPLE_RATE // STEP_RATE["hubert"]  # 320 samples from one step to the next
 FIELD = 400  # samples that one step is computed from
+#: of a longer sound, steps that are heard together (20 s), and how many more on either side are heard with them (5 s)
+STRETCH, MARGIN = 1000, 250
 #: steps that the convolutions take at once
 _PIECE = 1000
-_CACHE_VERSION = 1  # of the numbers; a change makes old caches unused
+_WHOLE = STRETCH + 2 * MARGIN  # steps of the longest sound that is heard whole
+_CACHE_VERSIONS = 1, 2  # of the numbers of sounds heard whole, and of longer ones; a change makes old caches unused
 _WIDTHS = {
     29: "DeepSpeech",
     32: "CTC letters of a fine-tuned model",
@@ -48,10 +51,14 @@ def looks_like(width: int) -> str:
 class HubertEncoder:
     """A frozen HuBERT, from waveforms to features.
 
-    The waveform is made of mean 0 and deviation 1 over the whole clip where the model's preprocessor asks for it. The
+    Up to 30 s are heard whole, as in training. Time and memory of attention grow with the square of the length, and a
+    cut changes features far from it, so longer sounds are heard in stretches of 20 s from their beginning on, each with
+    5 s more on either side: what is 5 s from a stretch does not matter to it, and a sound that is read stretch by
+    stretch (``unisync score``) gives the same features as all of it at once.
+
+    What is heard together is made of mean 0 and deviation 1 where the model's preprocessor asks for it. The
     convolutions, whose first layer holds 64 times as much as the features, run piece by piece, which changes nothing
-    (the statistics of a group norm are taken over the whole clip first). Attention sees the whole clip, however long:
-    a cut changes features far from it. So memory grows with the length; time, beyond some minutes, with its square.
+    (the statistics of a group norm are taken over all pieces first).
 
     Args:
         model: in eval mode, with its weights.
@@ -97,11 +104,11 @@ class HubertEncoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> HubertEncoder:
-        """Load a HuBERT of a folder or of the Hub (the cache first, where the revision is a full commit).
+        """Load a bundled HuBERT, one of a folder, or of the Hub (the cache first for a revision that is a full commit).
 
         Args:
-            model: an existing folder, or ``owner/name``.
-            revision: commit, tag or branch on the Hub; a folder has none.
+            model: an existing folder, ``"hubert-small"``, or ``owner/name``.
+            revision: commit, tag or branch on the Hub; of files on this disk the sha256 of the weights.
             layer: see the class.
             device: to put it on; None is the CPU.
             dtype: see the class.
@@ -135,11 +142,22 @@ class HubertEncoder:
             shape = f"{tuple(waveform.shape)} {waveform.dtype}"
             raise ValueError(f"waveform: expected (B, S) floating point with S at least {FIELD}, got {shape}")
         with torch.autocast(device_type=waveform.device.type, enabled=False):
-            waveform = waveform.float()
-            if self.normalize:
-                mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
-                waveform = (waveform - mean) / (variance + 1e-7).sqrt()
-            features = self._hidden(self._convolve(waveform.to(self.dtype))).float()
+            steps = round(waveform.shape[1] / HOP)
+            if steps <= _WHOLE:
+                return self._listen(waveform.float())
+            parts = []
+            for start in range(0, steps, STRETCH):
+                first, last = max(0, start - MARGIN), start + STRETCH + MARGIN
+                heard = waveform[:, HOP * first : HOP * last if last < steps else None]
+                parts.append(self._listen(heard.float())[:, start - first :][:, :STRETCH])
+            return torch.cat(parts, dim=1)
+
+    def _listen(self, waveform: Tensor) -> Tensor:
+        """(B, S) → (B, S / 320 rounded, F), heard as a whole."""
+        if self.normalize:
+            mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
+            waveform = (waveform - mean) / (variance + 1e-7).sqrt()
+        features = self._hidden(self._convolve(waveform.to(self.dtype))).float()
         return fit_steps(features, round(waveform.shape[1] / HOP))
 
     def _convolve(self, waveform: Tensor) -> Tensor:
@@ -209,7 +227,8 @@ def cached_features(
         ValueError: for a waveform of another shape, or too short.
     """
     samples = np.ascontiguousarray(waveform, dtype="<f4")
-    recipe = f"{_CACHE_VERSION} {encoder.identity} {encoder.layer} {encoder.normalize} {encoder.dtype} "
+    version = _CACHE_VERSIONS[round(samples.size / HOP) > _WHOLE]
+    recipe = f"{version} {encoder.identity} {encoder.layer} {encoder.normalize} {encoder.dtype} "
     key = hashlib.sha256(recipe.encode() + samples.tobytes()).hexdigest()
     path = folder / f"{key[:32]}.npy"
     if path.is_file():

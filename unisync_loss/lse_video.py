@@ -18,7 +18,6 @@ import csv
 import hashlib
 import io
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from unisync_loss.face_finder import Frame, MediaPipeFinder
 from unisync_loss.lse import Edge, LseMeter, summarise
 from unisync_loss.lse_faces import FaceTrack, Place, crops, cut, find_tracks, keep_tracks, squeeze
 from unisync_loss.media import every_frame, to_int16
+from unisync_loss.progress import Pace
 from unisync_loss.streams import open_media, read_facts, stream_pictures, stream_sound
 from unisync_loss.syncnet import SyncNet, load_syncnet
 
@@ -194,14 +194,12 @@ def measure_videos(paths: Sequence[Path], weights: Path, variant: str, say: Call
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     videos: list[Row] = []
     skipped: list[Row] = []
-    started = last = time.monotonic()
+    pace = Pace(say, len(files))
 
     def tick(share: float) -> None:
-        nonlocal last
-        now, done = time.monotonic(), len(videos) + len(skipped) + share
-        if now - last > 5 and 0 < done < len(files):
-            last = now
-            say(f"{done:.1f}/{len(files)} videos, {(now - started) / done * (len(files) - done):.0f} s left")
+        done = len(videos) + len(skipped) + share
+        if done < len(files):
+            pace.tell(done, f"{done:.1f}/{len(files)} videos")
 
     for file in files:
         try:

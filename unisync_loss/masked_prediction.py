@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unisync_loss.config import STEP_RATE
-from unisync_loss.hubert import FIELD
+from unisync_loss.hubert import HOP
 from unisync_loss.speech import Speech, samples_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class HubertSize:
             do_stable_layer_norm=True,
             num_conv_pos_embeddings=64,
             feat_proj_dropout=0.0,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            feat_extract_activation="relu",
+            hidden_act="relu",
             layerdrop=0.0,
         )
 
@@ -108,26 +113,30 @@ class Crops(NamedTuple):
     mask: Tensor
 
 
+class Places(NamedTuple):
+    """Stretches of equal length: recordings (B,), first steps (B,), and how many steps."""
+
+    clip: NDArray[np.int64]
+    start: NDArray[np.int64]
+    length: int
+
+
 class CropDrawer:
     """Draws batches of crops of one length, so that nothing is padded.
 
     Args:
         speech: recordings.
-        units: of every step, recording after recording.
         odds: of drawing each recording.
         device: where batches are wanted; the samples are put there, too.
     """
 
-    def __init__(
-        self, speech: Speech, units: NDArray[np.int16], odds: NDArray[np.float64], device: torch.device
-    ) -> None:
-        """Move samples and units to the device."""
+    def __init__(self, speech: Speech, odds: NDArray[np.float64], device: torch.device) -> None:
+        """Move samples to the device."""
         self.speech, self.odds, self.device = speech, odds, device
         self.samples = speech.samples.to(device)
-        self.units = torch.from_numpy(units).to(device)
         self.first_step = np.cumsum([0, *speech.steps[:-1]])
 
-    def draw(self, generator: np.random.Generator, seconds: float) -> Crops:
+    def draw(self, generator: np.random.Generator, seconds: float) -> Places:
         """Draw so many seconds: the first recording and chance set the length, the others are at least as long."""
         steps = self.speech.steps
         wanted = round(generator.uniform(*CROP_SECONDS) * STEP_RATE["hubert"])
@@ -136,19 +145,27 @@ class CropDrawer:
         count = max(1, round(seconds * STEP_RATE["hubert"] / length))
         clip = generator.choice(len(steps), count, p=odds / odds.sum())
         start = np.floor(generator.random(count) * (steps[clip] - length + 1)).astype(np.int64)
-        return self.crop(clip, start, length, generator)
+        return Places(clip, start, length)
 
-    def crop(
-        self, clip: NDArray[np.int64], start: NDArray[np.int64], length: int, generator: np.random.Generator
-    ) -> Crops:
-        """Cut given stretches, from step ``start`` on, and mask them."""
-        first = torch.from_numpy(self.speech.first[clip] + start * (samples_of(2) - FIELD)).to(self.device)
-        waveform = self.samples[first[:, None] + torch.arange(samples_of(length), device=self.device)].float()
-        mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
-        step = torch.from_numpy(self.first_step[clip] + start).to(self.device)
-        units = self.units[step[:, None] + torch.arange(length, device=self.device)].long()
-        mask = torch.from_numpy(draw_mask(generator, len(clip), length)).to(self.device)
-        return Crops((waveform - mean) / (variance + 1e-7).sqrt(), units, mask)
+    def waveforms(self, places: Places) -> Tensor:
+        """(B, S) as recorded, in [-1, 1]."""
+        first = torch.from_numpy(self.speech.first[places.clip] + places.start * HOP).to(self.device)
+        return (
+            self.samples[first[:, None] + torch.arange(samples_of(places.length), device=self.device)].float() / 2**15
+        )
+
+    def crop(self, places: Places, units: Tensor, generator: np.random.Generator) -> Crops:
+        """Cut given stretches and mask them; ``units`` are those of every step, recording after recording."""
+        step = torch.from_numpy(self.first_step[places.clip] + places.start).to(self.device)
+        own = units[step[:, None] + torch.arange(places.length, device=self.device)].long()
+        mask = torch.from_numpy(draw_mask(generator, len(places.clip), places.length)).to(self.device)
+        return Crops(standard(self.waveforms(places)), own, mask)
+
+
+def standard(waveform: Tensor) -> Tensor:
+    """Waveforms (B, S) of mean 0 and deviation 1 each."""
+    mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
+    return (waveform - mean) / (variance + 1e-7).sqrt()
 
 
 def draw_mask(generator: np.random.Generator, count: int, length: int) -> NDArray[np.bool_]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,12 +18,12 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.hubert import HubertEncoder, cached_features
 from unisync_loss.pretrained import load_expert
+from unisync_loss.progress import Pace
 from unisync_loss.representations.morphable import MorphableInput
 from unisync_loss.sampling import ClipData, Listen, part_of
 
 Say = Callable[[str], None]
 CPU = torch.device("cpu")
-_EVERY = 5.0  # seconds between lines of progress
 
 
 def load_clips(
@@ -97,17 +96,13 @@ class _Progress:
     """A line now and then, with the time left."""
 
     def __init__(self, say: Say) -> None:
-        self.say, self.started, self.last, self.first = say, time.monotonic(), time.monotonic(), 0
-        self.what = ""
+        self.say = say
+        self.what: str | None = None
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
         if what != self.what:
-            self.what, self.started, self.last, self.first = what, now, now, done
-        if now - self.last > _EVERY and done > self.first:
-            self.last = now
-            left = (now - self.started) / (done - self.first) * (total - done)
-            self.say(f"{what}: {done}/{total}, {left:.0f} s left")
+            self.what, self.pace = what, Pace(self.say, total, done)
+        self.pace.tell(done, f"{what}: {done}/{total}")
 
 
 def listener(
@@ -117,7 +112,7 @@ def listener(
 
     Args:
         config: of the expert; one on mel has no use for a model.
-        model: ``owner/name[@revision]`` on the Hub, or a folder; None is that of the config.
+        model: ``owner/name[@revision]`` on the Hub, a bundled name or a folder; None is that of the config.
         folder: of the feature cache.
         device: to encode on.
 

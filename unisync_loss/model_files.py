@@ -1,4 +1,4 @@
-"""Models of ``transformers``: of a folder or of the Hub, whole or not at all.
+"""Models of ``transformers``: bundled, of a folder or of the Hub, whole or not at all.
 
 A model is three files of one commit, or of one folder: ``config.json``, ``preprocessor_config.json`` and
 ``model.safetensors``. Older repositories (``facebook/hubert-*`` among them) hold ``pytorch_model.bin`` in its place;
@@ -23,8 +23,11 @@ from unisync_loss.hub import hub_source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+#: what the package carries, one folder a name: experts, and the HuBERT that they hear through
+BUNDLED = Path(__file__).parent / "weights"
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS, _OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+_SHA256 = re.compile("[0-9a-f]{64}")
 _NAMES = {"hubert": "HuBERT", "segformer": "SegFormer"}
 _CLASSES = {"hubert": "HubertModel", "segformer": "SegformerForSemanticSegmentation"}
 
@@ -44,19 +47,36 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(kind: Literal["hubert", "segformer"], name: str | os.PathLike[str], revision: str) -> LoadedModel:
-    """Load the model of a folder or of the Hub (the cache first, where the revision is a full commit).
+    """Load a bundled model, that of a folder, or of the Hub (the cache first, where the revision is a full commit).
+
+    Args:
+        kind: of model.
+        name: a folder, a bundled name, or ``owner/name`` on the Hub, looked for in this order.
+        revision: of the Hub; of files on this disk the sha256 of their weights, if they are to be those and no others.
 
     Raises:
-        ValueError: for files of another kind of model, that lack weights, or that are neither here nor to be had from
-            the Hub: within seconds, and with the command that fetches them.
+        ValueError: for files of another kind of model, that lack weights or are not those of the sha256, or that are
+            neither here nor to be had from the Hub: within seconds, and with the command that fetches them.
         ImportError: without transformers.
     """
     text = os.fspath(name)
     try:
-        folder, identity = _folder_files(Path(text)) if os.path.isdir(text) else _hub_files(text, revision)
+        folder, identity = _find(text, revision)
         return LoadedModel(_load(kind, folder), _read_json(folder / _PREPROCESSOR), identity)
     except ValueError as error:
         raise ValueError(f"{_NAMES[kind]} {text}@{revision}: {error}") from error
+
+
+def _find(name: str, revision: str) -> tuple[Path, str]:
+    """The folder of a model's files, and what tells its weights from any others."""
+    bundled = BUNDLED / name
+    here = Path(name) if os.path.isdir(name) else bundled if (bundled / _PREPROCESSOR).is_file() else None
+    if here is None:
+        return _hub_files(name, revision)
+    folder, identity = _folder_files(here)
+    if _SHA256.fullmatch(revision) and identity != revision:
+        raise ValueError(f"expected weights of sha256 {revision}, got {identity}: those of another model, or changed")
+    return folder, identity
 
 
 def _folder_files(folder: Path) -> tuple[Path, str]:
@@ -76,7 +96,7 @@ def _folder_files(folder: Path) -> tuple[Path, str]:
 def _hub_files(model: str, revision: str) -> tuple[Path, str]:
     """The folder in the Hub's cache, filled if need be, and its commit."""
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) is None:
-        raise ValueError("expected an existing folder, or owner/name on the Hub")
+        raise ValueError("expected an existing folder, a bundled name, or owner/name on the Hub")
     from huggingface_hub import try_to_load_from_cache
 
     old = isinstance(try_to_load_from_cache(model, _OLD_WEIGHTS, revision=revision), str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,12 +22,12 @@ from unisync_loss.lip_closures import (
     rises_at,
     sound_rise,
 )
+from unisync_loss.progress import Pace
 from unisync_loss.store import read_features, read_sound
 
 PHYSICAL = "physical"
 Rises = NDArray[np.float32]
 _ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
-_TELL_EVERY = 5.0  # s
 
 
 def read_rises(
@@ -50,14 +49,11 @@ def read_rises(
     """
     rises: dict[str, list[Rises]] = {entry.corpus: [] for entry in entries}
     partings = dict.fromkeys(rises, 0)
-    started = last = time.monotonic()
+    pace = Pace(say, len(entries))
     # drawn from everywhere, for what comes first in order of name may be one speaker
     for done, index in enumerate(np.random.default_rng(0).permutation(len(entries)).tolist()):
         entry, estimate = entries[index], estimates[index]
-        now = time.monotonic()
-        if now - last > _TELL_EVERY:
-            last, left = now, (now - started) / done * (len(entries) - done)
-            say(f"lips: {done}/{len(entries)} clips, {left:.0f} s left")
+        pace.tell(done, f"lips: {done}/{len(entries)} clips")
         if estimate is None or partings[entry.corpus] >= _ENOUGH:
             continue
         try:

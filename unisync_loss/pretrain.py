@@ -2,7 +2,8 @@
 
 Two rounds as in arXiv 2106.07447: units of MFCC, then units of the first round's own features. Unlike the paper's, the
 second round goes on from the first one's weights: on a few hours of speech that saves half the steps. Chance is drawn
-anew from (seed, round, step) at every step, so that a resumed run sees the same batches.
+anew from (seed, round, step) at every step, so that a resumed run sees the same batches. A third round may follow, in
+which the HuBERT learns to hear what an expert on mel hears (:class:`unisync_loss.pretrain_tasks.EarTask`).
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unisync_loss.files import write_atomically
-from unisync_loss.hubert import FIELD, HOP
-from unisync_loss.masked_prediction import CropDrawer, HubertSize, MaskedPredictor
+from unisync_loss.masked_prediction import HubertSize, standard
 from unisync_loss.optimisation import adamw, update_average
 from unisync_loss.phone_abx import abx_error, draw_sentences
+from unisync_loss.pretrain_tasks import EarTask, Material, Task, UnitsTask
 from unisync_loss.sampling import speaker_odds
-from unisync_loss.speech import list_speech, load_speech
+from unisync_loss.speech import list_speech, load_speech, steps_of
 from unisync_loss.state import load_state, save_state
-from unisync_loss.units import label_speech, mfcc_with_deltas, perplexity
+from unisync_loss.units import mfcc_with_deltas
+
+if TYPE_CHECKING:
+    from transformers import HubertModel
 
 Say = Callable[[str], None]
 HELD_OUT = 0.05  # share of the speakers, of those with no more than the mean share of speech
-HELD_CROPS = 96  # of up to four seconds, one a recording
 MODEL, STATE = "hubert", "state.safetensors"
 
 
@@ -54,6 +55,8 @@ class PretrainConfig:
         size: of the HuBERT.
         units: of either round.
         steps: of either round.
+        ear: expert on mel whose ear is to be had in a third round; None is no such round.
+        ear_steps: of that round.
         batch_seconds: speech of a batch.
         learning_rate: peak of the cosine schedule, after a warm-up of a twelfth of the steps.
         weight_decay: decoupled, of weights with more than one axis.
@@ -70,6 +73,8 @@ class PretrainConfig:
     size: HubertSize = field(default_factory=HubertSize)
     units: tuple[int, int] = (100, 500)
     steps: tuple[int, int] = (8000, 16000)
+    ear: str | None = None
+    ear_steps: int = 4000
     batch_seconds: float = 320.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -80,7 +85,7 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig, *, resume: bool, say: Say) -> None:
-    """Run both rounds.
+    """Run all rounds.
 
     Args:
         config: of the run.
@@ -125,38 +130,51 @@ class _Run:
         self.config, self.say, self.out = config, say, Path(config.out)
         self.device = torch.device(config.device)
         recordings = [recording for folder in config.data for recording in list_speech(folder)]
-        self.speech = load_speech(recordings, Path(config.cache or self.out / "cache"), say)
-        self.held = hold_out(self.speech.speaker, self.speech.steps, config.seed)
-        self.odds = np.where(self.held, 0.0, speaker_odds(self.speech.speaker, self.speech.steps))
-        self.odds /= self.odds.sum()
+        speech = load_speech(recordings, Path(config.cache or self.out / "cache"), say)
+        held = hold_out(speech.speaker, speech.steps, config.seed)
+        odds = np.where(held, 0.0, speaker_odds(speech.speaker, speech.steps))
+        material = Material(
+            speech, held, odds / odds.sum(), config.batch_seconds, config.seed, self.out, torch.device(config.device)
+        )
+        self.tasks: list[tuple[Task[Any], int]] = [
+            (UnitsTask(material, number, units), steps)
+            for number, (units, steps) in enumerate(zip(config.units, config.steps, strict=True))
+        ]
+        if config.ear:
+            self.tasks.append((EarTask(material, config.ear), config.ear_steps))
         self.round, self.step = 0, 0
-        self.learner: MaskedPredictor
-        self.average: MaskedPredictor
+        self.learner: nn.Module
+        self.average: nn.Module
         self.optimiser: torch.optim.Optimizer | None = None
         self.stopped = False
         self._build()
-        parameters = sum(p.numel() for p in self.learner.hubert.parameters())
+        parameters = sum(p.numel() for p in self._hubert(self.learner).parameters())
         say(
-            f"{len(self.held)} recordings of {len(self.speech.speakers)} people, {self.speech.steps.sum() / 180e3:.2f} "
-            f"h, {self.held.sum()} held out, {len(self.speech.skipped)} skipped; {parameters / 1e6:.2f} M parameters"
+            f"{len(held)} recordings of {len(speech.speakers)} people, {speech.steps.sum() / 180e3:.2f} "
+            f"h, {held.sum()} held out, {len(speech.skipped)} skipped; {parameters / 1e6:.2f} M parameters"
         )
+
+    def _hubert(self, network: nn.Module) -> HubertModel:
+        hubert: HubertModel = network.get_submodule("hubert")
+        return hubert
 
     def _build(self) -> None:
         """Networks of the present round; the head is new in each."""
         torch.manual_seed(self.config.seed + self.round)
-        earlier = self.average.hubert.state_dict() if self.round else None
-        self.learner = MaskedPredictor(self.config.size, self.config.units[self.round]).to(self.device)
+        task, size = self.tasks[self.round][0], self.config.size
+        earlier = self._hubert(self.average).state_dict() if self.round else None
+        self.learner = task.build(size).to(self.device)
         if earlier is not None:
-            self.learner.hubert.load_state_dict(earlier)
-        self.average = MaskedPredictor(self.config.size, self.config.units[self.round]).to(self.device).eval()
+            self._hubert(self.learner).load_state_dict(earlier)
+        self.average = task.build(size).to(self.device).eval()
         self.average.load_state_dict(self.learner.state_dict())
 
     def go(self) -> None:
         """Run what is left."""
         previous = signal.signal(signal.SIGTERM, self._stop)
         try:
-            while self.round < 2 and not self.stopped:
-                self._run_round()
+            while self.round < len(self.tasks) and not self.stopped:
+                self._run_round(*self.tasks[self.round])
         finally:
             signal.signal(signal.SIGTERM, previous)
         if self.stopped:
@@ -166,16 +184,15 @@ class _Run:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
 
-    def _run_round(self) -> None:
-        units = self._units()
-        drawer = CropDrawer(self.speech, units, self.odds, self.device)
+    def _run_round(self, task: Task[Any], steps: int) -> None:
+        with torch.no_grad():
+            self._log({"round": self.round + 1, **task.begin(self._states if self.round else None, self.say)})
         self._prepare()
-        steps = self.config.steps[self.round]
         started = said = saved = time.monotonic()
         first = self.step
         losses: list[float] = []
         while self.step < steps and not self.stopped:
-            losses.append(self._advance(drawer, steps))
+            losses.append(self._advance(task, steps))
             now = time.monotonic()
             if now - said > 10 or self.step in (1, steps):
                 left = (now - started) / (self.step - first) * (steps - self.step)
@@ -183,43 +200,21 @@ class _Run:
                 self._log({"round": self.round + 1, "step": self.step, "loss": loss, "seconds_left": round(left)})
                 said, losses = now, []
             if self.step % self.config.val_every == 0 or self.step == steps:
-                self._validate(drawer)
+                self._validate(task)
             if now - saved > 60 * self.config.save_minutes:
                 self.save()
                 saved = now
         if not self.stopped:
             self._measure_abx()
             self.round, self.step, self.optimiser = self.round + 1, 0, None
-            if self.round < 2:
+            if self.round < len(self.tasks):
                 self._build()
             self.save()
 
-    def _units(self) -> NDArray[np.int16]:
-        """Units of the present round, made once a run."""
-        path = self.out / f"units-{self.round + 1}.safetensors"
-        if not path.is_file():
-            generator = np.random.default_rng([self.config.seed, self.round, 1 << 20])
-            count, features = self.config.units[self.round], self._own if self.round else self._mfcc
-            units = label_speech(self.speech, features, count, generator, self.odds, self.say)
-            write_atomically(path, save({"units": units}))
-        units = load_file(path)["units"]
-        used = perplexity(units)
-        self._log({"round": self.round + 1, "units": self.config.units[self.round], "perplexity": round(used, 1)})
-        return units
-
-    def _mfcc(self, index: int) -> Tensor:
-        return mfcc_with_deltas(self.speech.waveform(index), int(self.speech.steps[index])).to(self.device)
-
-    @torch.no_grad()
-    def _own(self, index: int) -> Tensor:
-        """Features of the middle layer, (L, F), as the paper takes them."""
-        return self._states(self.speech.waveform(index))[self.config.size.layers // 2]
-
     def _states(self, waveform: Tensor) -> tuple[Tensor, ...]:
         """Features (L, F) of a waveform (S,) by the averaged network: layers 0 …, then the output."""
-        waveform = (waveform - waveform.mean()) / (waveform.var(correction=0) + 1e-7).sqrt()
         with self._precision():
-            out = self.average.hubert(waveform[None].to(self.device), output_hidden_states=True)
+            out = self._hubert(self.average)(standard(waveform[None].to(self.device)), output_hidden_states=True)
         return tuple(state[0].float() for state in (*out.hidden_states, out.last_hidden_state))
 
     def _precision(self) -> torch.autocast:
@@ -234,7 +229,7 @@ class _Run:
         if moments is not None:
             self.optimiser.load_state_dict(moments)
 
-    def _advance(self, drawer: CropDrawer, steps: int) -> float:
+    def _advance(self, task: Task[Any], steps: int) -> float:
         assert self.optimiser is not None
         generator = np.random.default_rng([self.config.seed, self.round, self.step])
         torch.manual_seed(int(generator.integers(2**62)))
@@ -242,10 +237,8 @@ class _Run:
         cosine = 0.5 * (1 + np.cos(np.pi * self.step / steps))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * progress * max(cosine, 0.01)
-        crops = drawer.draw(generator, self.config.batch_seconds)
         with self._precision():
-            logits = self.learner(crops.waveform, crops.mask)
-        loss = F.cross_entropy(logits, crops.units[crops.mask])
+            loss = task.loss(self.learner, generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {self.step} of round {self.round + 1}")
         self.optimiser.zero_grad(set_to_none=True)
@@ -257,27 +250,13 @@ class _Run:
         return loss.item()
 
     @torch.no_grad()
-    def _validate(self, drawer: CropDrawer) -> None:
-        """Masked accuracy on people never heard, always of the same crops and masks; then save the HuBERT."""
-        generator = np.random.default_rng([self.config.seed, self.round])
-        guessed, true = [], []
-        for index in generator.permutation(np.flatnonzero(self.held))[:HELD_CROPS]:
-            crops = drawer.crop(np.array([index]), np.array([0]), min(200, int(self.speech.steps[index])), generator)
-            with self._precision():
-                logits = self.average(crops.waveform, crops.mask)
-            guessed.append(logits)
-            true.append(crops.units[crops.mask])
-        logits, units = torch.cat(guessed), torch.cat(true)
-        best = logits.argmax(1)
-        report = {
-            "held_out_loss": F.cross_entropy(logits, units).item(),
-            "held_out_accuracy": (best == units).double().mean().item(),
-            "commonest_unit": float(torch.bincount(units).max()) / len(units),  # what a constant guess would get
-            "guessed_perplexity": perplexity(best.cpu().numpy()),
-        }
+    def _validate(self, task: Task[Any]) -> None:
+        """Measure on people never heard, then save the HuBERT."""
+        with self._precision():
+            report = task.measure(self.average, np.random.default_rng([self.config.seed, self.round]))
         rounded = {name: round(value, 4) for name, value in report.items()}
         self._log({"round": self.round + 1, "step": self.step, **rounded})
-        save_hubert(self.average, self.out / MODEL)
+        save_hubert(self._hubert(self.average), self.out / MODEL)
 
     @torch.no_grad()
     def _measure_abx(self) -> None:
@@ -285,7 +264,7 @@ class _Run:
         sentences = draw_sentences()
         waveforms = [torch.from_numpy(sentence.waveform) for sentence in sentences]
         states = [self._states(waveform) for waveform in waveforms]
-        mfcc = [mfcc_with_deltas(waveform, (len(waveform) - FIELD) // HOP + 1) for waveform in waveforms]
+        mfcc = [mfcc_with_deltas(waveform, steps_of(len(waveform))) for waveform in waveforms]
         own = [abx_error(sentences, [layers[index] for layers in states]) for index in range(len(states[0]))]
         errors = {"abx_error_of_layers": [round(error, 4) for error in own]}
         self._log({"round": self.round + 1, **errors, "abx_error_of_mfcc": round(abx_error(sentences, mfcc), 4)})
@@ -305,7 +284,7 @@ class _Run:
         with safe_open(self.out / STATE, framework="pt") as file:
             place = json.loads(file.metadata()["place"])
         self.round, self.step = place["stage"], place["step"]
-        if self.round < 2:
+        if self.round < len(self.tasks):
             self._build()
 
             def prepare(_: int) -> torch.optim.Optimizer | None:
@@ -316,14 +295,14 @@ class _Run:
         self.say(f"resumed at round {self.round + 1}, step {self.step}")
 
 
-def save_hubert(predictor: MaskedPredictor, folder: Path) -> None:
+def save_hubert(hubert: HubertModel, folder: Path) -> None:
     """Write a folder that :meth:`unisync_loss.hubert.HubertEncoder.from_pretrained` loads, weights in float16."""
     from transformers import Wav2Vec2FeatureExtractor
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = predictor.hubert.config
+    config = hubert.config
     config.architectures = ["HubertModel"]
     write_atomically(folder / "config.json", config.to_json_string())
     write_atomically(folder / "preprocessor_config.json", Wav2Vec2FeatureExtractor(do_normalize=True).to_json_string())
-    weights = {name: value.half().cpu().contiguous() for name, value in predictor.hubert.state_dict().items()}
+    weights = {name: value.half().cpu().contiguous() for name, value in hubert.state_dict().items()}
     write_atomically(folder / "model.safetensors", save_tensors(weights, {"format": "pt"}))

@@ -21,13 +21,15 @@ def pretrain(
     channels: Annotated[str, typer.Option(help="Of the seven convolutions.")] = "32,64,96,128,192,256,256",
     units: Annotated[tuple[int, int], typer.Option(min=2, max=32767, help="Of either round.")] = (100, 500),
     steps: Annotated[tuple[int, int], typer.Option(min=1, help="Of either round.")] = (8000, 16000),
+    ear: Annotated[str | None, typer.Option(help="Expert on mel, whose ear is to be had in a third round.")] = None,
+    ear_steps: Annotated[int, typer.Option(min=1, help="Of that round.")] = 4000,
     batch_seconds: Annotated[float, typer.Option(min=1, help="Speech of a batch.")] = 320.0,
     learning_rate: Annotated[float, typer.Option(help="Highest of the schedule.")] = 1e-3,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; default: cuda where there is one.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
 ) -> None:
-    """Train a small HuBERT from speech alone, in two rounds; OUT/hubert is the model."""
+    """Train a small HuBERT from speech alone, in two rounds, or three; OUT/hubert is the model."""
     import torch
 
     from unisync_loss.masked_prediction import HubertSize
@@ -46,6 +48,8 @@ def pretrain(
         size=HubertSize(hidden=hidden, layers=layers, channels=widths),
         units=units,
         steps=steps,
+        ear=ear,
+        ear_steps=ear_steps,
         batch_seconds=batch_seconds,
         learning_rate=learning_rate,
         val_every=val_every,

@@ -27,11 +27,10 @@ from torch import Tensor
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.hub import COMMIT, hub_source
+from unisync_loss.model_files import BUNDLED
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-#: the package's own checkpoints, one folder a name, and the table that pins them
-BUNDLED = Path(__file__).parent / "weights"
-RELEASED = "released.json"
+RELEASED = "released.json"  # the table that pins the bundled ones
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)

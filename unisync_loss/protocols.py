@@ -7,7 +7,7 @@ They take clips as any expert sees them: embeddings, or windows with a score of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,13 @@ def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, 
     return summary
 
 
-def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str, seed: int) -> dict[str, Any]:
+def summarise(
+    clips: Sequence[ClipEmbedding],
+    expert: UniSyncExpert,
+    model: str,
+    seed: int,
+    left_out: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Everything that ``unisync eval`` writes.
 
     Args:
@@ -112,10 +118,18 @@ def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str,
         expert: for its config.
         model: its name or folder.
         seed: of pairs and intervals.
+        left_out: name and reason of clips that could not be embedded.
 
     Returns:
         The report, ready for JSON.
+
+    Raises:
+        ValueError: when there is no clip, or none long enough.
     """
+    left_out = left_out or {}
+    if not clips:
+        first = next((f": {name}: {reason}" for name, reason in left_out.items()), "")
+        raise ValueError(f"none of {len(left_out)} clips could be embedded{first}")
     threshold = expert.config.threshold
     scores, cross = score_pairs(clips, seed), score_cross_pairs(clips, seed)
 
@@ -134,6 +148,7 @@ def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str,
         "audio": expert.config.audio,
         "visual": expert.config.visual,
         "clips": len(clips),
+        "left_out": [{"clip": name, "reason": reason} for name, reason in left_out.items()],
         "speakers": len({clip.entry.speaker for clip in clips}),
         "seed": seed,
         "protocol": f"pairs: same clip, at least {MIN_SHIFT} frames away, balanced; retrieval@K: ±1 frame among 31; "
@@ -153,8 +168,10 @@ def summarise(clips: Sequence[ClipEmbedding], expert: UniSyncExpert, model: str,
 def report_table(report: dict[str, Any]) -> str:
     """The report of ``eval`` as text."""
     pairs = report["pairs"]
-    lines = [
-        f"{report['model']}: {report['clips']} clips, {report['speakers']} speakers, {pairs['n']} pairs",
+    lines = [f"left out {row['clip']}: {row['reason']}" for row in report["left_out"]]
+    without = f" ({len(report['left_out'])} more left out)" if report["left_out"] else ""
+    lines += [
+        f"{report['model']}: {report['clips']} clips{without}, {report['speakers']} speakers, {pairs['n']} pairs",
         f"pairs        accuracy {pairs['accuracy']:.3f} {pairs['ci95']} at {pairs['threshold']}",
         f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
         f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",

@@ -50,8 +50,21 @@ def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor
     if config.visual == "rgb":
         return rearrange(torch.from_numpy(frames), "t h w c -> 1 t c h w").float() / 255
     check_provided(config)
-    height, width = frames.shape[1:3]
-    mesh = fill_gaps(face_mesh(frames, depth=True))
+    return visual_of_mesh(config, fill_gaps(face_mesh(frames, depth=True)), frames.shape[1:3])
+
+
+def visual_of_mesh(config: UniSyncConfig, mesh: NDArray[np.float32], size: tuple[int, ...]) -> Tensor:
+    """Make from a face's mesh what an expert on anything but colours looks at, frame by frame.
+
+    Args:
+        config: of the expert, that :func:`check_provided` lets pass.
+        mesh: (T, 468, 3) of :func:`unisync_loss.faces.face_mesh`, without gaps.
+        size: height and width of the frames in pixels.
+
+    Returns:
+        (1, T, …); see :func:`visual_of_frames`.
+    """
+    height, width = size
     if config.visual == "parsing":
         return torch.from_numpy(parsing_of_mesh(mesh[:, :, :2]))[None]
     pixels = torch.from_numpy(mesh * np.array([width, height, width], np.float32))[None]

@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 _CHOICES = {
     "preset": tuple(PRESETS),
+    "hold": (None, "visual", "audio"),
     "pairs": ("all", "random"),
     "optimiser": ("adamw", "adam"),
     "schedule": ("cosine", "constant"),
@@ -59,6 +60,7 @@ class TrainConfig(PairPlan):
         val: validation folder; none stops the run from keeping a best checkpoint and choosing a threshold.
         cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
         init: expert to start from, as ``load_expert`` takes it; towers of another representation start at random.
+        hold: ``"visual"`` or ``"audio"``: that tower, taken over by ``init``, stays as it is.
         hubert: HuBERT of the features, ``owner/name[@revision]`` or a folder; None is the expert's.
         preset: ``"fast"`` or ``"paper"``, already applied to the values here.
         seed: of everything drawn.
@@ -105,6 +107,7 @@ class TrainConfig(PairPlan):
     val: str | None = None
     cache: str | None = None
     init: str | None = None
+    hold: str | None = None
     hubert: str | None = None
     preset: str = "fast"
     seed: int = 0
@@ -145,7 +148,7 @@ class TrainConfig(PairPlan):
         """Check what no type says."""
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {getattr(self, name)!r}")
         for name in ("clips", "segments", "batch", "accumulate", "val_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
@@ -153,6 +156,8 @@ class TrainConfig(PairPlan):
             raise ValueError(f"frames: expected 5 or more, got {self.frames}")
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {list(self.betas)}")
+        if self.hold and self.init is None:
+            raise ValueError(f"hold: expected an expert to take the {self.hold} tower from (init), got none")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected a number in [0, 1), got {self.ema}")
         if self.mix and len(self.mix) != len(self.data):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -26,15 +26,18 @@ from unisync_loss.config import FPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.evaluate import MAX_OFFSET
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_finder import Frame, MediaPipeFinder
+from unisync_loss.faces import MeshFinder, seen_in
 from unisync_loss.functional import offset_matrix
+from unisync_loss.hubert import STRETCH
+from unisync_loss.providers import check_provided, visual_of_mesh
 from unisync_loss.streams import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
-from unisync_loss.tracks import SHORTEST_TRACK, FaceFinder, TrackEnd, TrackPiece, track_faces
+from unisync_loss.tracks import CROP_SIZE, SHORTEST_TRACK, FaceFinder, TrackEnd, TrackPiece, track_faces
 
 SILENCE = 1e-4  # level, of full scale 1, below which a whole sound is called silent
 _SHORT_SIDE = 1080  # pixels; larger pictures are shrunk, experts see faces of 100
 _BATCH = 64  # frames of a track that are embedded at a time
-_CHUNK = 500  # windows embedded at a time
-_MARGIN = 25  # frames on either side, for features that look further than their window; whole mel steps
+_CHUNK = STRETCH // 2  # windows of sound embedded at a time: HuBERT's stretch, a whole number of mel steps
+MOST_FACES = 4  # that are drawn
 _AHEAD = 8  # items that a stage may be ahead
 _STRIP = 48  # mouths kept for the film strip, up to twice as many while they come
 _MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a crop
@@ -88,7 +91,7 @@ def score_video(
 
     Args:
         path: any file that FFmpeg reads.
-        expert: takes RGB and a waveform; in eval mode.
+        expert: of any pair, in eval mode; what it looks at is made from the face's crops.
         finder: finds the faces of a frame; default MediaPipe.
         progress: told the seconds done and the seconds there are.
 
@@ -97,12 +100,11 @@ def score_video(
 
     Raises:
         ValueError: for a file that cannot be decoded or lacks pictures or sound, a video without a face for at least
-            1.2 s, silence, or an expert of another representation than RGB.
+            1.2 s, silence, or an expert whose representation cannot be made from video.
         FileNotFoundError: when there is no such file.
         ImportError: without PyAV or MediaPipe.
     """
-    if expert.config.visual != "rgb":
-        raise ValueError(f"expected an expert that looks at RGB, got {expert.config.name}")
+    check_provided(expert.config)
     facts = read_facts(path)
     frames = 0
 
@@ -122,17 +124,29 @@ def score_video(
         with _ahead(shown) as decoded, _ahead(_follow(decoded, finder or MediaPipeFinder())) as events:
             for event in events:
                 if isinstance(event, TrackPiece):
-                    tracks.setdefault(event.track, _Track(event.start, expert)).push(event.crops, hearing)
+                    if event.track not in tracks:
+                        tracks[event.track] = _Track(event.start, expert)
+                    tracks[event.track].push(event.crops, hearing)
                 elif event.dropped:
                     dropped.append(event.dropped)
+                elif not tracks[event.track].finish(hearing):
+                    dropped.append("a face whose landmarks could not be found")
+                    del tracks[event.track]
                 else:
-                    tracks[event.track].embed(hearing)
+                    _forget_mouths(tracks.values())
         loudest = hearing.loudest(frames)
     seconds = frames / FPS
     _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
     cut = seconds < 0.95 * facts.seconds - 0.5
     notes = [f"only {seconds:.1f} of {facts.seconds:.1f} s could be decoded"] if cut else []
     return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
+
+
+def _forget_mouths(tracks: Iterable[_Track]) -> None:
+    """Keep the pictures of what is drawn only: a film of two hours may have a thousand tracks."""
+    heard = [track for track in tracks if track.heard]
+    for track in heard[MOST_FACES:]:
+        track.mouths = []
 
 
 def _refuse_unscorable(
@@ -167,6 +181,7 @@ class _Hearing:
 
     def __init__(self, expert: UniSyncExpert, sound: Sound) -> None:
         self.expert, self.sound = expert, sound
+        self.margin = expert.audio_input.margin
         self.device = next(expert.parameters()).device
         self.chunks: dict[int, tuple[Tensor, Array]] = {}
         self.peak = 0.0
@@ -190,8 +205,8 @@ class _Hearing:
 
     def _chunk(self, number: int) -> tuple[Tensor, Array]:
         if number not in self.chunks:
-            begin = max(0, number * _CHUNK - _MARGIN)
-            end = (number + 1) * _CHUNK + WINDOW_FRAMES - 1 + _MARGIN
+            begin = max(0, number * _CHUNK - self.margin)
+            end = (number + 1) * _CHUNK + self.margin
             self.chunks[number] = self._embed(begin, end, number * _CHUNK - begin)
             self.chunks.pop(number - 3, None)
         return self.chunks[number]
@@ -217,11 +232,14 @@ class _Track:
         self.start, self.expert = start, expert
         self.device = next(expert.parameters()).device
         self.frames = 0
-        self.waiting: list[Frame] = []
+        #: of an expert on anything but colours, what finds the mesh
+        self.eyes = None if expert.config.visual == "rgb" else MeshFinder()
+        self.waiting: list[Frame | Array] = []  # crops, or the meshes found in them
         self.tables: list[Array] = []
         self.levels: list[Array] = []
         self.mouths: list[tuple[int, Frame]] = []
         self.every = 1
+        self.found = self.heard = False  # whether there was a face in a window, and whether any has a score
 
     def push(self, crops: Frame, hearing: _Hearing) -> None:
         for crop in crops:
@@ -230,7 +248,7 @@ class _Track:
                 if len(self.mouths) >= 2 * _STRIP:
                     self.mouths, self.every = self.mouths[::2], 2 * self.every
             self.frames += 1
-        self.waiting.extend(crops)
+        self.waiting.extend(self.eyes(crops) if self.eyes else crops)
         while len(self.waiting) >= _BATCH:
             self.embed(hearing)
 
@@ -238,18 +256,41 @@ class _Track:
         """Embed up to a batch of waiting frames; the last four stay for the windows that come."""
         if len(self.waiting) < WINDOW_FRAMES:
             return
-        batch = torch.from_numpy(np.stack(self.waiting[:_BATCH])).to(self.device)
-        video = rearrange(batch, "t h w c -> 1 t c h w").float() / 255
-        seen = self.expert.encode_visual(video)[0].cpu()
+        seen, shown = self._look(np.stack(self.waiting[:_BATCH]))
         first = self.start + sum(map(len, self.tables))
         heard, there, level = hearing.windows(first - MAX_OFFSET, first + len(seen) + MAX_OFFSET)
         # every window has its neighbours, so that no candidate falls off the end of the matrix
         padded = F.pad(seen, (0, 0, MAX_OFFSET, MAX_OFFSET))
         table = offset_matrix(heard[None], padded[None], MAX_OFFSET)[0, MAX_OFFSET : MAX_OFFSET + len(seen)].numpy()
-        known = np.lib.stride_tricks.sliding_window_view(there, 2 * MAX_OFFSET + 1)
+        known = np.lib.stride_tricks.sliding_window_view(there, 2 * MAX_OFFSET + 1) & shown[:, None]
         self.tables.append(np.where(known, table, np.nan).astype(np.float32))
         self.levels.append(level[MAX_OFFSET : MAX_OFFSET + len(seen)].astype(np.float32))
         self.waiting = self.waiting[len(seen) :]
+        self.found, self.heard = self.found or bool(shown.any()), self.heard or bool(known.any())
+
+    def _look(self, batch: NDArray[Any]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Embeddings (W, D) of the windows of crops or meshes (T, …), and which windows have a face in every frame."""
+        if self.eyes is None:
+            shown = np.ones(len(batch), bool)
+            video = rearrange(torch.from_numpy(batch).to(self.device), "t h w c -> 1 t c h w").float() / 255
+        else:
+            shown = seen_in(batch)
+            if not shown.any():
+                windows = len(batch) - WINDOW_FRAMES + 1
+                return torch.zeros(windows, self.expert.config.embedding), np.zeros(windows, bool)
+            filled = np.where(shown[:, None, None], batch, batch[shown][0])  # these windows are not counted
+            video = visual_of_mesh(self.expert.config, filled, (CROP_SIZE, CROP_SIZE)).to(self.device)
+        return (
+            self.expert.encode_visual(video)[0].cpu(),
+            np.lib.stride_tricks.sliding_window_view(shown, WINDOW_FRAMES).all(1),
+        )
+
+    def finish(self, hearing: _Hearing) -> bool:
+        """Embed what waits; whether a face was found."""
+        self.embed(hearing)
+        if self.eyes:
+            self.eyes.close()
+        return self.found
 
     def scores(self) -> TrackScores:
         return TrackScores(self.start, np.concatenate(self.tables), np.concatenate(self.levels), self.mouths)

@@ -15,8 +15,7 @@ from unisync_loss.evaluate import MAX_OFFSET
 from unisync_loss.face_finder import Frame
 from unisync_loss.media import every_frame
 from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, smooth
-from unisync_loss.score import TrackScores, VideoScores
-from unisync_loss.score_report import MOST_FACES
+from unisync_loss.score import MOST_FACES, TrackScores, VideoScores
 from unisync_loss.streams import Sound, open_media, read_facts, stream_pictures, stream_sound
 
 PAGE_SECONDS = 10  # of the curve that are on show at a time

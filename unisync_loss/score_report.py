@@ -17,13 +17,12 @@ from unisync_loss.files import write_atomically
 from unisync_loss.offsets import offset_curve
 from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, png, smooth
 from unisync_loss.report_page import STYLE
-from unisync_loss.score import TrackScores, VideoScores
+from unisync_loss.score import MOST_FACES, TrackScores, VideoScores
 from unisync_loss.verdict import FRAME_MS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_FACES = 4  # drawn of a video
 _STRIP = 11  # mouths in the film strip
 _COLUMNS = 1200  # of the sync matrix, and points of the curve, at most
 _BLUE, _ORANGE = COLOURS["unisync"], COLOURS["reconstruction"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from unisync_loss.compare import compare
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_finder import MediaPipeFinder
 from unisync_loss.files import write_atomically
+from unisync_loss.progress import Pace
 from unisync_loss.score import score_video
 from unisync_loss.score_film import write_film
 from unisync_loss.score_report import draw_video, write_page
 from unisync_loss.verdict import judge
-
-_TELL_EVERY = 5.0  # s
 
 
 def score_paths(
@@ -36,7 +35,7 @@ def score_paths(
 
     Args:
         paths: files, or folders that are searched.
-        expert: takes RGB and a waveform.
+        expert: of any pair, in eval mode.
         model: its name.
         report: folder for ``report.html`` and a picture a video; made where missing.
         film: write every video into that folder, too, with its curve burnt in.
@@ -56,13 +55,13 @@ def score_paths(
     todo = [(group, video) for group, videos in groups.items() for video in videos]
     _begin(paths, report, film=film, versus=versus)
     threshold = expert.config.threshold
-    finder, pace = MediaPipeFinder(), _Pace(len(todo), say)
+    finder, pace = MediaPipeFinder(), Pace(say, len(todo))
     videos: list[dict[str, Any]] = []
     pictures: dict[str, str] = {}
     for index, (group, video) in enumerate(todo):
-        pace.begin(index, video.name)
+        place = partial(_tell, pace, index, f"{index + 1}/{len(todo)} {video.name}")
         try:
-            scores = score_video(video, expert, finder=finder, progress=pace.tell)
+            scores = score_video(video, expert, finder=finder, progress=place)
             judged = judge(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
@@ -93,22 +92,6 @@ def _begin(paths: Sequence[Path], report: Path | None, *, film: bool, versus: bo
         report.mkdir(parents=True, exist_ok=True)
 
 
-class _Pace:
-    """Says how far the work is, every five seconds."""
-
-    def __init__(self, videos: int, say: Callable[[str], None]) -> None:
-        self.videos, self.say = videos, say
-        self.started = self.last = time.monotonic()
-        self.index, self.name = 0, ""
-
-    def begin(self, index: int, name: str) -> None:
-        self.index, self.name = index, name
-
-    def tell(self, done: float, seconds: float) -> None:
-        now = time.monotonic()
-        if now - self.last < _TELL_EVERY:
-            return
-        self.last = now
-        share = (self.index + min(1.0, done / max(seconds, done, 1e-9))) / self.videos
-        left = (now - self.started) * (1 - share) / max(share, 1e-9)
-        self.say(f"{self.index + 1}/{self.videos} {self.name}: {done:.0f} of {seconds:.0f} s, {left:.0f} s left")
+def _tell(pace: Pace, before: int, name: str, done: float, seconds: float) -> None:
+    """Say how far the work is within a video, the lengths of the others being unknown."""
+    pace.tell(before + min(1.0, done / max(seconds, done, 1e-9)), f"{name}: {done:.0f} of {seconds:.0f} s")

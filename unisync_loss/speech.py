@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.files import fingerprint
 from unisync_loss.hubert import FIELD, HOP
 from unisync_loss.media import to_int16
+from unisync_loss.progress import Pace
 from unisync_loss.store import WAV_HEADER, Record, is_store, list_records, read_member
 from unisync_loss.streams import open_media, stream_sound
 
@@ -68,6 +68,11 @@ class Speech(NamedTuple):
 def samples_of(steps: int) -> int:
     """Samples that so many steps take."""
     return HOP * (steps - 1) + FIELD
+
+
+def steps_of(samples: int) -> int:
+    """Steps that so many samples give."""
+    return (samples - FIELD) // HOP + 1
 
 
 def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
@@ -148,16 +153,14 @@ def _key(recordings: Sequence[Recording]) -> str:
 def _decode_all(recordings: Sequence[Recording], path: Path, say: Callable[[str], None]) -> None:
     parts: list[NDArray[np.int16]] = []
     skipped: dict[str, str] = {}
-    started = said = time.monotonic()
-    for done, recording in enumerate(recordings):
+    pace = Pace(say, len(recordings))
+    for done, recording in enumerate(recordings, 1):
         try:
             parts.append(_decode(recording))
         except ValueError as error:
             skipped[recording.name] = str(error)
             parts.append(np.zeros(0, np.int16))
-        if (now := time.monotonic()) - said > 5:
-            said, left = now, (now - started) / (done + 1) * (len(recordings) - done - 1)
-            say(f"speech: {done + 1}/{len(recordings)} recordings decoded, {left:.0f} s left")
+        pace.tell(done, f"speech: {done}/{len(recordings)} recordings decoded")
     arrays = {"samples": np.concatenate(parts), "lengths": np.array([part.size for part in parts])}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -307,9 +307,15 @@ def dead_units(heard: Tensor, seen: Tensor) -> dict[str, Tensor]:
     return {name: (value <= 0).all(0).float().mean() for name, value in (("dead_audio", heard), ("dead_visual", seen))}
 
 
-def parameters_of(stage: Stage[Any], learner: Learner) -> Iterator[nn.Parameter]:
+def trained_modules(stage: Stage[Any], learner: Learner, hold: str | None = None) -> list[nn.Module]:
+    """Modules that a stage trains, but those of the tower that is held."""
+    held = set(getattr(learner.expert, f"{hold}_tower").modules()) if hold else set()
+    return [module for module in stage.trained(learner) if module not in held]
+
+
+def parameters_of(stage: Stage[Any], learner: Learner, hold: str | None = None) -> Iterator[nn.Parameter]:
     """Parameters that a stage trains."""
-    for module in stage.trained(learner):
+    for module in trained_modules(stage, learner, hold):
         yield from module.parameters()
     if getattr(stage, "contrasts", False):
         yield learner.log_scale

@@ -7,6 +7,7 @@ weights are not bundled: the user brings them (README.md says from where). ``lse
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ SIZE = 224  # pixels of a side
 WINDOW_STEPS = 20  # MFCC steps of 10 ms in a window of 5 frames
 STEPS_PER_FRAME = 4
 EMBEDDING = 1024
+_AT_ONCE = 4  # windows in the first layer
 
 
 class SyncNet(nn.Module):
@@ -78,10 +80,19 @@ class SyncNet(nn.Module):
         """
         if frames.ndim != 4 or frames.shape[1:] != (3, SIZE, SIZE) or len(frames) < WINDOW_FRAMES:
             raise ValueError(f"frames: expected (T, 3, {SIZE}, {SIZE}) with T >= 5, got {tuple(frames.shape)}")
-        bgr = frames.to(next(self.parameters()).dtype).flip(1)
-        # a three-dimensional convolution that is as deep as its input is a plain one on stacked frames, and faster
-        stacked = rearrange(bgr.unfold(0, WINDOW_FRAMES, 1), "w c h v t -> w (c t) h v")
-        return self.netfclip(_run(self.netcnnlip, stacked))
+        first, norm, _, pool, *others = self.netcnnlip
+        assert isinstance(first, nn.Conv3d)
+        assert isinstance(norm, nn.BatchNorm3d)
+        fused = fuse_conv_bn_eval(first, norm)
+        weight = fused.weight.flip(1)  # to RGB
+        video = rearrange(frames, "t c h w -> 1 c t h w").contiguous(memory_format=torch.channels_last_3d)
+        video = video.to(weight.dtype)
+        # a few windows at a time, pooled while they are in the processor's cache; ReLU may wait until then
+        pooled = [
+            _pool(rearrange(F.conv3d(piece, weight, fused.bias, first.stride), "1 c w h v -> w c h v"), pool)
+            for piece in (video[:, :, start : start + _AT_ONCE + 4] for start in range(0, len(frames) - 4, _AT_ONCE))
+        ]
+        return self.netfclip(_run(others, torch.cat(pooled).relu_()))
 
     def embed_audio(self, coefficients: Tensor) -> Tensor:
         """Embed the 20 MFCC steps of every window. Windows overlap, but each is padded for itself: none is shared.
@@ -110,8 +121,8 @@ def _head() -> nn.Sequential:
     return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, EMBEDDING))
 
 
-def _run(tower: nn.Sequential, x: Tensor) -> Tensor:
-    """Convolutional tower in two dimensions, with the norms folded into the convolutions: (N, C, H, W) → (N, 512)."""
+def _run(tower: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Convolutional layers in two dimensions, with the norms folded into the convolutions: (N, C, H, W) → (N, 512)."""
     layers = list(tower)
     x = x.contiguous(memory_format=torch.channels_last)
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
@@ -119,11 +130,17 @@ def _run(tower: nn.Sequential, x: Tensor) -> Tensor:
             assert isinstance(following, nn.BatchNorm2d | nn.BatchNorm3d)
             assert isinstance(layer.padding, tuple)
             fused = fuse_conv_bn_eval(layer, following)
-            weight = rearrange(fused.weight, "o c t h v -> o (c t) h v") if fused.weight.ndim == 5 else fused.weight
+            weight = rearrange(fused.weight, "o c 1 h v -> o c h v") if fused.weight.ndim == 5 else fused.weight
             x = F.conv2d(x, weight, fused.bias, _plane(layer.stride), _plane(layer.padding)).relu_()
         elif isinstance(layer, nn.MaxPool2d | nn.MaxPool3d):
-            x = F.max_pool2d(x, _plane(layer.kernel_size), _plane(layer.stride), _plane(layer.padding))
+            x = _pool(x, layer)
     return x.flatten(1)
+
+
+def _pool(x: Tensor, layer: nn.Module) -> Tensor:
+    """What a pooling layer of two or three dimensions does in the last two."""
+    assert isinstance(layer, nn.MaxPool2d | nn.MaxPool3d)
+    return F.max_pool2d(x, _plane(layer.kernel_size), _plane(layer.stride), _plane(layer.padding))
 
 
 def _plane(value: int | tuple[int, ...]) -> int | tuple[int, ...]:

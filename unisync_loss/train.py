@@ -87,7 +87,10 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     learner = Learner(expert_config)
     standardise(learner.expert, data)
     if config.init is not None:
-        say(f"taken over from {config.init}: {' and '.join(take_over(learner.expert, config.init))}")
+        taken = take_over(learner.expert, config.init)
+        say(f"taken over from {config.init}: {' and '.join(taken)}")
+        if config.hold and config.hold not in taken:
+            raise ValueError(f"hold: expected a tower taken over ({', '.join(taken)}), got {config.hold}")
     engine = Engine(config, learner.to(device), data, world)
     if world.first:
         out.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ After Hsu et al., "HuBERT", arXiv 2106.07447: first groups of MFCC with their de
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.mfcc import mfcc
+from unisync_loss.progress import Pace
 from unisync_loss.speech import Speech
 
 FIT_STEPS = 200_000  # steps that groups are fitted to; more change little
@@ -122,12 +122,10 @@ def label_speech(
     points = torch.cat([features(int(index)) for index in fitted])
     centres = fit_groups(points, count, generator)
     labels = []
-    started = said = time.monotonic()
+    pace = Pace(say, len(speech.steps))
     for index in range(len(speech.steps)):
         labels.append(nearest(features(index), centres)[0].short().cpu().numpy())
-        if (now := time.monotonic()) - said > 5:
-            said, left = now, (now - started) / (index + 1) * (len(speech.steps) - index - 1)
-            say(f"units: {index + 1}/{len(speech.steps)} recordings, {left:.0f} s left")
+        pace.tell(index + 1, f"units: {index + 1}/{len(speech.steps)} recordings")
     return np.concatenate(labels)
 
 

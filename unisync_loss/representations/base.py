@@ -42,6 +42,8 @@ class AudioInput(nn.Module, ABC):
 
     #: the feature shape that users may give instead of a waveform, in words
     expected: str
+    #: frames on either side of a stretch of sound that are heard with it, where it is heard stretch by stretch
+    margin: int
 
     def __init__(self, config: UniSyncConfig) -> None:
         """Keep the config."""

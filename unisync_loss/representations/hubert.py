@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from unisync_loss.hubert import HubertEncoder, fit_steps, looks_like
+from unisync_loss.hubert import MARGIN, HubertEncoder, fit_steps, looks_like
 from unisync_loss.representations.base import AudioInput
 
 
@@ -18,6 +18,8 @@ class HubertInput(AudioInput):
     waveform and shared by all experts of the process. Give whole clips, not windows: HuBERT hears the context. Features
     of clips that are read again and again are computed once by :func:`unisync_loss.hubert.cached_features`.
     """
+
+    margin = MARGIN // 2
 
     @property
     def expected(self) -> str:  # type: ignore[override]

@@ -69,6 +69,7 @@ class MelInput(AudioInput):
     """Waveform (B, S) or mel (B, 80, L) → (B, L, 80)."""
 
     expected = "(B, 80, L) of 80 steps a second"
+    margin = 25  # its filters reach 25 ms; this many frames are whole steps
 
     def forward(self, audio: Tensor) -> Tensor:
         """Check and convert; see the class for shapes."""

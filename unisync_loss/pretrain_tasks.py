@@ -1,0 +1,240 @@
+"""What a HuBERT is taught: units of masked steps, as in arXiv 2106.07447, and to hear what an expert on mel hears.
+
+Axes: B crops, L steps of 20 ms, T = L / 2 frames, W = T - 4 windows, F features, D the expert's embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.files import write_atomically
+from unisync_loss.functional import sync_probability
+from unisync_loss.hubert import HOP
+from unisync_loss.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places, standard
+from unisync_loss.pretrained import load_expert
+from unisync_loss.speech import Speech, samples_of, steps_of
+from unisync_loss.towers import DenseAudioTower
+from unisync_loss.units import label_speech, mfcc_with_deltas, perplexity
+
+HELD_CROPS = 96  # of up to four seconds, one a recording
+_LONGEST_HELD = 200  # steps
+PIECE_STEPS = 300  # in which recordings are labelled
+
+Report = dict[str, float]
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all tasks learn from.
+
+    Attributes:
+        speech: recordings.
+        held: (N,) those of people who are never trained on.
+        odds: (N,) of drawing each; 0 for those held out.
+        seconds: speech of a batch.
+        seed: of the run.
+        out: folder of the run.
+        device: to compute on.
+    """
+
+    speech: Speech
+    held: NDArray[np.bool_]
+    odds: NDArray[np.float64]
+    seconds: float
+    seed: int
+    out: Path
+    device: torch.device
+
+    def drawer(self) -> CropDrawer:
+        """What draws crops."""
+        return CropDrawer(self.speech, self.odds, self.device)
+
+    def held_places(self, generator: np.random.Generator) -> list[Places]:
+        """The beginnings of recordings that are held out."""
+        chosen = generator.permutation(np.flatnonzero(self.held))[:HELD_CROPS]
+        steps = self.speech.steps
+        return [Places(np.array([i]), np.zeros(1, np.int64), min(_LONGEST_HELD, int(steps[i]))) for i in chosen]
+
+
+class Task(Protocol[Net]):
+    """One round of training."""
+
+    def build(self, size: HubertSize) -> Net:
+        """Networks with random weights; the HuBERT is ``.hubert``."""
+        ...
+
+    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
+        """Make what is to be learnt; ``states`` gives the layers of the round before, if there was one."""
+        ...
+
+    def loss(self, learner: Net, generator: np.random.Generator) -> Tensor:
+        """Scalar to minimise, on a batch drawn anew."""
+        ...
+
+    def measure(self, average: Net, generator: np.random.Generator) -> Report:
+        """How it does on people never heard."""
+        ...
+
+
+class UnitsTask:
+    """Tell the units of masked steps: clusters of MFCC first, then of the middle layer of the round before.
+
+    Args:
+        material: to learn from.
+        number: of the round, from 0.
+        units: number of clusters.
+    """
+
+    def __init__(self, material: Material, number: int, units: int) -> None:
+        """Keep them; units are made in :meth:`begin`."""
+        self.material, self.number, self.count = material, number, units
+        self.drawer = material.drawer()
+        self.units: Tensor
+
+    def build(self, size: HubertSize) -> MaskedPredictor:
+        """A HuBERT with a head over the units."""
+        return MaskedPredictor(size, self.count)
+
+    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
+        """Make units, once a run."""
+        material, speech = self.material, self.material.speech
+
+        def features(index: int) -> Tensor:
+            waveform, steps = speech.waveform(index), int(speech.steps[index])
+            if states is None:
+                return mfcc_with_deltas(waveform, steps).to(material.device)
+            return torch.cat([middle(piece) for piece in pieces(waveform, steps)])
+
+        def middle(waveform: Tensor) -> Tensor:
+            assert states is not None
+            layers = states(waveform)
+            return layers[(len(layers) - 2) // 2]  # as in the paper
+
+        path = material.out / f"units-{self.number + 1}.safetensors"
+        if not path.is_file():
+            generator = np.random.default_rng([material.seed, self.number, 1 << 20])
+            units = label_speech(speech, features, self.count, generator, material.odds, say)
+            write_atomically(path, save({"units": units}))
+        units = load_file(path)["units"]
+        self.units = torch.from_numpy(units).to(material.device)
+        return {"units": self.count, "perplexity": round(perplexity(units), 1)}
+
+    def loss(self, learner: MaskedPredictor, generator: np.random.Generator) -> Tensor:
+        """Cross-entropy of the masked steps."""
+        crops = self._crop(self.drawer.draw(generator, self.material.seconds), generator)
+        return F.cross_entropy(learner(crops.waveform, crops.mask), crops.units[crops.mask])
+
+    def _crop(self, places: Places, generator: np.random.Generator) -> Crops:
+        return self.drawer.crop(places, self.units, generator)
+
+    def measure(self, average: MaskedPredictor, generator: np.random.Generator) -> Report:
+        """Masked accuracy, always of the same crops and masks."""
+        guessed, true = [], []
+        for places in self.material.held_places(generator):
+            crops = self._crop(places, generator)
+            guessed.append(average(crops.waveform, crops.mask))
+            true.append(crops.units[crops.mask])
+        logits, units = torch.cat(guessed), torch.cat(true)
+        best = logits.argmax(1)
+        return {
+            "held_out_loss": F.cross_entropy(logits, units).item(),
+            "held_out_accuracy": (best == units).double().mean().item(),
+            "commonest_unit": float(torch.bincount(units).max()) / len(units),  # what a constant guess would get
+            "guessed_perplexity": perplexity(best.cpu().numpy()),
+        }
+
+
+def pieces(waveform: Tensor, steps: int) -> Iterator[Tensor]:
+    """Cut a recording (S,) into stretches as long as the crops that attention was trained on."""
+    for start in range(0, steps, PIECE_STEPS):
+        last = min(start + PIECE_STEPS, steps)
+        yield waveform[HOP * start : HOP * start + samples_of(last - start)]
+
+
+class Ear(nn.Module):
+    """A HuBERT and an audio tower that is thrown away.
+
+    Args:
+        size: of the HuBERT.
+        embedding: D of the expert.
+
+    Shape:
+        (B, S) waveforms as recorded → (B, W, D) before ReLU.
+    """
+
+    def __init__(self, size: HubertSize, embedding: int) -> None:
+        """Build from random weights."""
+        from transformers import HubertModel
+
+        super().__init__()
+        self.hubert = HubertModel(size.config())
+        self.tower = DenseAudioTower(UniSyncConfig(audio="hubert", audio_features=size.hidden, embedding=embedding))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Hear; see the class for shapes."""
+        # transformers would hide steps of its own accord, by chance that no seed of ours reaches
+        nothing = torch.zeros(len(waveform), steps_of(waveform.shape[1]), dtype=torch.bool, device=waveform.device)
+        features = self.hubert(standard(waveform), mask_time_indices=nothing).last_hidden_state
+        starts = [2 * start for start in range(waveform.shape[1] // SAMPLES_PER_FRAME - WINDOW_FRAMES + 1)]
+        heard: Tensor = self.tower(features, starts)
+        return heard
+
+
+class EarTask:
+    """Hear what an expert on mel hears: its embeddings of every window are to be met, no face is needed.
+
+    Args:
+        material: to learn from.
+        expert: its name, as ``load_expert`` takes it.
+
+    Raises:
+        ValueError: for an expert that does not hear mel.
+    """
+
+    def __init__(self, material: Material, expert: str) -> None:
+        """Load the expert."""
+        self.material, self.drawer = material, material.drawer()
+        self.expert = load_expert(expert, device=material.device).requires_grad_(False)
+        if self.expert.config.audio != "mel":
+            raise ValueError(f"ear: expected an expert on mel, got {expert} on {self.expert.config.audio}")
+
+    def build(self, size: HubertSize) -> Ear:
+        """A HuBERT with an audio tower."""
+        return Ear(size, self.expert.config.embedding)
+
+    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
+        """Nothing to prepare."""
+        return {}
+
+    def loss(self, learner: Ear, generator: np.random.Generator) -> Tensor:
+        """How improbable it is that both hear the same."""
+        waveform = self.drawer.waveforms(self.drawer.draw(generator, self.material.seconds))
+        return 1 - sync_probability(learner(waveform).float(), self._target(waveform)).mean()
+
+    def measure(self, average: Ear, generator: np.random.Generator) -> Report:
+        """Agreement on the same windows, and with another window of the recording."""
+        same, other = [], []
+        for places in self.material.held_places(generator):
+            waveform = self.drawer.waveforms(places)
+            heard, target = average(waveform).float(), self._target(waveform)
+            same.append(sync_probability(heard, target).mean())
+            other.append(sync_probability(heard, target.roll(target.shape[1] // 2, 1)).mean())
+        agreement = {"held_out_agreement": torch.stack(same), "agreement_elsewhere": torch.stack(other)}
+        return {name: values.mean().item() for name, values in agreement.items()}
+
+    def _target(self, waveform: Tensor) -> Tensor:
+        frames = waveform.shape[1] // SAMPLES_PER_FRAME
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
+            return self.expert.encode_audio(waveform[:, : frames * SAMPLES_PER_FRAME], frames)
