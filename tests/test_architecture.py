@@ -12,7 +12,7 @@ PACKAGE = ROOT / "unisync_loss"
 #: a module imports only from lines above its own, and from its own line
 LAYERS = [
     {"config", "files", "progress"},
-    {"functional"},
+    {"functional", "lip_closures"},
     {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets", "clip_offsets", "fingerprints"},
     {"media", "model_files"},
     {"store", "workers", "hubert"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"series", "pretrain_tasks"},
     {"sampling", "augment", "objective", "state", "optimisation", "evaluate", "prepare", "demo_material"},
     {"units", "masked_prediction", "phone_abx", "demo_generator", "demo_judge"},
-    {"protocols", "score", "verdict", "clip_facts", "diagnosis"},
+    {"protocols", "score", "verdict", "clip_facts", "diagnosis", "physical_zero"},
     {"stages", "report", "report_page", "score_report", "score_film", "score_run", "compare", "demo", "align", "folds"},
     {"doctor", "doctor_report"},
     {"pair_stages"},

@@ -12,8 +12,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from unisync_loss.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
+from unisync_loss.physical_zero import PHYSICAL, read_rises, settle_zeros
 from unisync_loss.progress import Pace
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
@@ -98,27 +99,39 @@ def align(
     Args:
         root: store, or folder of ``<corpus>/<speaker>/<clip>``, judged as found.
         judges: experts; those that have not seen a clip judge it together.
-        zero: name of a corpus known to be in sync: its mean is made 0 for all, whatever the expert's own zero.
+        zero: name of a corpus known to be in sync: its mean is made 0 for all, whatever the expert's own zero; or
+            ``"physical"``: of each corpus, where closed lips part as their release is heard.
         say: takes lines of progress.
 
     Returns:
         Counts ``clips``, ``shifted``, ``untouched``, ``left_out``; ``moved``, mean frames by which offsets changed
-        since the last round; ``corpora``: each one's ``zero`` as the expert sees it, its ``sd``, and its spreads.
+        since the last round; ``corpora``: each one's ``zero`` as the expert sees it, its ``sd``, and its spreads;
+        ``physical``: what `settle_zeros` says of each corpus, empty unless asked for.
 
     Raises:
-        ValueError: for no judge, a clip that all judges have seen, or a corpus that is not there or not sure.
+        ValueError: for no judge, a clip that all judges have seen, a corpus that is not there or not sure, or no corpus
+            that shows a physical zero clearly. Nothing is written then.
         FileNotFoundError: when the folder does not exist.
     """
     root = Path(root)
     entries = list_clips(root, as_found=True)
     before = read_offsets(root / "offsets.csv")
-    if zero is not None and zero not in {entry.corpus for entry in entries}:
-        raise ValueError(f"zero: expected one of {sorted({entry.corpus for entry in entries})}, got {zero!r}")
+    names = sorted({entry.corpus for entry in entries})
+    if zero not in (None, PHYSICAL, *names):
+        raise ValueError(f"zero: expected {PHYSICAL} or one of {names}, got {zero!r}")
     for entry in entries:
         if not any(judge.unseen is None or entry.name in judge.unseen for judge in judges):
             raise ValueError(f"{entry.name}: expected an expert that has not seen it, all {len(judges)} have")
     curves, problems = read_curves(entries, judges, say)
-    decisions, corpora = decide(entries, curves, problems, before, zero)
+    decisions, corpora = decide(entries, curves, problems, before)
+    physical: dict[str, dict[str, Any]] = {}
+    if zero == PHYSICAL:
+        physical = settle_zeros(read_rises(entries, [row.estimate for row in decisions], say))
+        decisions = move_zero(entries, decisions, {name: row["zero"] for name, row in physical.items()})
+    elif zero is not None:
+        if zero not in corpora:
+            raise ValueError(f"zero: expected a corpus with sure clips, {zero} has none")
+        decisions = move_zero(entries, decisions, dict.fromkeys(names, corpora[zero]["zero"]))
     write_decisions(root, decisions)
     known = [row for row in decisions if row.offset_frames is not None and row.before is not None]
     moves = [abs((row.offset_frames or 0.0) - (row.before or 0.0)) for row in known]
@@ -132,7 +145,26 @@ def align(
         "left_out": sum(row.offset_frames is None for row in decisions),
         "moved": round(float(np.mean(moves)), 3) if moves else None,
         "corpora": corpora,
+        "physical": physical,
     }
+
+
+def move_zero(
+    entries: Sequence[ClipEntry], decisions: Sequence[Decision], zeros: Mapping[str, float]
+) -> list[Decision]:
+    """Decisions once the zero of each corpus is made 0, given in frames as the expert sees it."""
+    moved = []
+    for entry, row in zip(entries, decisions, strict=True):
+        if row.estimate is not None:
+            value = row.estimate - zeros[entry.corpus]
+            row = replace(row, offset_frames=settle(value), estimate=round(value, 3))
+        moved.append(row)
+    return moved
+
+
+def settle(value: float) -> float:
+    """What is written of an offset: 0 for what is less than SMALL."""
+    return 0.0 if abs(value) < SMALL else round(value, 2)
 
 
 def read_curves(
@@ -167,7 +199,6 @@ def decide(
     curves: Sequence[Curve | None],
     problems: Sequence[str],
     before: dict[str, float | None],
-    zero: str | None = None,
 ) -> tuple[list[Decision], dict[str, dict[str, float]]]:
     """Offsets from curves, corpus by corpus.
 
@@ -176,13 +207,9 @@ def decide(
         curves: of each, None where it could not be read.
         problems: why.
         before: offsets until now.
-        zero: corpus whose mean is made 0.
 
     Returns:
         A decision a clip, in order; and what is known of each corpus that has a sure clip.
-
-    Raises:
-        ValueError: when the corpus that is to be zero has no sure clip.
     """
     noise = measure_noise([curve for curve in curves if curve is not None])
     rows: dict[int, _Estimate] = {}
@@ -193,20 +220,15 @@ def decide(
         rows |= dict(zip(mine, found, strict=True))
         if facts:
             corpora[corpus] = facts
-    if zero is not None and zero not in corpora:
-        raise ValueError(f"zero: expected a corpus with sure clips, {zero} has none")
-    base = corpora[zero]["zero"] if zero is not None else 0.0
     unread = _Estimate(None, None, 0.0, "none", None, 0, "")
     decisions = []
     for index, entry in enumerate(entries):
         row = rows.get(index, unread)
-        value = None if row.value is None else row.value - base
-        offset = None if value is None else 0.0 if abs(value) < SMALL else round(value, 2)
         decisions.append(
             Decision(
                 clip=entry.name,
-                offset_frames=offset,
-                estimate=None if value is None else round(value, 3),
+                offset_frames=None if row.value is None else settle(row.value),
+                estimate=None if row.value is None else round(row.value, 3),
                 sd=None if row.sd is None else round(row.sd, 3),
                 confidence=round(row.margin, 2),
                 level=row.level,
@@ -278,6 +300,25 @@ def _judge_corpus(
             else _Estimate(float(value), math.sqrt(variance), margin, level, peak.offset, curve.windows, "")
         )
     return rows, tree.facts()
+
+
+def to_lines(report: dict[str, Any]) -> str:
+    """What :func:`align` did, for people."""
+    lines = [
+        f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips"
+        for corpus, row in report["corpora"].items()
+    ]
+    for corpus, row in report["physical"].items():
+        measured = "" if row["interval"] is None else " [{:+.2f}, {:+.2f}]".format(*row["interval"])
+        lines.append(
+            f"{corpus}: in sync where the expert sees {row['zero']:+.2f} frames, by {row['basis']}; "
+            f"its own{measured} from {row['partings']} partings of lips in {row['clips']} clips"
+        )
+    lines.append(
+        f"{Path(report['root'], 'offsets.csv')}: {report['shifted']} of {report['clips']} clips shifted, "
+        f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"
+    )
+    return "\n".join(lines)
 
 
 def write_decisions(root: Path, decisions: Sequence[Decision]) -> None:

@@ -161,13 +161,13 @@ def align(
     unseen: Annotated[
         list[Path] | None, typer.Option(help="One for each model: fold, or list, of the clips it was not trained on.")
     ] = None,
-    zero: Annotated[str | None, typer.Option(help="Corpus known to be in sync: its mean is 0 for all.")] = None,
+    zero: Annotated[str | None, typer.Option(help="physical, or a corpus known to be in sync.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Do not align: write so many folds to train on.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the folds.")] = None,
     json_file: Json = None,
 ) -> None:
     """Estimate how late each clip's sound is and write DATA/offsets.csv, which train and eval honour."""
-    from unisync_loss.align import Judge
+    from unisync_loss.align import Judge, to_lines
     from unisync_loss.align import align as run
     from unisync_loss.folds import make_folds, read_unseen
     from unisync_loss.pretrained import load_expert
@@ -188,12 +188,7 @@ def align(
     report = run(data, judges, zero=zero, say=say)
     if json_file:
         write_json(json_file, report)
-    for corpus, row in report["corpora"].items():
-        typer.echo(f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips")
-    typer.echo(
-        f"{data / 'offsets.csv'}: {report['shifted']} of {report['clips']} clips shifted, "
-        f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"
-    )
+    typer.echo(to_lines(report))
 
 
 @app.command()

@@ -1,0 +1,61 @@
+"""Physical zeros of real clips, as `unisync align --zero physical` measures them, and whether they go with the sound.
+
+    python benchmarks/physical_zero.py --data VAL --cache CACHE --json physical_zero.json
+
+How late the sound of each corpus is where closed lips part, its offsets.csv put right, as it is and with the sound made
+late by 3 frames. The cache is the trainer's; what is not in it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unisync_loss.cache import MESH_CENTRE, build_cache, cache_path, load_mesh
+from unisync_loss.clips import list_clips
+from unisync_loss.config import SAMPLES_PER_FRAME
+from unisync_loss.lip_closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
+
+SHIFT = 3  # frames
+
+
+def main() -> None:
+    """Measure each corpus, and all together."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    entries = list_clips(arguments.data)
+    for done, total, _ in build_cache(entries, arguments.cache, arguments.workers, "mesh"):
+        print(f"\r{done}/{total} clips", end="", flush=True)
+    print()
+    rises: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for entry in entries:
+        if not cache_path(entry, arguments.cache, "mesh").exists():  # no face
+            continue
+        cached = load_mesh(entry, arguments.cache)
+        mesh = cached.mesh.astype(np.float32) + np.asarray(MESH_CENTRE, np.float32)
+        moments = find_partings(lip_gap(mesh, (int(cached.size[0]), int(cached.size[1])))) + entry.offset
+        late = np.pad(cached.waveform, (SHIFT * SAMPLES_PER_FRAME, 0))
+        both = rises_at(sound_rise(cached.waveform), moments), rises_at(sound_rise(late), moments)
+        rises.setdefault(entry.corpus, []).append(both)
+    rises["all"] = [both for corpus in list(rises) for both in rises[corpus]]
+    report: dict[str, Any] = {}
+    for corpus, clips in rises.items():
+        zeros = [find_zero([both[place] for both in clips]) for place in (0, 1)]
+        names = ("as it is", f"{SHIFT} frames late")
+        report[corpus] = {name: {**zero._asdict(), "sure": zero.sure} for name, zero in zip(names, zeros, strict=True)}
+        print(corpus, *(f"{zero.offset:+.2f} [{zero.low:+.2f}, {zero.high:+.2f}]" for zero in zeros), end=" ")
+        print(f"{zeros[0].partings} partings in {zeros[0].clips} clips{'' if zeros[0].sure else ', not sure'}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The physical zero of the corpora of a folder or store, see `lip_closures`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.cache import measure_clip
+from unisync_loss.clips import ClipEntry
+from unisync_loss.faces import MESH_POINTS, fill_gaps
+from unisync_loss.lip_closures import (
+    CLIPS,
+    FEWEST,
+    WIDEST,
+    find_partings,
+    find_zero,
+    lip_gap,
+    rises_at,
+    sound_rise,
+)
+from unisync_loss.progress import Pace
+from unisync_loss.store import read_features, read_sound
+
+PHYSICAL = "physical"
+Rises = NDArray[np.float32]
+_ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
+
+
+def read_rises(
+    entries: Sequence[ClipEntry], estimates: Sequence[float | None], say: Callable[[str], None] = lambda line: None
+) -> dict[str, list[Rises]]:
+    """Read what is heard where lips part, once the estimates are put right.
+
+    Args:
+        entries: clips as found.
+        estimates: offset of each in frames; clips that have none say nothing.
+        say: takes lines of progress.
+
+    Returns:
+        `rises_at` of the clips of each corpus; those in which no face is found are passed over, and those beyond 1000
+        partings of a corpus.
+
+    Raises:
+        ImportError: without MediaPipe, for clips that are not of a store.
+    """
+    rises: dict[str, list[Rises]] = {entry.corpus: [] for entry in entries}
+    partings = dict.fromkeys(rises, 0)
+    pace = Pace(say, len(entries))
+    # drawn from everywhere, for what comes first in order of name may be one speaker
+    for done, index in enumerate(np.random.default_rng(0).permutation(len(entries)).tolist()):
+        entry, estimate = entries[index], estimates[index]
+        pace.tell(done, f"lips: {done}/{len(entries)} clips")
+        if estimate is None or partings[entry.corpus] >= _ENOUGH:
+            continue
+        try:
+            gap, sound = read_lips(entry)
+        except (ValueError, OSError):  # the decision on the clip has said why, or there is no face
+            continue
+        rises[entry.corpus].append(rises_at(sound_rise(sound), find_partings(gap) + estimate))
+        partings[entry.corpus] += len(rises[entry.corpus][-1])
+    return rises
+
+
+def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Gap between the lips (T,) and waveform (640 T,) of a clip as found; landmarks of a store are not measured again.
+
+    Raises:
+        ValueError: when it cannot be read, or shows no face in more than a fifth of its frames.
+        ImportError: without MediaPipe, where it is needed.
+    """
+    if entry.record is not None:
+        landmarks = read_features(entry.record)["landmarks"].astype(np.float32)
+        if landmarks.shape[1] == MESH_POINTS:  # not the user's own
+            return lip_gap(fill_gaps(landmarks), (1, 1)), read_sound(entry.record, 0, entry.record.frames)
+    clip, mesh = measure_clip(entry)
+    return lip_gap(mesh, (clip.frames.shape[1], clip.frames.shape[2])), clip.waveform
+
+
+def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, Any]]:
+    """A zero for every corpus: its own where it is sure.
+
+    Args:
+        rises: of :func:`read_rises`.
+
+    Returns:
+        By corpus ``zero``: what the expert says of clips that are in sync, frames; ``basis``: ``corpus``, or else
+        ``small corpora`` all together where those are sure, or ``others``, the mean of the sure ones; ``interval``
+        (95 %, None for fewer than two clips), ``partings`` and ``clips`` of the corpus itself.
+
+    Raises:
+        ValueError: when nothing is sure.
+    """
+    zeros = {corpus: find_zero(clips) for corpus, clips in rises.items()}
+    sure = [zero.offset for zero in zeros.values() if zero.sure]
+    small = find_zero([clip for corpus, clips in rises.items() if not zeros[corpus].sure for clip in clips])
+    if not sure and not small.sure:
+        rows = [
+            f"{name} {row.partings} in {row.clips}, {row.low:+.2f} to {row.high:+.2f}" for name, row in zeros.items()
+        ]
+        raise ValueError(
+            f"zero: expected {FEWEST} partings of lips in {CLIPS} clips and an interval within {WIDEST} frames on "
+            f"either side, found {'; '.join(rows)}"
+        )
+    common, basis = (small.offset, "small corpora") if small.sure else (float(np.mean(sure)), "others")
+    return {
+        corpus: {
+            "zero": round(-(zero.offset if zero.sure else common), 3),
+            "basis": "corpus" if zero.sure else basis,
+            "interval": None if math.isnan(zero.low) else [round(-zero.high, 3), round(-zero.low, 3)],
+            "partings": zero.partings,
+            "clips": zero.clips,
+        }
+        for corpus, zero in zeros.items()
+    }
