@@ -132,7 +132,7 @@ class TestVideo:
         ("visual", "features", "shape"),
         [
             ("rgb", 3, (1, 12, 3, 192, 192)),
-            ("parsing", 5, (1, 12, 96, 96)),
+            ("parsing", 5, (1, 12, 128, 128)),
             ("landmarks", 136, (1, 12, 68, 2)),
             ("landmarks", 204, (1, 12, 68, 3)),
             ("landmarks", 40, (1, 12, 20, 2)),

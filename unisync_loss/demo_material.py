@@ -123,7 +123,8 @@ def is_map(visual: str) -> bool:
 def _measured(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor:
     seen = visual_of_frames(config, frames)[0]
     if config.visual == "parsing":
-        return rearrange(F.one_hot(seen.long(), len(PARSING_GROUPS)).float(), "t h w c -> t c h w")
+        maps = rearrange(F.one_hot(seen.long(), len(PARSING_GROUPS)).float(), "t h w c -> t c h w")
+        return resize(maps, SIZE, SIZE)
     return normalise_landmarks(seen) if config.visual == "landmarks" else seen
 
 

@@ -24,7 +24,7 @@ from unisync_loss.representations.landmark_tables import (
     OUTER_LIPS,
 )
 
-MAP_SIZE = 96  # pixels of a parsing map's side
+MAP_SIZE = 128  # pixels of a side of a parsing map: a mouth is a sixth of it, what is open of it a few pixels high
 #: mesh points of each number of landmarks that an expert may take
 LANDMARKS = {468: range(468), 68: IBUG_68, 20: [IBUG_68[point] for point in MOUTH_20]}
 #: mesh points that bound the groups of a parsing map

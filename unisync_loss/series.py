@@ -43,7 +43,7 @@ def series_of_mesh(config: UniSyncConfig, cached: CachedMesh) -> NDArray[np.floa
 
 
 def visual_of_series(config: UniSyncConfig, series: Tensor) -> Tensor:
-    """Make of (N, L, E) numbers what the expert takes: (N, L, points, axes), (N, L, E), or labels (N, L, 96, 96)."""
+    """Make of (N, L, E) numbers what the expert takes: (N, L, points, axes), (N, L, E), or labels (N, L, 128, 128)."""
     if config.visual == "3dmm":
         return series
     if config.visual == "landmarks":

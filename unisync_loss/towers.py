@@ -13,11 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from unisync_loss.aligner import PATCH_SIZE, Aligner, resize
+from unisync_loss.aligner import PATCH_SIZE, Aligner
 from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.representations import lower_half
+from unisync_loss.representations.parsing import mouth_of_maps
 
 FRAME_FEATURES = 192  # of the small visual stem
+MAP_SIZE = 32  # pixels of the mouth cut out of a parsing map: it has outlines and no texture
 
 
 class ConvBlock(nn.Module):
@@ -123,10 +125,10 @@ class WindowTower(nn.Module):
 
 
 class FrameStem(nn.Module):
-    """Small ε1 for pictures: the mouth of each frame (N, C, 64, 64) → (N, 192)."""
+    """Small ε1 for pictures: the mouth of each frame (N, C, side, side) → (N, 192)."""
 
-    def __init__(self, channels: int) -> None:
-        """Build the network."""
+    def __init__(self, channels: int, side: int = PATCH_SIZE) -> None:
+        """Build the network for pictures of a side that is a multiple of 16."""
         super().__init__()
         self.layers = nn.Sequential(
             ConvBlock(channels, 24, 5, 2, 2),
@@ -137,9 +139,7 @@ class FrameStem(nn.Module):
             ConvBlock(96, 160, 3, 2),
             *residuals(160, 1),
         )
-        self.out = nn.Sequential(
-            nn.Linear(160 * (PATCH_SIZE // 16) ** 2, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES)
-        )
+        self.out = nn.Sequential(nn.Linear(160 * (side // 16) ** 2, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
 
     def forward(self, mouths: Tensor) -> Tensor:
         """Encode; see the class for shapes."""
@@ -157,9 +157,12 @@ class DenseVisualTower(nn.Module):
         """Build stem and trunk."""
         super().__init__()
         self.aligner = Aligner() if config.visual == "rgb" else None
-        self.pictures = config.visual in ("rgb", "parsing")
-        if self.pictures:
-            self.stem: nn.Module = FrameStem(config.visual_features)
+        self.maps = config.visual == "parsing"
+        self.stem: nn.Module
+        if config.visual == "rgb":
+            self.stem = FrameStem(config.visual_features)
+        elif self.maps:
+            self.stem = FrameStem(config.visual_features, MAP_SIZE)
         else:
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = nn.Sequential(
@@ -183,9 +186,8 @@ class DenseVisualTower(nn.Module):
         frames = rearrange(x, "b t ... -> (b t) ...")
         if self.aligner is not None:
             frames = self.aligner.mouths(frames)
-        elif self.pictures:
-            half = lower_half(x)
-            frames = resize(rearrange(half, "b t c h w -> (b t) c h w"), PATCH_SIZE, PATCH_SIZE)
+        elif self.maps:
+            frames = mouth_of_maps(frames, MAP_SIZE)
         return self.encode_frames(self.stem(frames), x.shape[0])[:, list(starts)]
 
     def encode_frames(self, features: Tensor, batch: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.config import PARSING_GROUPS
+from unisync_loss.functional import at_least_float32
 from unisync_loss.representations.base import VisualInput, describe
 
 #: label orders of the parsers in use; the same 19 classes of CelebAMask-HQ, in different orders
@@ -31,6 +32,8 @@ _GROUP_OF = {
     "l_lip": "lower_lip",
     **{group: group for group in PARSING_GROUPS},
 }
+MOUTH_SHARE = 0.6  # of the square of the face's area
+_LEAST_PIXELS = 1e-3  # a map without lips has its mouth in the middle
 _OTHER = ("background", "l_ear", "r_ear", "ear_r", "neck", "neck_l", "cloth", "hair", "hat")
 
 
@@ -100,10 +103,38 @@ class ParsingInput(VisualInput):
         groups = len(PARSING_GROUPS)
         if _is_labels(video):
             _check_labels(video, groups)
-            return F.one_hot(video.long(), groups).movedim(-1, 2).to(torch.get_default_dtype())
+            # one_hot would make eight bytes of each
+            own = torch.arange(groups, device=video.device)[:, None, None]
+            return (video[:, :, None] == own).to(torch.get_default_dtype())
         if video.ndim != 5 or video.shape[2] != groups or not video.is_floating_point():
             raise self.refuse(video)
         return video
+
+
+def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
+    """Cut the mouth out of parsing maps: around the middle of the lips, in proportion to the face, differentiably.
+
+    Args:
+        maps: (N, 5, H, W) probabilities of the groups.
+        side: pixels of what comes out.
+
+    Returns:
+        (N, 5, side, side), 0.6 times as wide and high as a square of the face's area; of a map without lips, around its
+        middle.
+    """
+    maps = at_least_float32(maps)
+    height, width = maps.shape[-2:]
+    ys = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=maps.device, dtype=maps.dtype)
+    xs = torch.linspace(-1 + 1 / width, 1 - 1 / width, width, device=maps.device, dtype=maps.dtype)
+    lips = maps[:, 2:].sum(1)
+    mass = lips.sum((1, 2)) + _LEAST_PIXELS
+    middle = torch.stack([(lips * xs).sum((1, 2)), (lips * ys[:, None]).sum((1, 2))], 1) / mass[:, None]
+    # pixels need not be square: a crop may be squeezed, and width and height go with it
+    extent = MOUTH_SHARE * (maps[:, 1:].sum((1, 2, 3)) / (height * width)).clamp(min=1e-2).sqrt()
+    theta = torch.diag_embed(extent[:, None].expand(-1, 2))
+    theta = torch.cat([theta, middle[:, :, None]], dim=2)
+    grid = F.affine_grid(theta, [len(maps), maps.shape[1], side, side], align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
 
 def _is_labels(maps: Tensor) -> bool:
