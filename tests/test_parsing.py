@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
 from unisync_loss.representations import mouth_groups, visual_input
-from unisync_loss.representations.parsing import CLASSES
+from unisync_loss.representations.parsing import CLASSES, mouth_of_maps
 
 GROUPS = ["other", "skin", "upper_lip", "lower_lip", "mouth"]
 
@@ -87,3 +87,49 @@ def test_logits_are_no_probabilities():
 def test_groups_are_fixed():
     with pytest.raises(ValueError, match="expected 5 groups of a face, got 19"):
         UniSyncConfig(visual="parsing", visual_features=19)
+
+
+def drawn_face(size=64, top=10, left=12):
+    """A face of 40 x 40 with a mouth of 16 x 8, as labels."""
+    labels = torch.zeros(size, size, dtype=torch.long)
+    labels[top : top + 40, left : left + 40] = 1
+    labels[top + 26 : top + 34, left + 12 : left + 28] = 2
+    labels[top + 29 : top + 34, left + 12 : left + 28] = 3
+    labels[top + 29 : top + 31, left + 14 : left + 26] = 4
+    return F.one_hot(labels, 5).movedim(-1, 0)[None].double()
+
+
+class TestMouth:
+    def test_the_middle_of_the_cut_is_the_middle_of_the_lips(self):
+        cut = mouth_of_maps(drawn_face(), 32)
+        assert cut.shape == (1, 5, 32, 32)
+        lips = cut[0, 2:].sum(0)
+        places = torch.arange(32.0).double() - 15.5
+        assert (lips.sum(0) * places).sum() / lips.sum() == pytest.approx(0, abs=0.1)
+        assert (lips.sum(1) * places).sum() / lips.sum() == pytest.approx(0, abs=0.1)
+        # a face of 40 pixels, 0.6 of it on 32: a mouth of 16 is 21 wide
+        assert (lips.sum(1) / lips.max(1).values.clamp(min=1)).max() == pytest.approx(16 * 32 / 24, abs=1.5)
+
+    def test_free_of_place_and_size(self):
+        cut = mouth_of_maps(drawn_face(), 32)
+        assert torch.allclose(mouth_of_maps(drawn_face(top=3, left=20), 32), cut, atol=1e-3)
+        larger = F.interpolate(drawn_face(), scale_factor=3, mode="nearest")
+        assert (mouth_of_maps(larger, 32) - cut).abs().mean() < 0.03
+        loose = F.pad(drawn_face(), (20, 20, 20, 20))
+        assert (mouth_of_maps(loose, 32) - cut).abs().mean() < 0.03
+
+    def test_an_open_mouth_differs(self):
+        face = drawn_face()
+        open_wide = face.clone()
+        open_wide[0, 3:, 39:46, 24:40] = torch.tensor([0.0, 1.0])[:, None, None].double()
+        assert (mouth_of_maps(open_wide, 32) - mouth_of_maps(face, 32)).abs().mean() > 0.03
+
+    @pytest.mark.parametrize("group", [0, 1, 2])
+    def test_maps_of_one_group_give_numbers_and_gradients(self, group):
+        maps = torch.zeros(2, 5, 32, 24)
+        maps[:, group] = 1
+        maps.requires_grad_()
+        cut = mouth_of_maps(maps, 32)
+        cut[:, :, 5].sum().backward()
+        assert torch.isfinite(cut).all()
+        assert torch.isfinite(maps.grad).all()
