@@ -89,7 +89,8 @@ def hubert_cost(expert: UniSyncExpert) -> float:
 
 
 def milliseconds(experts: dict[str, UniSyncExpert], rounds: int) -> dict[str, float]:
-    """Median time of a step of the loss per window, in turn."""
+    """Median time of a step of the loss per window, in turn, on two threads."""
+    torch.set_num_threads(2)
     inputs = {name: example(expert, BATCH, FPS) for name, expert in experts.items()}
     losses = {name: UniSyncLoss(expert) for name, expert in experts.items()}
     times: dict[str, list[float]] = {name: [] for name in experts}
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     experts = {name: load_expert(name) for name in options.model}
     embedded = embed_all(experts, options.data)
     times = milliseconds(experts, options.rounds)
