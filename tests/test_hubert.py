@@ -370,7 +370,7 @@ class TestHub:
 
     @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "./gone", ""])
     def test_neither_folder_nor_repository(self, name):
-        with pytest.raises(ValueError, match="expected an existing folder, or owner/name on the Hub"):
+        with pytest.raises(ValueError, match="expected an existing folder, a bundled name, or owner/name on the Hub"):
             HubertEncoder.from_pretrained(name)
 
     def test_nobody_answers(self, tmp_path, monkeypatch):
