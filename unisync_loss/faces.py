@@ -91,8 +91,11 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     seen = seen_in(mesh)
     if seen.mean() < _FEWEST_FACES:
         raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
-    nearest = np.abs(np.arange(len(mesh))[:, None] - np.flatnonzero(seen)[None]).argmin(1)
-    return mesh[np.flatnonzero(seen)[nearest]]
+    places, frames = np.flatnonzero(seen), np.arange(len(mesh))
+    after = places.searchsorted(frames).clip(0, len(places) - 1)
+    before = (after - 1).clip(0)
+    nearest = np.where(places[after] - frames < frames - places[before], after, before)
+    return mesh[places[nearest]]
 
 
 def seen_in(mesh: NDArray[np.float32]) -> NDArray[np.bool_]:
