@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from unisync_loss.config import FPS, SAMPLE_RATE, WINDOW_FRAMES
 from unisync_loss.evaluate import ClipEmbedding, embed_video
 from unisync_loss.faces import face_mesh, fill_gaps
 from unisync_loss.files import write_atomically
+from unisync_loss.progress import Pace
 from unisync_loss.protocols import summarise
 from unisync_loss.providers import visual_of_mesh
 
@@ -38,7 +40,8 @@ BATCH = 8  # of a timed step
 def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[ClipEmbedding]]:
     """Every expert's embeddings of every clip that shows a face."""
     found: dict[str, list[ClipEmbedding]] = {name: [] for name in experts}
-    entries, started = list_clips(data), time.monotonic()
+    entries = list_clips(data)
+    pace = Pace(partial(print, file=sys.stderr), len(entries))
     for done, entry in enumerate(entries, 1):
         clip = load_clip(entry)
         try:
@@ -52,8 +55,7 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
             else:
                 video = visual_of_mesh(expert.config, mesh, clip.frames.shape[1:3])
             found[name].append(embed_video(expert, entry, video, clip.waveform))
-        left = (time.monotonic() - started) / done * (len(entries) - done)
-        print(f"\r{done}/{len(entries)} clips, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+        pace.tell(done, f"{done}/{len(entries)} clips")
     return found
 
 

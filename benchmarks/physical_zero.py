@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from unisync_loss.cache import MESH_CENTRE, build_cache, cache_path, load_mesh
 from unisync_loss.clips import list_clips
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.lip_closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
+from unisync_loss.progress import Pace
 
 SHIFT = 3  # frames
 
@@ -32,9 +35,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     entries = list_clips(arguments.data)
+    pace = Pace(partial(print, file=sys.stderr), len(entries))
     for done, total, _ in build_cache(entries, arguments.cache, arguments.workers, "mesh"):
-        print(f"\r{done}/{total} clips", end="", flush=True)
-    print()
+        pace.tell(done, f"{done}/{total} clips")
     rises: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for entry in entries:
         if not cache_path(entry, arguments.cache, "mesh").exists():  # no face

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, load_expert, save_pretrained
-from unisync_loss.hubert import HubertEncoder
+from unisync_loss.hubert import HubertEncoder, steps_of
 from unisync_loss.masked_prediction import CropDrawer, HubertSize, draw_mask
 from unisync_loss.media import encode_wav
 from unisync_loss.mfcc import mfcc
 from unisync_loss.phone_abx import abx_error, draw_sentences
 from unisync_loss.pretrain import PretrainConfig, hold_out, pretrain
 from unisync_loss.pretrain_tasks import PIECE_STEPS, pieces
-from unisync_loss.speech import Speech, list_speech, load_speech, samples_of, steps_of
+from unisync_loss.speech import Speech, list_speech, load_speech, samples_of
 from unisync_loss.units import fit_groups, mfcc_with_deltas, nearest, perplexity
 
 SIZE = HubertSize(hidden=32, layers=2, channels=(8, 8, 8, 16, 16, 16, 16))

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.aligner import resize
-from unisync_loss.config import FPS, PARSING_GROUPS, SAMPLES_PER_FRAME, STEP_RATE, WINDOW_STEPS, UniSyncConfig
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME, STEP_RATE, WINDOW_STEPS, UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_model import landmarks_of_expression
 from unisync_loss.media import read_clip
 from unisync_loss.providers import check_provided, visual_of_frames
-from unisync_loss.representations import mel_spectrogram
+from unisync_loss.representations import mel_spectrogram, visual_input
 from unisync_loss.representations.landmark_tables import IBUG_68
 from unisync_loss.representations.landmarks import normalise_landmarks
 
@@ -123,8 +123,7 @@ def is_map(visual: str) -> bool:
 def _measured(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor:
     seen = visual_of_frames(config, frames)[0]
     if config.visual == "parsing":
-        maps = rearrange(F.one_hot(seen.long(), len(PARSING_GROUPS)).float(), "t h w c -> t c h w")
-        return resize(maps, SIZE, SIZE)
+        return resize(visual_input(config)(seen[None])[0], SIZE, SIZE)
     return normalise_landmarks(seen) if config.visual == "landmarks" else seen
 
 

@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from unisync_loss.model_files import load_model
 if TYPE_CHECKING:
     from transformers import HubertModel
 
+Count = TypeVar("Count", int, NDArray[np.int64])
 HOP = SAMPLE_RATE // STEP_RATE["hubert"]  # 320 samples from one step to the next
 FIELD = 400  # samples that one step is computed from
 #: of a longer sound, steps that are heard together (20 s), and how many more on either side are heard with them (5 s)
@@ -155,15 +156,14 @@ class HubertEncoder:
     def _listen(self, waveform: Tensor) -> Tensor:
         """(B, S) → (B, S / 320 rounded, F), heard as a whole."""
         if self.normalize:
-            mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
-            waveform = (waveform - mean) / (variance + 1e-7).sqrt()
+            waveform = standard(waveform)
         features = self._hidden(self._convolve(waveform.to(self.dtype))).float()
         return fit_steps(features, round(waveform.shape[1] / HOP))
 
     def _convolve(self, waveform: Tensor) -> Tensor:
         """(B, S) → (B, C, steps), the same as of the whole at once."""
         moments = self._moments(waveform) if self._group_norm else None
-        steps = (waveform.shape[1] - FIELD) // HOP + 1
+        steps = steps_of(waveform.shape[1])
         pieces = []
         for start in range(0, steps, _PIECE):
             last = min(start + _PIECE, steps) - 1
@@ -202,6 +202,17 @@ class HubertEncoder:
         assert states is not None
         chosen: Tensor = states[self.layer]
         return chosen
+
+
+def standard(waveform: Tensor) -> Tensor:
+    """Waveforms (B, S) of mean 0 and deviation 1 each."""
+    mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
+    return (waveform - mean) / (variance + 1e-7).sqrt()
+
+
+def steps_of(samples: Count) -> Count:
+    """Steps that so many samples give."""
+    return (samples - FIELD) // HOP + 1
 
 
 def fit_steps(features: Tensor, steps: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unisync_loss.config import STEP_RATE
-from unisync_loss.hubert import HOP
+from unisync_loss.hubert import HOP, standard
 from unisync_loss.speech import Speech, samples_of
 
 if TYPE_CHECKING:
@@ -160,12 +160,6 @@ class CropDrawer:
         own = units[step[:, None] + torch.arange(places.length, device=self.device)].long()
         mask = torch.from_numpy(draw_mask(generator, len(places.clip), places.length)).to(self.device)
         return Crops(standard(self.waveforms(places)), own, mask)
-
-
-def standard(waveform: Tensor) -> Tensor:
-    """Waveforms (B, S) of mean 0 and deviation 1 each."""
-    mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
-    return (waveform - mean) / (variance + 1e-7).sqrt()
 
 
 def draw_mask(generator: np.random.Generator, count: int, length: int) -> NDArray[np.bool_]:

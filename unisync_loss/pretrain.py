@@ -27,13 +27,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from unisync_loss.files import write_atomically
-from unisync_loss.masked_prediction import HubertSize, standard
+from unisync_loss.hubert import standard, steps_of
+from unisync_loss.masked_prediction import CropDrawer, HubertSize
 from unisync_loss.optimisation import adamw, update_average
 from unisync_loss.phone_abx import abx_error, draw_sentences
 from unisync_loss.pretrain_tasks import Ear, EarTask, Material, Task, UnitsTask
 from unisync_loss.pretrained import save_pretrained
 from unisync_loss.sampling import speaker_odds
-from unisync_loss.speech import list_speech, load_speech, steps_of
+from unisync_loss.speech import list_speech, load_speech
 from unisync_loss.state import load_state, save_state
 from unisync_loss.units import mfcc_with_deltas
 
@@ -135,9 +136,8 @@ class _Run:
         speech = load_speech(recordings, Path(config.cache or self.out / "cache"), say)
         held = hold_out(speech.speaker, speech.steps, config.seed)
         odds = np.where(held, 0.0, speaker_odds(speech.speaker, speech.steps))
-        material = Material(
-            speech, held, odds / odds.sum(), config.batch_seconds, config.seed, self.out, torch.device(config.device)
-        )
+        drawer = CropDrawer(speech, odds / odds.sum(), self.device)
+        material = Material(drawer, held, config.batch_seconds, config.seed, self.out)
         self.tasks: list[tuple[Task[Any], int]] = [
             (UnitsTask(material, number, units), steps)
             for number, (units, steps) in enumerate(zip(config.units, config.steps, strict=True))

@@ -21,10 +21,10 @@ from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
 from unisync_loss.functional import sync_probability
-from unisync_loss.hubert import HOP
-from unisync_loss.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places, standard
+from unisync_loss.hubert import HOP, standard, steps_of
+from unisync_loss.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places
 from unisync_loss.pretrained import load_expert
-from unisync_loss.speech import Speech, samples_of, steps_of
+from unisync_loss.speech import samples_of
 from unisync_loss.towers import DenseAudioTower
 from unisync_loss.units import label_speech, mfcc_with_deltas, perplexity
 
@@ -41,31 +41,23 @@ class Material:
     """What all tasks learn from.
 
     Attributes:
-        speech: recordings.
-        held: (N,) those of people who are never trained on.
-        odds: (N,) of drawing each; 0 for those held out.
+        drawer: recordings, their odds (0 for those held out), and the device to compute on.
+        held: (N,) recordings of people who are never trained on.
         seconds: speech of a batch.
         seed: of the run.
         out: folder of the run.
-        device: to compute on.
     """
 
-    speech: Speech
+    drawer: CropDrawer
     held: NDArray[np.bool_]
-    odds: NDArray[np.float64]
     seconds: float
     seed: int
     out: Path
-    device: torch.device
-
-    def drawer(self) -> CropDrawer:
-        """What draws crops."""
-        return CropDrawer(self.speech, self.odds, self.device)
 
     def held_places(self, generator: np.random.Generator) -> list[Places]:
         """The beginnings of recordings that are held out."""
         chosen = generator.permutation(np.flatnonzero(self.held))[:HELD_CROPS]
-        steps = self.speech.steps
+        steps = self.drawer.speech.steps
         return [Places(np.array([i]), np.zeros(1, np.int64), min(_LONGEST_HELD, int(steps[i]))) for i in chosen]
 
 
@@ -101,7 +93,6 @@ class UnitsTask:
     def __init__(self, material: Material, number: int, units: int) -> None:
         """Keep them; units are made in :meth:`begin`."""
         self.material, self.number, self.count = material, number, units
-        self.drawer = material.drawer()
         self.units: Tensor
 
     def build(self, size: HubertSize) -> MaskedPredictor:
@@ -110,12 +101,12 @@ class UnitsTask:
 
     def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
         """Make units, once a run."""
-        material, speech = self.material, self.material.speech
+        material, drawer, speech = self.material, self.material.drawer, self.material.drawer.speech
 
         def features(index: int) -> Tensor:
             waveform, steps = speech.waveform(index), int(speech.steps[index])
             if states is None:
-                return mfcc_with_deltas(waveform, steps).to(material.device)
+                return mfcc_with_deltas(waveform, steps).to(drawer.device)
             return torch.cat([middle(piece) for piece in pieces(waveform, steps)])
 
         def middle(waveform: Tensor) -> Tensor:
@@ -126,19 +117,19 @@ class UnitsTask:
         path = material.out / f"units-{self.number + 1}.safetensors"
         if not path.is_file():
             generator = np.random.default_rng([material.seed, self.number, 1 << 20])
-            units = label_speech(speech, features, self.count, generator, material.odds, say)
+            units = label_speech(speech, features, self.count, generator, drawer.odds, say)
             write_atomically(path, save({"units": units}))
         units = load_file(path)["units"]
-        self.units = torch.from_numpy(units).to(material.device)
+        self.units = torch.from_numpy(units).to(drawer.device)
         return {"units": self.count, "perplexity": round(perplexity(units), 1)}
 
     def loss(self, learner: MaskedPredictor, generator: np.random.Generator) -> Tensor:
         """Cross-entropy of the masked steps."""
-        crops = self._crop(self.drawer.draw(generator, self.material.seconds), generator)
+        crops = self._crop(self.material.drawer.draw(generator, self.material.seconds), generator)
         return F.cross_entropy(learner(crops.waveform, crops.mask), crops.units[crops.mask])
 
     def _crop(self, places: Places, generator: np.random.Generator) -> Crops:
-        return self.drawer.crop(places, self.units, generator)
+        return self.material.drawer.crop(places, self.units, generator)
 
     def measure(self, average: MaskedPredictor, generator: np.random.Generator) -> Report:
         """Masked accuracy, always of the same crops and masks."""
@@ -209,8 +200,8 @@ class EarTask:
 
     def __init__(self, material: Material, expert: str) -> None:
         """Load the expert."""
-        self.material, self.drawer = material, material.drawer()
-        self.expert = load_expert(expert, device=material.device).requires_grad_(False)
+        self.material, self.drawer = material, material.drawer
+        self.expert = load_expert(expert, device=material.drawer.device).requires_grad_(False)
         if self.expert.config.audio != "mel":
             raise ValueError(f"ear: expected an expert on mel, got {expert} on {self.expert.config.audio}")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from unisync_loss.clips import SUFFIXES
 from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.files import fingerprint
-from unisync_loss.hubert import FIELD, HOP
+from unisync_loss.hubert import FIELD, HOP, steps_of
 from unisync_loss.media import to_int16
 from unisync_loss.progress import Pace
 from unisync_loss.store import WAV_HEADER, Record, is_store, list_records, read_member
@@ -68,11 +68,6 @@ class Speech(NamedTuple):
 def samples_of(steps: int) -> int:
     """Samples that so many steps take."""
     return HOP * (steps - 1) + FIELD
-
-
-def steps_of(samples: int) -> int:
-    """Steps that so many samples give."""
-    return (samples - FIELD) // HOP + 1
 
 
 def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
@@ -140,7 +135,7 @@ def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str
     names = [recording.speaker for recording, keep in zip(recordings, kept, strict=True) if keep]
     speakers, speaker = np.unique(names, return_inverse=True)
     first = np.cumsum([0, *lengths[kept][:-1]])
-    return Speech(samples, first, (lengths[kept] - FIELD) // HOP + 1, speaker, speakers.tolist(), skipped)
+    return Speech(samples, first, steps_of(lengths[kept]), speaker, speakers.tolist(), skipped)
 
 
 def _key(recordings: Sequence[Recording]) -> str:
