@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_store import write_store
 
 from unisync_loss import load_expert
 from unisync_loss.align import Judge, align, to_lines
@@ -13,7 +14,6 @@ from unisync_loss.clip_offsets import find_peak, gather, offset_curve, shrink, s
 from unisync_loss.clips import list_clips, shift_audio
 from unisync_loss.folds import make_folds, read_unseen
 from unisync_loss.media import Clip, encode_frames, encode_wav, write_clip
-from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.synthetic import synthesize_clip
 
 SHIFTS = {"a/ann/1": 6.5, "a/ann/2": -4.0, "a/ben/1": 0.0, "a/ben/2": 0.0}
@@ -44,17 +44,14 @@ def folder(tmp_path, drawn):
 
 @pytest.fixture
 def store(tmp_path, drawn):
-    root = tmp_path / "store"
-    open_store(root, {})
-    (root / "parts").mkdir()
-    gatherer, part = Gatherer(root), Part(root / "parts", "0")
-    for name, clip in drawn.items():
-        members = {"mp4": encode_frames(clip.frames), "wav": encode_wav(clip.waveform), "safetensors": b""}
-        part.add({"key": name, "frames": len(clip.frames), "source": f"{name}.mov"}, members)
-    part.finish({"source": "x", "clips": len(drawn)})
-    gatherer.append(read_part(root / "parts", "0"), root / "parts" / "0.tar")
-    gatherer.close()
-    return root
+    clips = [
+        (
+            {"key": name, "frames": len(clip.frames), "source": f"{name}.mov"},
+            {"mp4": encode_frames(clip.frames), "wav": encode_wav(clip.waveform)},
+        )
+        for name, clip in drawn.items()
+    ]
+    return write_store(tmp_path / "store", clips, source="x")
 
 
 def read_table(root):

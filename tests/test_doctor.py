@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from small_store import write_store
 
 from unisync_loss import load_expert
 from unisync_loss.clips import shift_audio
 from unisync_loss.doctor import examine, list_patients
 from unisync_loss.doctor_report import to_table, write_page
 from unisync_loss.media import Clip, encode_frames, encode_wav, write_clip
-from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.synthetic import synthesize_clip
 
 pytest.importorskip("mediapipe")
@@ -150,17 +150,15 @@ def test_exit_code_0_is_clean_and_1_is_not(roots, tmp_path):
 
 
 def test_a_store_knows_splits_and_sources(tmp_path, drawn):
-    root = tmp_path / "store"
-    open_store(root, {})
-    (root / "parts").mkdir()
-    gatherer, part = Gatherer(root), Part(root / "parts", "0")
-    for split, clip in (("train", drawn[0]), ("val", drawn[1])):
-        members = {"mp4": encode_frames(clip.frames[:30]), "wav": encode_wav(clip.waveform[: 30 * 640])}
-        facts = {"key": f"a/{split}/0", "frames": 30, "source": "talk.mov", "split": split}
-        part.add(facts, {**members, "safetensors": b""})
-    part.finish({"source": "talk.mov", "clips": 2, "file": {"fps": 12.0, "sample_rate": 48000}})
-    gatherer.append(read_part(root / "parts", "0"), root / "parts" / "0.tar")
-    gatherer.close()
+    clips = [
+        (
+            {"key": f"a/{split}/0", "frames": 30, "source": "talk.mov", "split": split},
+            {"mp4": encode_frames(clip.frames[:30]), "wav": encode_wav(clip.waveform[: 30 * 640])},
+        )
+        for split, clip in (("train", drawn[0]), ("val", drawn[1]))
+    ]
+    file = {"fps": 12.0, "sample_rate": 48000}
+    root = write_store(tmp_path / "store", clips, source="talk.mov", file=file)
     found = examine(list_patients([root]), load_expert("mel-rgb"))
     assert found["verdicts"] == {"low frame rate": 2, "source in two splits": 1}
     assert set(found["splits"]) == {"train", "val"}

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from small_store import write_store
 
 from unisync_loss.clips import ClipEntry, list_clips
 from unisync_loss.faces import MESH_POINTS
 from unisync_loss.lip_closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.media import encode_wav
 from unisync_loss.physical_zero import read_rises, settle_zeros
-from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.synthetic import articulate, plan_clip
 from unisync_loss.synthetic_voice import TICKS, synthesize_voice
 
@@ -100,10 +100,7 @@ def store(tmp_path, drawn):
     """Corpus a, its sound two frames late; b with two clips only; their landmarks, and no pictures at all."""
     from safetensors.numpy import save
 
-    root = tmp_path / "store"
-    open_store(root, {})
-    (root / "parts").mkdir()
-    gatherer, part = Gatherer(root), Part(root / "parts", "0")
+    clips = []
     for number, (gap, voice) in enumerate(drawn):
         mesh = np.full((len(gap), MESH_POINTS, 2), 0.5, np.float16)
         mesh[:, 10, 1], mesh[:, 152, 1] = 0.0, 1.0
@@ -111,11 +108,8 @@ def store(tmp_path, drawn):
         late = np.pad(voice, (2 * FRAME, 0))[: len(voice)]
         members = {"mp4": b"", "wav": encode_wav(late), "safetensors": save({"landmarks": mesh})}
         key = f"{'b' if number < 2 else 'a'}/ann/{number}"
-        part.add({"key": key, "frames": len(gap), "source": f"{key}.mov"}, members)
-    part.finish({"source": "x", "clips": len(drawn)})
-    gatherer.append(read_part(root / "parts", "0"), root / "parts" / "0.tar")
-    gatherer.close()
-    return root
+        clips.append(({"key": key, "frames": len(gap), "source": f"{key}.mov"}, members))
+    return write_store(tmp_path / "store", clips, source="x")
 
 
 def test_a_zero_is_measured_from_a_stores_landmarks(store):
