@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, save_pretrained
 from unisync_loss.cli import app
-from unisync_loss.compare import compare
+from unisync_loss.compare import compare, comparison_lines, find_twins
 from unisync_loss.demo import DEFAULT_CLIP
 from unisync_loss.functional import offset_matrix
 from unisync_loss.media import read_clip, write_clip
@@ -210,6 +210,7 @@ class TestCompare:
     def videos(folder, values):
         return [
             judge(f"{folder}/{name}.mp4", VideoScores([track(np.full(50, value))], [], 2.0, []), 0.5)
+            | {"group": folder}
             for name, value in values.items()
         ]
 
@@ -227,9 +228,39 @@ class TestCompare:
         assert row["pairs"] == 1
         assert row["measures"]["probability_mean"]["ci95"] is None
 
+    def test_names_that_come_twice_pair_by_their_paths(self):
+        """As in LRS3, where every speaker has an 00001.mp4: by name alone strangers would be compared."""
+        real = self.videos("real", {"one/0001": 0.9, "two/0001": 0.5})
+        made = self.videos("made", {"two/0001": 0.4, "one/0001": 0.8})
+        (row,) = compare(real, {"made": made})
+        assert row["pairs"] == 2
+        assert row["measures"]["probability_mean"]["ci95"] == pytest.approx([-0.1, -0.1])
+        twice = [{"video": f"made/a{suffix}", "group": "made"} for suffix in (".mp4", ".avi")]
+        with pytest.raises(ValueError, match="differ by more than the suffix, got a more than once"):
+            find_twins(self.videos("x", {"a": 0.9, "b": 0.9}), twice)
+        beside = [{"video": "a.mp4", "group": "a.mp4"}]
+        with pytest.raises(ValueError, match=r"made: expected videos named as the real ones \(a\), got m/a, n/a"):
+            find_twins(beside, self.videos("made", {"m/a": 0.9, "n/a": 0.9}))
+
     def test_nothing_to_pair(self):
-        with pytest.raises(ValueError, match=r"made: expected scored videos named as the real ones \(a, b\), got c"):
+        with pytest.raises(ValueError, match=r"y: expected videos named as the real ones \(a, b\), got c"):
             compare(self.videos("x", {"a": 0.9, "b": 0.9}), {"made": self.videos("y", {"c": 0.5})})
+
+    def test_what_has_no_score_is_no_zero(self):
+        """Neither a video that was not scored nor one whose sound ends before its face begins."""
+        deaf = track(np.full(50, np.nan))
+        real = self.videos("real", {"a": 0.9, "b": 0.7, "c": 0.8})
+        made = [
+            *self.videos("made", {"a": 0.8}),
+            {"video": "made/b.mp4", "group": "made", "error": "no face"},
+            judge("made/c.mp4", VideoScores([deaf], [], 2.0, []), 0.5) | {"group": "made"},
+        ]
+        (row,) = compare(real, {"made": made})
+        assert (row["pairs"], row["unpaired"]) == (1, 2)
+        assert row["measures"]["probability_mean"]["difference"] == pytest.approx(-0.1)
+        (row,) = compare(real, {"made": made[1:]})
+        assert (row["pairs"], row["measures"]) == (0, {})
+        assert comparison_lines([row]) == "made against real: 0 pairs, 2 without a twin"
 
 
 class TestProgram:
@@ -269,6 +300,10 @@ class TestProgram:
         pytest.importorskip("mediapipe")
         (tmp_path / "x.mp4").write_text("nothing")
         (tmp_path / "empty").mkdir()
+        for folder, names in (("twins", "ab"), ("others", "cd")):
+            (tmp_path / folder).mkdir()
+            for name in names:
+                (tmp_path / folder / f"{name}.mp4").write_text("nothing")
         for arguments, message in (
             (["gone.mp4"], "no such video file or folder: gone.mp4"),
             ([tmp_path / "x.mp4"], "x.mp4: cannot be decoded"),
@@ -276,6 +311,10 @@ class TestProgram:
             (
                 [tmp_path / "x.mp4", "--compare"],
                 "compare: expected real videos and at least one path of generated ones",
+            ),
+            (
+                [tmp_path / "twins", tmp_path / "others", "--compare"],
+                "expected videos named as the real ones (a, b), got c",
             ),
             ([tmp_path / "x.mp4", "--film"], "film: expected a folder for the report, got none"),
         ):

@@ -19,42 +19,68 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Compare groups of generated videos with their real twins, video by video.
 
-    Videos pair by name without folder and suffix; a single file pairs with a single file. Each counts by the face that
-    speaks, or the first one. ``offset_distance`` is how many frames the offset is from 0.
+    Each counts by the face that speaks, or the first one; pairs of which one could not be scored are left out.
+    ``offset_distance`` is how many frames the offset is from 0.
 
     Args:
-        real: judged videos.
-        groups: judged videos by name of the group.
+        real: judged videos with their ``group``, the path they were found by.
+        groups: the same of generated ones, by name of the group.
         seed: of the paired bootstrap over videos.
 
     Returns:
         For every group ``{"group", "pairs", "unpaired", "measures"}``; a measure has the means ``real`` and
         ``generated``, their ``difference`` (generated less real), its ``ci95`` (null for a single pair) and which
-        direction is ``better``.
+        direction is ``better``. No measures where no pair is left.
 
     Raises:
-        ValueError: when no video of a group has a twin.
+        ValueError: see :func:`find_twins`.
     """
-    twins = {_key(video): _values(video) for video in real if "tracks" in video}
+    values = {video["video"]: _values(video) for videos in (real, *groups.values()) for video in videos}
     rows = []
     for name, videos in groups.items():
-        scored = {_key(video): _values(video) for video in videos if "tracks" in video}
-        if len(real) == len(videos) == len(scored) == len(twins) == 1:
-            pairs = [(next(iter(twins.values())), next(iter(scored.values())))]
-        else:
-            pairs = [(twins[key], scored[key]) for key in sorted(scored) if key in twins]
-        if not pairs:
-            wanted, came = (", ".join(sorted(some)[:3]) or "none scored" for some in (twins, scored))
-            raise ValueError(f"{name}: expected scored videos named as the real ones ({wanted}), got {came}")
+        twins = ((values[theirs], values[made]) for made, theirs in find_twins(real, videos).items())
+        pairs = [(truth, made) for truth, made in twins if truth and made]
         rows.append(
             {
                 "group": name,
                 "pairs": len(pairs),
                 "unpaired": len(videos) - len(pairs),
-                "measures": {measure: _difference(pairs, measure, seed) for measure in MEASURES},
+                "measures": {measure: _difference(pairs, measure, seed) for measure in MEASURES} if pairs else {},
             }
         )
     return rows
+
+
+def find_twins(real: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Which real video each generated one stands beside.
+
+    Videos pair by name without folder and suffix. Where a name comes more than once on either side (``ID/0001.mp4`` of
+    LRS3), they pair by their paths below the folder that was given. A single file pairs with a single file.
+
+    Args:
+        real: ``{"video": path, "group": the path it was found by}`` each.
+        made: the same of one group.
+
+    Returns:
+        The real video by the generated one, in order of their names.
+
+    Raises:
+        ValueError: when two videos differ in nothing but the suffix, or none has a twin.
+    """
+    if len(real) == len(made) == 1:
+        return {made[0]["video"]: real[0]["video"]}
+    for key in (_name, _place):
+        theirs, ours = ({key(video): video["video"] for video in side} for side in (real, made))
+        if (len(theirs), len(ours)) == (len(real), len(made)):
+            break
+    else:
+        side, known = (made, ours) if len(ours) < len(made) else (real, theirs)
+        twice = next(_place(video) for video in side if known[_place(video)] != video["video"])
+        raise ValueError(f"compare: expected names that differ by more than the suffix, got {twice} more than once")
+    if not ours.keys() & theirs.keys():
+        wanted, came = (", ".join(sorted(some)[:3]) for some in (theirs, ours))
+        raise ValueError(f"{made[0]['group']}: expected videos named as the real ones ({wanted}), got {came}")
+    return {ours[key]: theirs[key] for key in sorted(ours) if key in theirs}
 
 
 def _difference(
@@ -73,14 +99,23 @@ def _difference(
     }
 
 
-def _key(video: Mapping[str, Any]) -> str:
-    return Path(str(video["video"])).stem
+def _name(video: Mapping[str, Any]) -> str:
+    return Path(video["video"]).stem
 
 
-def _values(video: Mapping[str, Any]) -> dict[str, float]:
+def _place(video: Mapping[str, Any]) -> str:
+    path, given = Path(video["video"]), Path(video["group"])
+    return (path.relative_to(given) if path != given else Path(path.name)).with_suffix("").as_posix()
+
+
+def _values(video: Mapping[str, Any]) -> dict[str, float] | None:
+    """What is compared; None for a video that was not scored, or has no sound at the offset that is judged."""
+    if "tracks" not in video:
+        return None
     track = video["tracks"][video["speaker_track"] or 0]
-    values = {name: track[name] for name in MEASURES if name in track}
-    return {name: float(value or 0) for name, value in values.items()} | {
+    if track["probability_mean"] is None:
+        return None
+    return {name: float(track[name]) for name in MEASURES if name in track} | {
         "offset_distance": float(abs(track["offset_frames"]))
     }
 

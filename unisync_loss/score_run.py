@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unisync_loss.clips import find_videos
-from unisync_loss.compare import compare
+from unisync_loss.compare import compare, find_twins
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_finder import MediaPipeFinder
 from unisync_loss.files import write_atomically
@@ -53,7 +53,7 @@ def score_paths(
     """
     groups = {str(path): find_videos(path) for path in paths}
     todo = [(group, video) for group, videos in groups.items() for video in videos]
-    _begin(paths, report, film=film, versus=versus)
+    _begin(groups, report, film=film, versus=versus)
     threshold = expert.config.threshold
     finder, pace = MediaPipeFinder(), Pace(say, len(todo))
     videos: list[dict[str, Any]] = []
@@ -82,10 +82,16 @@ def score_paths(
     return result
 
 
-def _begin(paths: Sequence[Path], report: Path | None, *, film: bool, versus: bool) -> None:
+def _begin(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: bool, versus: bool) -> None:
     """Refuse what cannot be done before any work, and make the folder of the report."""
-    if versus and len(paths) < 2:
+    if versus and len(groups) < 2:
         raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
+    if versus:
+        real, *made = (
+            [{"video": video.as_posix(), "group": group} for video in videos] for group, videos in groups.items()
+        )
+        for videos in made:
+            find_twins(real, videos)
     if film and report is None:
         raise ValueError("film: expected a folder for the report, got none")
     if report:
