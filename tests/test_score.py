@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import re
 import threading
 
 import numpy as np
@@ -18,6 +20,7 @@ from unisync_loss.media import read_clip, write_clip
 from unisync_loss.pretrained import load_expert
 from unisync_loss.score import TrackScores, VideoScores, score_video
 from unisync_loss.score_film import with_curve, write_film
+from unisync_loss.score_report import pack_matrices
 from unisync_loss.tracks import TrackPiece, track_faces
 from unisync_loss.verdict import judge, to_csv, to_lines, who_speaks
 
@@ -166,11 +169,40 @@ class TestVerdict:
         assert len(numbers["probability"]) == 100
         json.dumps(judged, allow_nan=False)
         text = to_lines([judged, {"video": "b.mp4", "error": "no face"}])
-        assert "offset +0 frames (+0 ms" in text
-        assert "b.mp4: not scored: no face" in text
+        _, head, line, left_out, error = text.splitlines()
+        ends = [[cell.end() for cell in re.finditer(r"\S+( \S+)*", row)] for row in (head, line)]
+        assert ends[0] == ends[1][:10]  # every figure stands below its name
+        assert line.split()[:9] == ["+0", "+0", "+0…+0", "0.44", "0.64", "0.60", "1.00", "0.00", "1.00"]
+        assert line.endswith("a.mp4, face 0, 2.0 to 6.2 s")
+        assert (left_out, error) == ("a.mp4: left out: why", "b.mp4: not scored: no face")
         rows = list(csv.DictReader(to_csv([judged, {"video": "b,\n.mp4", "error": "no face"}]).splitlines(True)))
         assert [row["error"] for row in rows] == ["", "no face"]
         assert rows[0]["share_in_sync"] == "0.6"
+        assert [rows[0][f"{part}_share_in_sync"] for part in ("voiced", "unvoiced")] == ["1.0", "0.0"]
+        assert [rows[0][f"{part}_probability_mean"] for part in ("voiced", "unvoiced")] == ["0.8", "0.4"]
+        assert (rows[0]["probability_mean_at_offset"], rows[0]["speaker_track"], rows[0]["drift_low"]) == (
+            "0.64",
+            "0",
+            "",
+        )
+
+    def test_the_table_names_who_speaks(self):
+        first = track(np.r_[np.full(600, 0.9)], level=np.full(600, 0.2, np.float32))
+        text = to_lines([judge("a.mp4", VideoScores([track(np.full(600, 0.3)), first], [], 24.0, ["cut"]), 0.5)])
+        _, _, zero, one, note = text.splitlines()
+        assert "who speaks" not in zero
+        assert one.endswith("a.mp4, face 1, 0.0 to 24.2 s (who speaks)")
+        assert one.split()[9] == "+0"  # drift
+        assert note == "a.mp4: cut"
+
+    def test_sync_matrices_are_there_as_numbers(self):
+        deaf = TrackScores(0, np.full((40, 31), np.nan, np.float32), np.zeros(40, np.float32), [])
+        scores = VideoScores([deaf, track(np.full(60, 0.8), start=50, offset=3)], [], 9.0, [])
+        packed = np.load(io.BytesIO(pack_matrices(scores)))
+        assert set(packed) == {"offsets", "start_0", "face_0"}  # numbered as the tracks of the verdict
+        assert (packed["face_0"] == scores.tracks[1].table).all()
+        assert packed["start_0"] == 2.0 == judge("a", scores, 0.5)["tracks"][0]["start"]
+        assert packed["offsets"][packed["face_0"].mean(0).argmax()] == 3
 
     def test_no_sound_beside_the_face(self):
         silent = TrackScores(0, np.full((40, 31), np.nan, np.float32), np.zeros(40, np.float32), [])
@@ -183,10 +215,10 @@ class TestFilm:
         pytest.importorskip("matplotlib")
         path = film(tmp_path, face)
         high, low = (track(np.full(106, value)) for value in (0.9, 0.1))
-        rows = []
+        rows, told = [], []
         for number, scores in enumerate((high, low)):
             out = tmp_path / f"film{number}.mp4"
-            write_film(path, VideoScores([scores], [], 4.4, []), 0.5, out)
+            write_film(path, VideoScores([scores], [], 4.4, []), 0.5, out, lambda *done: told.append(done))
             made = read_clip(out)
             assert made.frames.shape == (110, 192 + 120, 192, 3)
             assert np.abs(made.frames[:, :192].astype(int) - read_clip(path).frames).mean() < 3
@@ -196,6 +228,7 @@ class TestFilm:
             strip = made.frames[100, 192:, 40:80].astype(int)
             rows.append(np.median(np.argwhere(strip[..., 2] - strip[..., 0] > 60)[:, 0]))
         assert rows[0] < rows[1] - 30  # a probability of 0.9 lies higher
+        assert told == 2 * [(tick / 25, 4.4) for tick in range(1, 111)]
         assert not list(tmp_path.glob(".*"))
 
     def test_pages_without_a_face_are_empty(self, tmp_path):
@@ -295,6 +328,10 @@ class TestProgram:
         assert picture.with_suffix(".mp4").is_file()
         assert f'src="{picture.name}"' in page
         assert picture.read_bytes()[:4] == b"\x89PNG"
+        assert good["sync_matrix"] == picture.with_suffix(".npz").name
+        assert f'href="{good["sync_matrix"]}"' in page
+        (windows, _), shown = np.load(picture.with_suffix(".npz"))["face_0"].shape, good["tracks"][0]["probability"]
+        assert windows == len(shown)
 
     def test_wrong_input(self, tmp_path, model):
         pytest.importorskip("mediapipe")

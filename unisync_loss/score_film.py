@@ -15,7 +15,7 @@ from unisync_loss.evaluate import MAX_OFFSET
 from unisync_loss.face_finder import Frame
 from unisync_loss.media import every_frame
 from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, smooth
-from unisync_loss.score import MOST_FACES, TrackScores, VideoScores
+from unisync_loss.score import MOST_FACES, Progress, TrackScores, VideoScores
 from unisync_loss.streams import Sound, open_media, read_facts, stream_pictures, stream_sound
 
 PAGE_SECONDS = 10  # of the curve that are on show at a time
@@ -26,7 +26,11 @@ _COLOURS = (COLOURS["unisync"], COLOURS["reconstruction"], COLOURS["truth"], FAI
 
 
 def write_film(
-    source: str | os.PathLike[str], scores: VideoScores, threshold: float, out: str | os.PathLike[str]
+    source: str | os.PathLike[str],
+    scores: VideoScores,
+    threshold: float,
+    out: str | os.PathLike[str],
+    progress: Progress = lambda done, seconds: None,
 ) -> None:
     """Write a video (MP4, H.264, AAC) with the curves of its first four faces burnt in below the picture.
 
@@ -35,6 +39,7 @@ def write_film(
         scores: of it.
         threshold: drawn as a line.
         out: the file, written under a temporary name first; its folder must exist.
+        progress: told the seconds done and the seconds there are.
 
     Raises:
         ValueError: when the source cannot be decoded.
@@ -60,6 +65,7 @@ def write_film(
                 block = av.AudioFrame.from_ndarray(heard[None], format="fltp", layout="mono")
                 block.sample_rate, block.pts = SAMPLE_RATE, tick * SAMPLES_PER_FRAME
                 film.mux(audio.encode(block))
+                progress((tick + 1) / FPS, scores.seconds)
             film.mux(video.encode(None))
             film.mux(audio.encode(None))
         temporary.replace(out)

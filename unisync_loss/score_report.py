@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -39,7 +40,7 @@ def draw_video(judged: Mapping[str, Any], scores: VideoScores, threshold: float)
     Raises:
         ImportError: without matplotlib.
     """
-    heard = [track for track in scores.tracks if not np.isnan(track.table).all()][:MOST_FACES]
+    heard = _heard(scores)[:MOST_FACES]
     figure = new_figure(14, 5.6 * len(heard) + 0.4)
     figure.suptitle(_plain(Path(str(judged["video"])).name), x=0.07, ha="left", fontsize=13, color=INK, weight="bold")
     top = 1 - 0.75 / (5.6 * len(heard) + 0.4)
@@ -54,6 +55,30 @@ def draw_video(judged: Mapping[str, Any], scores: VideoScores, threshold: float)
         draw_matrix(cells[2][0], track, numbers)
         draw_offsets(cells[2][1], track, numbers)
     return png(figure)
+
+
+def pack_matrices(scores: VideoScores) -> bytes:
+    """The sync matrix of every face as numbers, NPZ.
+
+    Args:
+        scores: of :func:`unisync_loss.score.score_video`.
+
+    Returns:
+        ``face_0``, ``face_1``, … with the numbers of the report: (W, 31) float32, the probability of every window of
+        0.2 s at every offset, NaN where there is no sound; ``start_0``, …: seconds at which its first window begins,
+        the others following every 40 ms; ``offsets``: (31,) frames, positive = audio late.
+    """
+    file = io.BytesIO()
+    heard = dict(enumerate(_heard(scores)))
+    tables = {f"face_{number}": track.table for number, track in heard.items()}
+    starts = {f"start_{number}": np.float64(track.start / FPS) for number, track in heard.items()}
+    np.savez_compressed(file, offsets=np.arange(-MAX_OFFSET, MAX_OFFSET + 1), **starts, **tables)
+    return file.getvalue()
+
+
+def _heard(scores: VideoScores) -> list[TrackScores]:
+    """Faces with a number, in the order of their numbers."""
+    return [track for track in scores.tracks if not np.isnan(track.table).all()]
 
 
 def draw_strip(axes: Axes, track: TrackScores, numbers: Mapping[str, Any]) -> None:
@@ -157,13 +182,12 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def write_page(report: Mapping[str, Any], pictures: Mapping[str, str], out: Path) -> None:
+def write_page(report: Mapping[str, Any], out: Path) -> None:
     """Write ``report.html``.
 
     Args:
         report: as the JSON of ``unisync score``.
-        pictures: file names beside the page by video.
-        out: an existing folder.
+        out: an existing folder with a picture beside every sync matrix.
     """
     scored = [video for video in report["videos"] if "tracks" in video]
     failed = [video for video in report["videos"] if "error" in video]
@@ -175,7 +199,7 @@ def write_page(report: Mapping[str, Any], pictures: Mapping[str, str], out: Path
         rows="".join(_row(video, track) for video in scored for track in video["tracks"]),
         errors=_table(("video", "not scored because"), ((v["video"], v["error"]) for v in failed)) if failed else "",
         comparison="".join(_comparison(row) for row in report.get("comparison", ())),
-        pictures="".join(_figure(video, pictures) for video in scored),
+        pictures="".join(_figure(video) for video in scored),
     )
     write_atomically(out / "report.html", text.encode())
 
@@ -212,11 +236,16 @@ def _comparison(row: Mapping[str, Any]) -> str:
     return title + _table(("", "real", "generated", "difference", "95 % interval"), lines)
 
 
-def _figure(video: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def _figure(video: Mapping[str, Any]) -> str:
     name = html.escape(str(video["video"]))
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in video["notes"])
-    source = html.escape(pictures[video["video"]], quote=True)
-    return f'<h2>{name}</h2>{notes}<img loading="lazy" alt="scores of {name}" src="{source}">'
+    told = [*video["notes"], *(f"A face was left out: {reason}" for reason in video["dropped"][:MOST_FACES])]
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in told)
+    matrix = html.escape(video["sync_matrix"], quote=True)
+    picture = html.escape(Path(video["sync_matrix"]).with_suffix(".png").name, quote=True)
+    return (
+        f'<h2>{name}</h2>{notes}<img loading="lazy" alt="scores of {name}" src="{picture}">'
+        f'<p class="note"><a href="{matrix}">the sync matrix as numbers</a> (NPZ)</p>'
+    )
 
 
 def _table(head: Sequence[str], rows: Any) -> str:  # noqa: ANN401 - any iterable of cells

@@ -14,9 +14,9 @@ from unisync_loss.expert import UniSyncExpert
 from unisync_loss.face_finder import MediaPipeFinder
 from unisync_loss.files import write_atomically
 from unisync_loss.progress import Pace
-from unisync_loss.score import score_video
+from unisync_loss.score import VideoScores, score_video
 from unisync_loss.score_film import write_film
-from unisync_loss.score_report import draw_video, write_page
+from unisync_loss.score_report import draw_video, pack_matrices, write_page
 from unisync_loss.verdict import judge
 
 
@@ -37,14 +37,14 @@ def score_paths(
         paths: files, or folders that are searched.
         expert: of any pair, in eval mode.
         model: its name.
-        report: folder for ``report.html`` and a picture a video; made where missing.
+        report: folder for ``report.html`` and, for each video, a picture and the sync matrix; made where missing.
         film: write every video into that folder, too, with its curve burnt in.
         versus: the first path holds real videos, the others generated twins of them, compared pair by pair.
         seed: of the intervals.
         say: told the progress.
 
     Returns:
-        ``{"model", "videos": [...]}`` and, for ``versus``, ``"comparison"``; ready for JSON.
+        ``{"model", "threshold", "seed", "videos": [...]}`` and, for ``versus``, ``"comparison"``; ready for JSON.
 
     Raises:
         FileNotFoundError: when a path does not exist.
@@ -57,11 +57,10 @@ def score_paths(
     threshold = expert.config.threshold
     finder, pace = MediaPipeFinder(), Pace(say, len(todo))
     videos: list[dict[str, Any]] = []
-    pictures: dict[str, str] = {}
     for index, (group, video) in enumerate(todo):
-        place = partial(_tell, pace, index, f"{index + 1}/{len(todo)} {video.name}")
+        place, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
         try:
-            scores = score_video(video, expert, finder=finder, progress=place)
+            scores = score_video(video, expert, finder=finder, progress=partial(_tell, pace, index, share, place))
             judged = judge(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
@@ -69,16 +68,17 @@ def score_paths(
         videos.append({**judged, "group": group})
         if report:
             name = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}"
-            pictures[judged["video"]] = f"{name}.png"
-            write_atomically(report / f"{name}.png", draw_video(judged, scores, threshold))
+            videos[-1]["sync_matrix"] = f"{name}.npz"
+            _write(report / name, judged, scores, threshold)
             if film:
-                write_film(video, scores, threshold, report / f"{name}.mp4")
+                told = partial(_tell, pace, index + share, share, f"{place}, film")
+                write_film(video, scores, threshold, report / f"{name}.mp4", told)
     result = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if versus:
         real, *made = ([video for video in videos if video["group"] == group] for group in groups)
         result["comparison"] = compare(real, dict(zip(list(groups)[1:], made, strict=True)), seed)
     if report:
-        write_page(result, pictures, report)
+        write_page(result, report)
     return result
 
 
@@ -98,6 +98,12 @@ def _begin(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: b
         report.mkdir(parents=True, exist_ok=True)
 
 
-def _tell(pace: Pace, before: int, name: str, done: float, seconds: float) -> None:
-    """Say how far the work is within a video, the lengths of the others being unknown."""
-    pace.tell(before + min(1.0, done / max(seconds, done, 1e-9)), f"{name}: {done:.0f} of {seconds:.0f} s")
+def _write(place: Path, judged: Mapping[str, Any], scores: VideoScores, threshold: float) -> None:
+    """Picture and sync matrix of a video."""
+    write_atomically(place.with_name(f"{place.name}.npz"), pack_matrices(scores))
+    write_atomically(place.with_name(f"{place.name}.png"), draw_video(judged, scores, threshold))
+
+
+def _tell(pace: Pace, before: float, share: float, name: str, done: float, seconds: float) -> None:
+    """Say how far the work is within a share of a video, the lengths of the others being unknown."""
+    pace.tell(before + share * min(1.0, done / max(seconds, done, 1e-9)), f"{name}: {done:.0f} of {seconds:.0f} s")

@@ -157,8 +157,9 @@ def _mean(values: Array) -> float | None:
 
 COLUMNS = (
     "video", "track", "start", "seconds", "offset_frames", "offset_ms", "offset_low", "offset_high", "confidence",
-    "offset_agreement", "probability_mean", "share_in_sync", "voiced_share", "speaking_share", "drift_ms_per_minute",
-    "error",
+    "offset_agreement", "probability_mean", "probability_mean_at_offset", "share_in_sync",
+    "voiced_probability_mean", "voiced_share_in_sync", "unvoiced_probability_mean", "unvoiced_share_in_sync",
+    "voiced_share", "speaking_share", "speaker_track", "drift_ms_per_minute", "drift_low", "drift_high", "error",
 )  # fmt: skip
 
 
@@ -171,34 +172,54 @@ def to_csv(videos: Sequence[Mapping[str, Any]]) -> str:
         if "error" in video:
             writer.writerow({"video": video["video"], "error": video["error"]})
         for track in video.get("tracks", ()):
-            low, high = track["offset_ci95"]
-            writer.writerow({"video": video["video"], **track, "offset_low": low, "offset_high": high})
+            (low, high), drift = track["offset_ci95"], track["drift_ci95"] or (None, None)
+            parts = {f"{part}_{name}": value for part in ("voiced", "unvoiced") for name, value in track[part].items()}
+            row = {"video": video["video"], "speaker_track": video["speaker_track"], **track, **parts}
+            row |= {"offset_low": low, "offset_high": high, "drift_low": drift[0], "drift_high": drift[1]}
+            writer.writerow(row)
     return text.getvalue()
 
 
 def to_lines(videos: Sequence[Mapping[str, Any]]) -> str:
-    """The table for people; offsets with their sign and milliseconds, + = audio late."""
+    """The table for people."""
     lines = []
+    if any("tracks" in video for video in videos):
+        lines += [
+            f"offset in frames of {FRAME_MS} ms, + = audio late; in sync: share of windows, of voiced and of others",
+            "offset      ms      95 %  confidence  probability  in sync  voiced  others  speaks  drift ms/min",
+        ]
     for video in videos:
         if "error" in video:
             lines.append(f"{video['video']}: not scored: {video['error']}")
             continue
-        lines.append(f"{video['video']} ({video['seconds']:.1f} s)")
-        lines += [f"  {line_of(track)}" for track in video["tracks"]]
-        lines += [f"  {note}" for note in video["notes"]]
+        several = len(video["tracks"]) > 1
+        lines += [_line(video, track, several=several) for track in video["tracks"]]
+        lines += [f"{video['video']}: {note}" for note in video["notes"]]
+        if video["dropped"]:
+            more = f"; {len(video['dropped']) - 1} more left out" if video["dropped"][1:] else ""
+            lines.append(f"{video['video']}: left out: {video['dropped'][0]}{more}")
     return "\n".join(lines)
 
 
-def line_of(track: Mapping[str, Any]) -> str:
-    """A track in one line."""
+def _line(video: Mapping[str, Any], track: Mapping[str, Any], *, several: bool) -> str:
+    """A face in one line."""
     low, high = track["offset_ci95"]
-    return (
-        f"face {track['track']} from {track['start']:.1f} s for {track['seconds']:.1f} s: "
-        f"offset {track['offset_frames']:+d} frames ({track['offset_ms']:+d} ms, 95 % {low:+d} … {high:+d}, "
-        f"+ = audio late), confidence {track['confidence']:.2f}, probability {_text(track['probability_mean'])}, "
-        f"in sync {_text(track['share_in_sync'])}, speaks {_text(track['speaking_share'])}"
-        + (f", drift {track['drift_ms_per_minute']:+.0f} ms/min" if track["drift_ms_per_minute"] is not None else "")
+    drift = track["drift_ms_per_minute"]
+    cells = (
+        f"{track['offset_frames']:+6d}",
+        f"{track['offset_ms']:+6d}",
+        f"{f'{low:+d}…{high:+d}':>8}",
+        f"{track['confidence']:10.2f}",
+        f"{_text(track['probability_mean']):>11}",
+        f"{_text(track['share_in_sync']):>7}",
+        f"{_text(track['voiced']['share_in_sync']):>6}",
+        f"{_text(track['unvoiced']['share_in_sync']):>6}",
+        f"{_text(track['speaking_share']):>6}",
+        f"{'-' if drift is None else f'{drift:+.0f}':>12}",
     )
+    place = f"face {track['track']}, {track['start']:.1f} to {track['start'] + track['seconds']:.1f} s"
+    who = " (who speaks)" if several and track["track"] == video["speaker_track"] else ""
+    return f"{'  '.join(cells)}  {video['video']}, {place}{who}"
 
 
 def _text(value: float | None) -> str:
