@@ -42,7 +42,7 @@ class _Mean(Metric):
         return (self.total / self.count).float()
 
     def _add(self, values: Tensor) -> None:
-        self.total += values.detach().double().sum()
+        self.total += values.detach().to(self.total.device).double().sum()  # whichever device either is on
         self.count += values.numel()
 
 
