@@ -154,7 +154,7 @@ def main() -> None:
             "hubert_multiply_adds_a_second": hubert_cost(expert),
             "milliseconds": times[name],
         }
-        reports[name] = {**summarise(embedded[name], expert, name, options.seed), "cost": cost}
+        reports[name] = {**summarise(embedded[name], name, expert.config.threshold, options.seed), "cost": cost}
     table = "\n".join([HEADER, *(row(name, report) for name, report in reports.items())])
     for path, text in ((options.json, json.dumps(reports, indent=1)), (options.markdown, table)):
         if path is not None:

@@ -89,7 +89,7 @@ def ablation_row(name: str, seed: int, out: Path, test: str) -> dict[str, Any]:
     path = out / "eval.json"
     if not path.exists():
         expert = load_expert(out / "best")
-        report = summarise(list(embed_clips(expert, list_clips(test))), expert, name, 0)
+        report = summarise(list(embed_clips(expert, list_clips(test))), name, expert.config.threshold, 0)
         write_atomically(path, json.dumps(report))
     report = json.loads(path.read_text(encoding="utf-8"))
     return {"cell": name, "seed": seed, "pairs": report["pairs"], "cross_speaker": report["cross_speaker"]}

@@ -5,6 +5,7 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +32,43 @@ def test_the_readme_runs():
     exec(code, names)
     assert video.grad.abs().sum() > 0
     assert names["terms"].probability.shape == (1, 6)
+
+
+@pytest.fixture(scope="module")
+def measuring():
+    """The programs of docs/measuring.md: metric objects in a loop, and a peer through the protocols."""
+    text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    loop, peer = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return {"loop": loop, "peer": peer}
+
+
+@pytest.fixture
+def beside_weights(syncnet, tmp_path, monkeypatch):
+    torch.save(syncnet.state_dict(), tmp_path / "syncnet_v2.model")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_validation_loop_runs(measuring, beside_weights, capsys):
+    exec(measuring["loop"], {"loader": 2 * [(torch.rand(1, 7, 3, 96, 96), torch.randn(1, 7 * 640) / 10)]})
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("SyncProbability", "LSED", "LSEC"))
+    assert "nan" not in printed
+
+
+def test_a_peer_runs_through_the_protocols(measuring, beside_weights, tmp_path, capsys):
+    pytest.importorskip("av")
+    from unisync_loss.media import write_clip
+
+    draw = np.random.default_rng(0)
+    for place in ("VAL/a/one", "TEST/a/one", "TEST/a/two"):
+        (tmp_path / place).mkdir(parents=True)
+        pictures = draw.integers(0, 256, (13, 64, 64, 3), dtype=np.uint8)
+        write_clip(tmp_path / place / "0.mp4", pictures, (draw.normal(size=13 * 640) / 10).astype(np.float32))
+    exec(measuring["peer"], {})
+    printed = capsys.readouterr().out
+    assert "syncnet: 2 clips, 2 speakers, 32 pairs" in printed  # 8 windows a clip, each once right and once wrong
+    assert "detection" in printed
+    assert "retrieval@11" in printed
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,10 @@ def evaluate(
         clips.append(clip)
         done = len(clips) + len(left_out)
         pace.tell(done, f"{done}/{len(entries)} clips")
-    report = summarise(clips, expert, model, seed, left_out)
+    report = {
+        **{"audio": expert.config.audio, "visual": expert.config.visual},
+        **summarise(clips, model, expert.config.threshold, seed, left_out),
+    }
     if json_file:
         write_json(json_file, report)
     typer.echo(report_table(report))

@@ -30,7 +30,6 @@ from unisync_loss.evaluate import (
     score_windows,
     summarise_pairs,
 )
-from unisync_loss.expert import UniSyncExpert
 
 RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
 _VOICES = 4  # other clips that a clip's negatives are drawn from
@@ -106,17 +105,18 @@ def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, 
 
 def summarise(
     clips: Sequence[ClipEmbedding],
-    expert: UniSyncExpert,
     model: str,
+    threshold: float,
     seed: int,
     left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything that ``unisync eval`` writes.
+    """Everything that ``unisync eval`` writes but the expert's kind, for any expert or peer.
 
     Args:
         clips: embedded clips.
-        expert: for its config.
-        model: its name or folder.
+        model: name of what embedded them.
+        threshold: score above which it calls a window in sync, chosen on other clips
+            (:func:`unisync_loss.evaluate.best_threshold`).
         seed: of pairs and intervals.
         left_out: name and reason of clips that could not be embedded.
 
@@ -130,7 +130,6 @@ def summarise(
     if not clips:
         first = next((f": {name}: {reason}" for name, reason in left_out.items()), "")
         raise ValueError(f"none of {len(left_out)} clips could be embedded{first}")
-    threshold = expert.config.threshold
     scores, cross = score_pairs(clips, seed), score_cross_pairs(clips, seed)
 
     def brief(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -145,8 +144,6 @@ def summarise(
     offsets = np.array([estimate_offset(clip) for clip in clips])
     return {
         "model": model,
-        "audio": expert.config.audio,
-        "visual": expert.config.visual,
         "clips": len(clips),
         "left_out": [{"clip": name, "reason": reason} for name, reason in left_out.items()],
         "speakers": len({clip.entry.speaker for clip in clips}),
