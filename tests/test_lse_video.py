@@ -2,6 +2,8 @@ import csv
 import json
 import subprocess
 import sys
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -120,6 +122,35 @@ def test_several_tracks_of_a_video(quick, tmp_path, monkeypatch):
         for picture, place in zip(pictures[first:end], crops(track), strict=True):
             meter.add(cut(picture, *place))
         assert result["lse_d"] == pytest.approx(summarise(meter.distances()).lse_d, rel=1e-6)
+
+
+def test_decoding_runs_beside_the_network_and_ends_with_it(quick, tmp_path, monkeypatch):
+    """The frames after the one that is looked at are there already; an error there leaves no thread behind."""
+    write_lossless(tmp_path / "a.mkv", *noise())
+    decoded, looked_at = [], []
+    every = lse_video.every_frame
+
+    def watched(pictures):
+        for frame in every(pictures):
+            decoded.append(threading.current_thread())
+            yield frame
+
+    class Meter(LseMeter):
+        def add(self, frame):
+            deadline = time.monotonic() + 20
+            while len(decoded) < min(12, len(looked_at) + 2) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            looked_at.append(len(decoded))
+            if len(looked_at) == 3:
+                raise ValueError("enough")
+
+    monkeypatch.setattr(lse_video, "every_frame", watched)
+    monkeypatch.setattr(lse_video, "LseMeter", Meter)
+    with pytest.raises(ValueError, match="enough"):
+        measure_video(quick, tmp_path / "a.mkv", "wav2lip-lrs")
+    assert all(seen > number for number, seen in enumerate(looked_at, 1))
+    assert threading.main_thread() not in decoded
+    assert not any(thread.is_alive() for thread in decoded)
 
 
 def still(frames, x=100.0, y=100.0, side=120.0):

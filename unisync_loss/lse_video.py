@@ -18,7 +18,8 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unisync_loss.ahead import ahead
 from unisync_loss.clips import find_videos
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.face_finder import Frame, MediaPipeFinder
@@ -87,23 +89,32 @@ def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick
     facts = read_facts(path)
     samples = _read_samples(path, facts.zero)
 
-    def frames(begin: float, end: float) -> Iterator[Frame]:
-        """All frames of the video, told the progress from one share to another."""
-        with open_media(path) as container:
-            for index, frame in enumerate(every_frame(stream_pictures(container))):
-                yield frame
-                tick(begin + (end - begin) * min(1.0, (index + 1) / FPS / max(facts.seconds, 1 / FPS)))
+    def told(frames: Iterable[Frame], begin: float, end: float) -> Iterator[Frame]:
+        """The same frames; tells the progress from one share to another."""
+        for index, frame in enumerate(frames):
+            yield frame
+            tick(begin + (end - begin) * min(1.0, (index + 1) / FPS / max(facts.seconds, 1 / FPS)))
 
     if min_track is None:
         meter = LseMeter(net, samples)
-        for frame in frames(0, 1):
-            meter.add(squeeze(frame))
+        with _decoded(path) as frames:
+            for frame in told(frames, 0, 1):
+                meter.add(squeeze(frame))
         rows = [{"track": 0, **track_row(meter, 0)}]
     else:
-        tracks = keep_tracks(find_tracks(frames(0, 0.2), MediaPipeFinder()), min_track)
-        measured = _measure_tracks(net, frames(0.2, 1), samples, tracks)
+        with _decoded(path) as frames:
+            tracks = keep_tracks(find_tracks(told(frames, 0, 0.2), MediaPipeFinder()), min_track)
+        with _decoded(path) as frames:
+            measured = list(_measure_tracks(net, told(frames, 0.2, 1), samples, tracks))
         rows = [{"track": number, **row} for number, row in enumerate(measured)]
     return {"video": str(path), "variant": variant, **video_row(rows, variant), "tracks": rows}
+
+
+@contextmanager
+def _decoded(path: str | os.PathLike[str]) -> Iterator[Iterator[Frame]]:
+    """All frames of a video, decoded beside what is done with them."""
+    with open_media(path) as container, ahead(every_frame(stream_pictures(container))) as frames:
+        yield frames
 
 
 def _read_samples(path: str | os.PathLike[str], zero: float) -> NDArray[np.int16]:

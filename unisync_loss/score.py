@@ -7,13 +7,10 @@ window only its scores against the neighbouring audio are kept.
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.ahead import ahead
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.evaluate import MAX_OFFSET
 from unisync_loss.expert import UniSyncExpert
@@ -38,11 +36,9 @@ _SHORT_SIDE = 1080  # pixels; larger pictures are shrunk, experts see faces of 1
 _BATCH = 64  # frames of a track that are embedded at a time
 _CHUNK = STRETCH // 2  # windows of sound embedded at a time: HuBERT's stretch, a whole number of mel steps
 MOST_FACES = 4  # that are drawn
-_AHEAD = 8  # items that a stage may be ahead
 _STRIP = 48  # mouths kept for the film strip, up to twice as many while they come
 _MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a crop
 
-Item = TypeVar("Item")
 Array = NDArray[np.float32]
 Progress = Callable[[float, float], None]
 
@@ -121,7 +117,7 @@ def score_video(
     with open_media(path) as pictures, open_media(path) as sounds, torch.inference_mode():
         hearing = _Hearing(expert, Sound(stream_sound(sounds, facts.zero)))
         shown = watched(stream_pictures(pictures, short_side=_SHORT_SIDE))
-        with _ahead(shown) as decoded, _ahead(_follow(decoded, finder or MediaPipeFinder())) as events:
+        with ahead(shown) as decoded, ahead(_follow(decoded, finder or MediaPipeFinder())) as events:
             for event in events:
                 if isinstance(event, TrackPiece):
                     if event.track not in tracks:
@@ -294,40 +290,3 @@ class _Track:
 
     def scores(self) -> TrackScores:
         return TrackScores(self.start, np.concatenate(self.tables), np.concatenate(self.levels), self.mouths)
-
-
-@contextmanager
-def _ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
-    """Run an iterator in a thread of its own, a few items ahead; the thread ends with the block."""
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(_AHEAD)
-    stop = threading.Event()
-
-    def put(more: bool, item: object) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                ready.put((more, item), timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(True, item)
-                if stop.is_set():
-                    return
-            put(False, None)
-        except BaseException as error:  # raised again where the items are taken
-            put(False, error)
-
-    def take() -> Iterator[Item]:
-        while (got := ready.get())[0]:
-            yield got[1]
-        if got[1] is not None:
-            raise got[1]
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield take()
-    finally:
-        stop.set()
-        thread.join()
