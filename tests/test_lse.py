@@ -44,6 +44,32 @@ def test_result_equals_the_original_scripts(golden_meter, script):
     assert -ours.offset == theirs["offset"]  # the original prints + when the audio is early
 
 
+class Fixed:
+    """Gives one matrix of distances."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def distances(self):
+        return self.matrix
+
+
+@pytest.mark.parametrize("wrong", ["pairs left out", "last pair repeated", "a window late", "other sign"])
+def test_parity_can_fail(golden, golden_meter, wrong):
+    """Wrong edges, a window off, the wrong sign: both the distances and the printed result turn red."""
+    right, real = golden_meter.distances(), golden_meter.distances("valid")
+    matrix = {
+        "pairs left out": real,
+        "last pair repeated": torch.where(real.isnan(), real.nan_to_num(0).amax(1, keepdim=True), real),
+        "a window late": right.roll(1, 1),
+        "other sign": right.flip(1),
+    }[wrong]
+    with pytest.raises(AssertionError):
+        test_distances_equal_the_original(golden, Fixed(matrix))
+    with pytest.raises(AssertionError):
+        test_result_equals_the_original_scripts(Fixed(matrix), "syncnet_python")
+
+
 @pytest.mark.parametrize(("frames", "samples"), [(6, 6 * 640), (40, 38 * 640 + 7), (12, 20 * 640)])
 def test_distances_equal_window_by_window(syncnet, frames, samples):
     """Also across the pieces in which a clip is embedded, and where either stream ends first."""

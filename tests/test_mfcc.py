@@ -18,6 +18,17 @@ def test_equals_python_speech_features(golden):
     assert relative(ours, golden["mfcc"]) < 1e-6
 
 
+@pytest.mark.parametrize("wrong", ["filled up with the last sample", "a sample late", "pre-emphasis of 0.95"])
+def test_parity_can_fail(golden, monkeypatch, wrong):
+    sound = golden["wav"]
+    if wrong == "pre-emphasis of 0.95":
+        monkeypatch.setattr("unisync_loss.mfcc.PREEMPHASIS", 0.95)
+    else:  # half of the last step lies beyond the end of the sound
+        sound = np.pad(sound, (0, 80), mode="edge") if "filled" in wrong else sound[1:]
+    with pytest.raises(AssertionError):
+        test_equals_python_speech_features({**golden, "wav": sound})
+
+
 def reference(samples):
     """From the definitions, step by step and sum by sum."""
     emphasised = [samples[0], *(b - 0.97 * a for a, b in itertools.pairwise(samples))]

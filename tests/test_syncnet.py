@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import numpy as np
@@ -21,6 +22,28 @@ def test_video_equals_the_original(golden, golden_syncnet):
 def test_audio_equals_the_original(golden, golden_syncnet):
     coefficients = mfcc(torch.from_numpy(golden["wav"]))
     assert relative(golden_syncnet.embed_audio(coefficients[:40]).numpy(), golden["audio_embedding"]) < 1e-4
+
+
+@pytest.mark.parametrize("wrong", ["RGB for BGR", "range 0 to 1", "a frame late", "no padding"])
+def test_parity_of_video_can_fail(golden, golden_syncnet, wrong):
+    frames, net = golden["frames_bgr"], golden_syncnet
+    if wrong == "no padding":
+        net = copy.deepcopy(net)
+        net.netcnnlip[4].padding = (0, 0, 0)  # the size of the embedding stays
+    else:
+        frames = {"RGB for BGR": frames[..., ::-1].copy(), "range 0 to 1": frames / 255, "a frame late": frames[1:]}[
+            wrong
+        ]
+    with pytest.raises(AssertionError):
+        test_video_equals_the_original({**golden, "frames_bgr": frames}, net)
+
+
+@pytest.mark.parametrize("wrong", ["a step late", "a step early", "range -1 to 1"])
+def test_parity_of_audio_can_fail(golden, golden_syncnet, wrong):
+    sound = golden["wav"]
+    sound = {"a step late": sound[160:], "a step early": np.pad(sound, (160, 0)), "range -1 to 1": sound / 32768}[wrong]
+    with pytest.raises(AssertionError):
+        test_audio_equals_the_original({**golden, "wav": sound}, golden_syncnet)
 
 
 def test_size():
