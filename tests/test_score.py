@@ -11,7 +11,7 @@ from einops import rearrange
 from test_media import mux
 from typer.testing import CliRunner
 
-from unisync_loss import UniSyncConfig, UniSyncExpert, save_pretrained
+from unisync_loss import UniSyncConfig, UniSyncExpert, save_pretrained, score_run
 from unisync_loss.cli import app
 from unisync_loss.compare import compare, comparison_lines, find_twins
 from unisync_loss.demo import DEFAULT_CLIP
@@ -337,10 +337,6 @@ class TestProgram:
         pytest.importorskip("mediapipe")
         (tmp_path / "x.mp4").write_text("nothing")
         (tmp_path / "empty").mkdir()
-        for folder, names in (("twins", "ab"), ("others", "cd")):
-            (tmp_path / folder).mkdir()
-            for name in names:
-                (tmp_path / folder / f"{name}.mp4").write_text("nothing")
         for arguments, message in (
             (["gone.mp4"], "no such video file or folder: gone.mp4"),
             ([tmp_path / "x.mp4"], "x.mp4: cannot be decoded"),
@@ -349,12 +345,21 @@ class TestProgram:
                 [tmp_path / "x.mp4", "--compare"],
                 "compare: expected real videos and at least one path of generated ones",
             ),
-            (
-                [tmp_path / "twins", tmp_path / "others", "--compare"],
-                "expected videos named as the real ones (a, b), got c",
-            ),
             ([tmp_path / "x.mp4", "--film"], "film: expected a folder for the report, got none"),
         ):
             done = CliRunner().invoke(app, ["score", *map(str, arguments), "--model", str(model)])
             assert isinstance(done.exception, (ValueError, OSError)), done.output
             assert message in str(done.exception)
+
+    def test_names_of_twins_are_looked_at_before_anything_is_scored(self, tmp_path, expert, monkeypatch):
+        pytest.importorskip("mediapipe")
+        monkeypatch.setattr(score_run, "score_video", lambda *given, **named: pytest.fail("scored"))
+        folders = [tmp_path / "real", tmp_path / "made"]
+        for folder, names in zip(folders, ("ab", "cd"), strict=True):
+            folder.mkdir()
+            for name in names:
+                (folder / f"{name}.mp4").write_text("nothing")
+        with pytest.raises(ValueError, match=r"made: expected videos named as the real ones \(a, b\), got c, d"):
+            score_run.score_paths(folders, expert, "tiny", versus=True)
+        with pytest.raises(ValueError, match="at least one path of generated ones, got one path"):
+            score_run.score_paths([folders[0], folders[0]], expert, "tiny", versus=True)
