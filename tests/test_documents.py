@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import unisync_loss
+from unisync_loss import lse_video
+from unisync_loss.score import TrackScores, VideoScores
+from unisync_loss.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["config", "functional", "expert", "loss", "metrics", "synthetic", "adapters.wav2lip", "adapters.geneface"]
@@ -69,6 +72,15 @@ def test_a_peer_runs_through_the_protocols(measuring, beside_weights, tmp_path, 
     assert "syncnet: 2 clips, 2 speakers, 32 pairs" in printed  # 8 windows a clip, each once right and once wrong
     assert "detection" in printed
     assert "retrieval@11" in printed
+
+
+def test_every_figure_of_the_reports_is_explained():
+    text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    track = TrackScores(0, np.full((60, 31), 0.5, np.float32), np.full(60, 0.2, np.float32), [])
+    judged = judge("a.mp4", VideoScores([track], [], 2.6, []), 0.5)
+    figures = {*judged, *judged["tracks"][0], *lse_video.COLUMNS, "speaker_track", "sync_matrix", "n_tracks", "means"}
+    plain = {"video", "variant"}  # the file and the option
+    assert [name for name in sorted(figures - plain) if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(
