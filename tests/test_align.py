@@ -55,7 +55,7 @@ def store(tmp_path, drawn):
 
 
 def read_table(root):
-    with (root / "offsets.csv").open(newline="") as file:
+    with (root / "offsets.csv").open(newline="", errors="surrogateescape") as file:
         return {row["clip"][:-4]: row for row in csv.DictReader(file)}
 
 
@@ -121,7 +121,11 @@ def test_anothers_voice_and_a_broken_file_are_left_out_with_the_reason(folder, d
         folder / "a/ann/2.mp4", drawn["a/ann/2"].frames[:70], np.roll(drawn["a/ben/1"].waveform, 9000)[: 70 * 640]
     )
     (folder / "a/ben/2.mp4").write_bytes(b"no video")
+    (folder / "a/ben/\udcff.mp4").write_bytes(b"a name that is no text")
     align(folder, [judge])
+    kept = {entry.name for entry in list_clips(folder)}
+    assert "a/ben/1.mp4" in kept
+    assert not kept & {"a/ben/2.mp4", "a/ben/\udcff.mp4"}
     rows = read_table(folder)
     assert (rows["a/ben/2"]["offset_frames"], rows["a/ben/2"]["level"]) == ("", "none")
     log = {line["clip"]: line for line in map(json.loads, (folder / "align.jsonl").read_text().splitlines())}

@@ -449,13 +449,17 @@ def test_lines_of_a_store_name_every_input_once(whole):
 def test_the_program(tmp_path):
     video(tmp_path / "in" / "a.mkv")
     (tmp_path / "in" / "b\n.mp4").touch()
+    os.close(os.open(os.fsencode(tmp_path / "in") + b"/\xff.mp4", os.O_CREAT))  # a name that is no text
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     command = [sys.executable, "-m", "unisync_loss.cli", "prepare", "in", "--out", "store", "--json", "out.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, env=strict, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
-    assert (report["clips"], report["ok"], report["error"], report["seconds"]) == (1, 1, 1, 2.0)
-    assert "store: 1 clips, 0.0 min, 1 speakers from 1 of 2 inputs" in done.stdout
+    assert (report["clips"], report["ok"], report["error"], report["seconds"]) == (1, 1, 2, 2.0)
+    assert "store: 1 clips, 0.0 min, 1 speakers from 1 of 3 inputs" in done.stdout
     assert "b\\n.mp4': " in done.stdout
+    assert "\\udcff.mp4': " in done.stdout
+    assert {Path(row["source"]).name for row in report["left_out"]} == {"b\n.mp4", "\udcff.mp4"}
     (tmp_path / "in" / "a.mkv").unlink()
     command[command.index("store")] = "empty"
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)

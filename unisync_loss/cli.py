@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -16,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from unisync_loss import __version__
-from unisync_loss.files import write_atomically
+from unisync_loss.files import to_json, write_atomically
 from unisync_loss.pretrain_command import pretrain
-from unisync_loss.progress import Pace
+from unisync_loss.progress import Pace, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +41,7 @@ def say(line: str) -> None:
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON."""
-    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(report, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,8 +93,7 @@ def prepare(
     if json_file:
         write_json(json_file, report)
     for row in report["left_out"][:20]:
-        name = row["source"] if row["source"].isprintable() else ascii(row["source"])
-        typer.echo(f"{row['status']:8}{name}: {row['reason']}")
+        typer.echo(f"{row['status']:8}{printable(row['source'])}: {printable(row['reason'])}")
     if len(report["left_out"]) > 20:
         typer.echo(f"… and {len(report['left_out']) - 20} more, see {out / 'manifest.jsonl'}")
     typer.echo(
@@ -328,7 +326,7 @@ def info(
         report = {"model": model, "parameters": count, **asdict(expert.config)}
     if json_file:
         write_json(json_file, report)
-    typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    typer.echo(to_json(report, indent=1), nl=False)
 
 
 def main() -> None:
