@@ -99,9 +99,11 @@ def test_windows_outside(root, start, frames):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_decoded_once(root, tmp_path, monkeypatch, on_disk):
+def test_decoded_once(root, tmp_path, monkeypatch, caplog, on_disk):
     folder = tmp_path / "decoded" if on_disk else None
-    clips = DecodedClips(list_records(root), folder)
+    with caplog.at_level("INFO"):
+        clips = DecodedClips(list_records(root), folder)
+    assert f"3 clips decoded take 0.02 GB in {folder or 'RAM'}" in caplog.text
     assert clips.bytes == 3 * 60 * 192 * 192 * 3
     expected = read_window(clips.records[1], 7)
     window = clips.window(1, 7)
