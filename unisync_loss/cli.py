@@ -108,10 +108,11 @@ def prepare(
 def train(
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Any setting of the run.")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Store, STORE/train, folder of <corpus>/<speaker>/<clip>.mp4; repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Validation folder, of other speakers.")] = None,
+    val: Annotated[Path | None, typer.Option(help="The same of other speakers, to validate on.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file, such as the config.yaml of a run.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast, or paper: the paper's recipe to the letter.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio representation: mel or hubert.")] = None,
@@ -219,20 +220,20 @@ def doctor(
 
 @app.command("eval")
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4.")],
+    data: Annotated[Path, typer.Option(help="Store, STORE/test, or folder of <corpus>/<speaker>/<clip>.mp4.")],
     model: Model = "mel-rgb",
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only so many clips, spread over the folder.")] = None,
     json_file: Json = None,
 ) -> None:
     """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
-    from unisync_loss.clips import list_clips
+    from unisync_loss.clips import list_split
     from unisync_loss.evaluate import ClipEmbedding, embed_clips
     from unisync_loss.pretrained import load_expert
     from unisync_loss.protocols import report_table, summarise
 
     expert = load_expert(model)
-    entries = list_clips(data)
+    entries = list_split(data)
     if limit is not None and limit < len(entries):
         entries = [entries[index * len(entries) // limit] for index in range(limit)]
     clips: list[ClipEmbedding] = []

@@ -93,8 +93,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: for a root that does not exist.
-        ValueError: for a store made otherwise, one that another run is writing, stores to be merged that have clips of
-            the same key, or wrong hooks.
+        ValueError: for a store made otherwise, one that another run is writing, stores with the same keys, wrong hooks.
         ImportError: without PyAV, or without MediaPipe where faces have to be found.
         OSError: when the disk is full; what is finished stays, and the next run goes on.
     """
@@ -113,9 +112,8 @@ def prepare(
         name = "" if count == 1 else f"{index}-of-{count}-"
         parts = out / f"{name}parts"
         gatherer = Gatherer(out, name, shard_bytes)
-        done, owner = _known([out, *stores])
-        todo = [source for source in sources if _mine(source, index, count) and not _is_done(source, done, owner)]
-        tasks = [Task(source, str(parts), provider, workers == 1) for source in keep_apart(todo, owner)]
+        mine = _undone([source for source in sources if _mine(source, index, count)], [out, *stores])
+        tasks = [Task(source, str(parts), provider, workers == 1) for source in mine]
         with _whole_or_later(out, parts, gatherer):
             if index == 0:
                 _take_over(stores, out, gatherer)
@@ -146,16 +144,16 @@ def _mine(source: Source, index: int, count: int) -> bool:
     return int(part_name(source.path), 16) % count == index
 
 
-def _known(roots: Iterable[Path]) -> tuple[dict[str, tuple[int, list[int]]], dict[str, str]]:
-    """Inputs of stores, with the number of their clips and their stamp; and to which of them each key belongs."""
-    done: dict[str, tuple[int, list[int]]] = {}
-    owner: dict[str, str] = {}
+def _undone(sources: list[Source], roots: Iterable[Path]) -> list[Source]:
+    """Inputs that no store has yet, with keys that none has."""
+    done: dict[str, tuple[int, list[int]]] = {}  # clips and stamp of each input
+    owner: dict[str, str] = {}  # which of them a key belongs to
     for root in roots:
         for _, line in read_lines(root):
             if line["clips"] >= done.get(line["source"], (0, []))[0]:
                 done[line["source"]] = line["clips"], line["stamp"]
             owner |= {record["key"].rpartition("_")[0]: line["source"] for record in line["records"]}
-    return done, owner
+    return keep_apart([source for source in sources if not _is_done(source, done, owner)], owner)
 
 
 def _is_done(source: Source, done: dict[str, tuple[int, list[int]]], owner: dict[str, str]) -> bool:
