@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 from small_store import write_store
 
 from unisync_loss import load_expert
 from unisync_loss.align import Judge, align, to_lines
 from unisync_loss.clip_offsets import find_peak, gather, offset_curve, shrink, spread_between, stand_out
-from unisync_loss.clips import list_clips, shift_audio
+from unisync_loss.clips import list_clips, load_clip, shift_audio
 from unisync_loss.folds import make_folds, read_unseen
 from unisync_loss.media import Clip, encode_frames, encode_wav, write_clip
 from unisync_loss.synthetic import synthesize_clip
@@ -55,7 +56,7 @@ def store(tmp_path, drawn):
 
 
 def read_table(root):
-    with (root / "offsets.csv").open(newline="") as file:
+    with (root / "offsets.csv").open(newline="", errors="surrogateescape") as file:
         return {row["clip"][:-4]: row for row in csv.DictReader(file)}
 
 
@@ -74,6 +75,28 @@ def test_known_offsets_are_put_right_and_clean_clips_left_alone(kind, judge, req
     assert align(root, [judge])["moved"] == 0
     log = [json.loads(line) for line in (root / "align.jsonl").read_text().splitlines()]
     assert [line["before"] for line in log] == [line["offset_frames"] for line in log]
+
+
+def test_real_clips_come_back_from_known_offsets_and_stay_where_they_are_in_sync(tmp_path, judge):
+    root = SHARED / "clips" / "val"
+    if not root.is_dir():
+        pytest.skip(f"real clips are not here ({root})")
+    entries = [entry for entry in list_clips(root) if entry.corpus.startswith("grid")][::4]
+    clips = [load_clip(entry) for entry in entries]
+    for name, reach in (("clean", 0), ("shifted", 10)):
+        shifts = np.random.default_rng(4).uniform(-reach, reach, len(clips))
+        rows = []
+        for entry, clip, shift in zip(entries, clips, shifts, strict=True):
+            late = shift_audio(clip, -shift)
+            facts = {"key": entry.name[:-4], "frames": len(late.frames), "source": entry.name}
+            rows.append((facts, {"mp4": encode_frames(late.frames), "wav": encode_wav(late.waveform)}))
+        store = write_store(tmp_path / name, rows, source="x")
+        report = align(store, [judge])
+        assert report["left_out"] == 0
+        found = [entry.offset for entry in list_clips(store)]
+        assert np.abs(np.array(found) - shifts).max() < 1
+        if name == "clean":
+            assert report["shifted"] == 0
 
 
 def test_a_zero_is_that_of_the_corpus_named(folder, judge):
@@ -121,7 +144,11 @@ def test_anothers_voice_and_a_broken_file_are_left_out_with_the_reason(folder, d
         folder / "a/ann/2.mp4", drawn["a/ann/2"].frames[:70], np.roll(drawn["a/ben/1"].waveform, 9000)[: 70 * 640]
     )
     (folder / "a/ben/2.mp4").write_bytes(b"no video")
+    (folder / "a/ben/\udcff.mp4").write_bytes(b"a name that is no text")
     align(folder, [judge])
+    kept = {entry.name for entry in list_clips(folder)}
+    assert "a/ben/1.mp4" in kept
+    assert not kept & {"a/ben/2.mp4", "a/ben/\udcff.mp4"}
     rows = read_table(folder)
     assert (rows["a/ben/2"]["offset_frames"], rows["a/ben/2"]["level"]) == ("", "none")
     log = {line["clip"]: line for line in map(json.loads, (folder / "align.jsonl").read_text().splitlines())}

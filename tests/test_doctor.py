@@ -152,7 +152,7 @@ def test_exit_code_0_is_clean_and_1_is_not(roots, tmp_path):
 def test_a_store_knows_splits_and_sources(tmp_path, drawn):
     clips = [
         (
-            {"key": f"a/{split}/0", "frames": 30, "source": "talk.mov", "split": split},
+            {"key": f"a/{split}/0", "frames": 30, "source": "talk.mov", "split": split, "crop_pixels": 80.5},
             {"mp4": encode_frames(clip.frames[:30]), "wav": encode_wav(clip.waveform[: 30 * 640])},
         )
         for split, clip in (("train", drawn[0]), ("val", drawn[1]))
@@ -162,6 +162,7 @@ def test_a_store_knows_splits_and_sources(tmp_path, drawn):
     found = examine(list_patients([root]), load_expert("mel-rgb"))
     assert found["verdicts"] == {"low frame rate": 2, "source in two splits": 1}
     assert set(found["splits"]) == {"train", "val"}
+    assert [row["crop_pixels"] for row in found["clips"]] == [80.5, 80.5]
 
 
 def test_offsets_found_by_align_are_honoured(tmp_path, drawn):

@@ -194,9 +194,46 @@ def test_an_unknown_codec(tmp_path, known, kind):
     assert f"unknown {kind} codec" in line["reason"]
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("a.mp4", {"audio": "aac"}), ("a.mkv", {}), ("a.mpg", {"codec": "mpeg2video", **MPEG})]
-)
+def test_a_folder_that_may_not_be_entered():
+    home = Path(tempfile.mkdtemp())
+    try:
+        home.chmod(0o755)
+        (home / "closed").mkdir(mode=0)
+        with nobody():
+            (source,) = list_sources([home])
+        assert (source.path, source.problem) == (str(home / "closed"), "cannot be entered (Permission denied)")
+    finally:
+        shutil.rmtree(home)
+
+
+KINDS = [
+    ("a.mp4", {"audio": "aac"}),
+    ("a.mkv", {}),
+    ("a.mpg", {"codec": "mpeg2video", **MPEG}),
+    ("a.avi", {"codec": "mpeg4"}),
+    ("a.webm", {"codec": "libvpx-vp9", "audio": "libopus", "rate": 48000}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_cut_at_ten_points(tmp_path, name, options):
+    """What is left of pictures and sound is used where it is long enough, or the reason is told."""
+    path = write(tmp_path / name, STEADY, **options)
+    whole, draw = path.read_bytes(), random.Random(1)
+    clips = 0
+    for _ in range(10):
+        path.write_bytes(whole[: draw.randrange(len(whole))])
+        line = prepared(path, tmp_path / "parts")
+        assert "defect" not in line["reason"]
+        assert (line["status"] == "ok") == bool(line["clips"])
+        assert line["clips"] or line["reason"]
+        assert all(30 <= record["frames"] <= 50 for record in line["records"])
+        clips += line["clips"]
+    assert bool(clips) == (name != "a.mp4")  # whose index lies at the end
+    assert {path.suffix for path in (tmp_path / "parts").iterdir()} == {".tar", ".json"}  # nothing half-written
+
+
+@pytest.mark.parametrize(("name", "options"), KINDS[:3])
 def test_bytes_destroyed_anywhere(tmp_path, name, options):
     """It is used as far as it goes, or the reason is told; nothing breaks."""
     path = write(tmp_path / name, STEADY, **options)

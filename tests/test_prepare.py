@@ -122,6 +122,39 @@ def test_shares_and_merging_give_the_whole(whole, tmp_path):
     assert rows(tmp_path / "merged").keys() == rows(root / "store").keys()
 
 
+def test_merging_and_preparing_do_an_input_once(whole, tmp_path):
+    root, _ = whole
+    prepare([root / "store", root / "in"], tmp_path / "store")
+    assert len([line["source"] for _, line in read_lines(tmp_path / "store")]) == 4
+    assert contents(tmp_path / "store") == contents(root / "store")
+
+
+def test_stores_with_other_features_do_not_merge(whole, tmp_path):
+    root, _ = whole
+    with pytest.raises(ValueError, match=r"expected a store made with .*json:dumps.*, got one made with .*None"):
+        prepare([root / "store"], tmp_path / "store", provider="json:dumps")
+    assert not (tmp_path / "store").exists()
+
+
+def test_later_inputs_take_no_clip_from_earlier_ones(tmp_path):
+    """The same corpus, speaker and name in another place, and beside it under another suffix."""
+    sources = [video(tmp_path / place, 40 + n) for n, place in enumerate(("1/in/s/a.mp4", "2/in/s/a.mp4"))]
+    for source in sources:
+        prepare([source.parents[1]], tmp_path / "store")
+    shutil.copy(video(tmp_path / "other.mkv", 38), tmp_path / "1/in/s/a.avi")
+    report = prepare([tmp_path / "1/in"], tmp_path / "store")
+    records = list_records(tmp_path / "store")
+    assert report["clips"] == len(records) == 3
+    assert sorted(record.frames for record in records) == [38, 40, 41]
+
+
+def test_a_folder_that_was_moved_is_not_done_again(whole, tmp_path):
+    root, report = whole
+    shutil.copytree(root / "store", tmp_path / "store")
+    shutil.copytree(root / "in", tmp_path / "in")  # keeps the times
+    assert prepare([tmp_path / "in"], tmp_path / "store")["inputs"] == report["inputs"]
+
+
 DRIVER = """
 import sys
 from unisync_loss.prepare import prepare
@@ -310,6 +343,37 @@ def test_a_provider_adds_features(tmp_path, monkeypatch):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_provider_may_bring_the_landmarks(tmp_path, monkeypatch):
+    (tmp_path / "marks.py").write_text(
+        "import numpy as np\n"
+        "def six(frames, waveform):\n    return {'landmarks': np.full((len(frames), 6, 2), 0.25)}\n"
+        "def blind(frames, waveform):\n    return {'landmarks': np.full((len(frames), 6, 2), np.nan)}\n"
+        "def flat(frames, waveform):\n    return {'landmarks': np.zeros((len(frames), 12))}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("unisync_loss.footage.face_mesh", None)  # MediaPipe is not asked
+    path = video(tmp_path / "a.mkv", boxes=False)
+    np.save(path.with_suffix(".boxes.npy"), np.tile(np.array([20, 20, 76, 76], np.float32), (50, 1)))
+    clips, _ = one(path, provider="marks:six")
+    assert clips[0].features["landmarks"].shape == (50, 6, 2)
+    assert (clips[0].features["landmarks"] == 0.25).all()
+    assert one(path, provider="marks:blind")[1].dropped == ["0.0 s: landmarks found in 0% of the frames, expected 80%"]
+    with pytest.raises(ValueError, match=r"expected landmarks \(50, P, 2\), got \(50, 12\)"):
+        one(path, provider="marks:flat")
+
+
+def test_what_every_input_lacks_is_no_fault_of_an_input(tmp_path, monkeypatch):
+    def missing():
+        raise ImportError("finding faces needs MediaPipe")
+
+    monkeypatch.setattr("unisync_loss.footage._mediapipe", missing)
+    (source,) = list_sources([video(tmp_path / "a.mkv", boxes=False)])
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(ImportError, match="needs MediaPipe"):
+        prepare_one(Task(source, str(tmp_path / "parts"), None, True))
+    assert not list((tmp_path / "parts").iterdir())
+
+
 def test_one_at_a_time_and_only_into_stores(whole, tmp_path):
     import fcntl
 
@@ -343,17 +407,24 @@ def test_a_full_disk_leaves_what_is_whole(whole, tmp_path):
     assert contents(store) == contents(root / "store")
 
 
-def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch):
+def test_a_worker_that_dies_is_reported_and_its_input_tried_again(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(
-        "import os, signal\ndef kill(frames, waveform):\n    if len(frames) == 41:\n"
-        "        os.kill(os.getpid(), signal.SIGSEGV)\n    return {}\n"
+        "import os, signal\ndef kill(frames, waveform):\n    if len(frames) == 41 and os.path.exists('{0}'):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    if len(frames) == 42 and os.path.exists('{0}'):\n"
+        "        raise RuntimeError('no memory')\n    return {{}}\n".format(tmp_path / "crowded")
     )
+    (tmp_path / "crowded").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     root = folder(tmp_path / "in", ("a/1.mkv", "a/2.mkv", "b/3.mkv"))
     report = prepare([root], tmp_path / "store", provider="deadly:kill")
-    assert (report["ok"], report["error"]) == (2, 1)
+    assert (report["ok"], report["error"]) == (1, 2)
     assert "its process died (Segmentation fault)" in rows(tmp_path / "store")["2.mkv"]["reason"]
+    assert "defect: RuntimeError: no memory" in rows(tmp_path / "store")["3.mkv"]["reason"]
+    (tmp_path / "crowded").unlink()
+    report = prepare([root], tmp_path / "store", provider="deadly:kill")
+    assert (report["ok"], report["error"], report["clips"]) == (3, 0, 3)
 
 
 def test_a_drawn_face_is_found_by_mediapipe(tmp_path):
@@ -378,13 +449,17 @@ def test_lines_of_a_store_name_every_input_once(whole):
 def test_the_program(tmp_path):
     video(tmp_path / "in" / "a.mkv")
     (tmp_path / "in" / "b\n.mp4").touch()
+    os.close(os.open(os.fsencode(tmp_path / "in") + b"/\xff.mp4", os.O_CREAT))  # a name that is no text
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     command = [sys.executable, "-m", "unisync_loss.cli", "prepare", "in", "--out", "store", "--json", "out.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, env=strict, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
-    assert (report["clips"], report["ok"], report["error"], report["seconds"]) == (1, 1, 1, 2.0)
-    assert "store: 1 clips, 0.0 min, 1 speakers from 1 of 2 inputs" in done.stdout
+    assert (report["clips"], report["ok"], report["error"], report["seconds"]) == (1, 1, 2, 2.0)
+    assert "store: 1 clips, 0.0 min, 1 speakers from 1 of 3 inputs" in done.stdout
     assert "b\\n.mp4': " in done.stdout
+    assert "\\udcff.mp4': " in done.stdout
+    assert {Path(row["source"]).name for row in report["left_out"]} == {"b\n.mp4", "\udcff.mp4"}
     (tmp_path / "in" / "a.mkv").unlink()
     command[command.index("store")] = "empty"
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)

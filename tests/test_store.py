@@ -8,9 +8,12 @@ import tarfile
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
+from small_store import write_store
 
-from unisync_loss.clips import decode_window, list_clips, load_clip
+from unisync_loss.clips import decode_window, list_clips, list_split, load_clip
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.decoded import DecodedClips
+from unisync_loss.materials import load_clips
 from unisync_loss.media import encode_frames, encode_wav, read_clip, write_clip
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.store import is_store, list_records, read_features, read_member, read_record, read_window
@@ -99,9 +102,11 @@ def test_windows_outside(root, start, frames):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_decoded_once(root, tmp_path, monkeypatch, on_disk):
+def test_decoded_once(root, tmp_path, monkeypatch, caplog, on_disk):
     folder = tmp_path / "decoded" if on_disk else None
-    clips = DecodedClips(list_records(root), folder)
+    with caplog.at_level("INFO"):
+        clips = DecodedClips(list_records(root), folder)
+    assert f"3 clips decoded take 0.02 GB in {folder or 'RAM'}" in caplog.text
     assert clips.bytes == 3 * 60 * 192 * 192 * 3
     expected = read_window(clips.records[1], 7)
     window = clips.window(1, 7)
@@ -152,6 +157,28 @@ def test_training_reads_a_store_like_a_folder(root, clips, tmp_path):
     write_clip(path, frames, sound)
     window = decode_window(list_clips(tmp_path / "plain")[0], 30)
     assert np.array_equal(window.frames, read_clip(path).frames[30:35])
+
+
+def test_splits_of_a_store(clips, tmp_path):
+    store, splits = tmp_path / "store", ("test", "train", "")
+    rows = []
+    for (key, (frames, sound)), split in zip(clips.items(), splits, strict=True):
+        facts = {"key": key, "frames": len(frames), "split": split}
+        rows.append((facts, {"mp4": encode_frames(frames), "wav": encode_wav(sound)}))
+    write_store(store, rows, source="x")
+    (store / "offsets.csv").write_text("clip,offset_frames\nc/s0/clip_000.mp4,2\n")
+    assert [(entry.name, entry.offset) for entry in list_clips(store / "test")] == [("c/s0/clip_000.mp4", 2.0)]
+    both = ["c/s0/clip_002.mp4", "c/s1/clip_001.mp4"]  # what has no split of its own is for training
+    assert [entry.name for entry in list_split(store / "train")] == both
+    assert len(list_clips(store)) == 3
+    with pytest.raises(ValueError, match=r"expected clips of one split, got a store with 2: give .*/test or .*/train"):
+        list_split(store)
+    with pytest.raises(ValueError, match="expected clips of one split"):  # before anything is measured
+        load_clips([str(store)], tmp_path / "cache", UniSyncConfig(), 13, 1, None, print)
+    with pytest.raises(ValueError, match="expected clips of the split val, found none"):
+        list_clips(store / "val")
+    with pytest.raises(FileNotFoundError, match="no such data folder"):
+        list_clips(store / "train", as_found=True)  # align writes into the store as a whole
 
 
 def test_a_tar_reader_of_others_finds_samples(root):

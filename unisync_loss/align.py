@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -31,7 +30,7 @@ from unisync_loss.clip_offsets import (
 from unisync_loss.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
-from unisync_loss.files import write_atomically
+from unisync_loss.files import to_json, write_atomically
 from unisync_loss.physical_zero import PHYSICAL, read_rises, settle_zeros
 from unisync_loss.progress import Pace
 
@@ -329,6 +328,6 @@ def write_decisions(root: Path, decisions: Sequence[Decision]) -> None:
     for row in decisions:
         offset = "" if row.offset_frames is None else f"{row.offset_frames:g}"
         writer.writerow((row.clip, offset, f"{row.confidence:.2f}", row.level))
-    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in decisions)
-    for path, text in ((root / "align.jsonl", "".join(lines)), (root / "offsets.csv", table.getvalue())):
+    lines = "".join(to_json(asdict(row)) for row in decisions)
+    for path, text in ((root / "align.jsonl", lines), (root / "offsets.csv", table.getvalue())):
         write_atomically(path, text)

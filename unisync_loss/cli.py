@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -16,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from unisync_loss import __version__
-from unisync_loss.files import write_atomically
+from unisync_loss.files import to_json, write_atomically
 from unisync_loss.pretrain_command import pretrain
-from unisync_loss.progress import Pace
+from unisync_loss.progress import Pace, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +41,7 @@ def say(line: str) -> None:
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON."""
-    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(report, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,8 +93,7 @@ def prepare(
     if json_file:
         write_json(json_file, report)
     for row in report["left_out"][:20]:
-        name = row["source"] if row["source"].isprintable() else ascii(row["source"])
-        typer.echo(f"{row['status']:8}{name}: {row['reason']}")
+        typer.echo(f"{row['status']:8}{printable(row['source'])}: {printable(row['reason'])}")
     if len(report["left_out"]) > 20:
         typer.echo(f"… and {len(report['left_out']) - 20} more, see {out / 'manifest.jsonl'}")
     typer.echo(
@@ -110,10 +108,11 @@ def prepare(
 def train(
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Any setting of the run.")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Store, STORE/train, folder of <corpus>/<speaker>/<clip>.mp4; repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Validation folder, of other speakers.")] = None,
+    val: Annotated[Path | None, typer.Option(help="The same of other speakers, to validate on.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file, such as the config.yaml of a run.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast, or paper: the paper's recipe to the letter.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio representation: mel or hubert.")] = None,
@@ -221,20 +220,20 @@ def doctor(
 
 @app.command("eval")
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder of <corpus>/<speaker>/<clip>.mp4.")],
+    data: Annotated[Path, typer.Option(help="Store, STORE/test, or folder of <corpus>/<speaker>/<clip>.mp4.")],
     model: Model = "mel-rgb",
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only so many clips, spread over the folder.")] = None,
     json_file: Json = None,
 ) -> None:
     """Accuracy, AUC and retrieval of an expert on a folder of clips, with 95 % intervals."""
-    from unisync_loss.clips import list_clips
+    from unisync_loss.clips import list_split
     from unisync_loss.evaluate import ClipEmbedding, embed_clips
     from unisync_loss.pretrained import load_expert
     from unisync_loss.protocols import report_table, summarise
 
     expert = load_expert(model)
-    entries = list_clips(data)
+    entries = list_split(data)
     if limit is not None and limit < len(entries):
         entries = [entries[index * len(entries) // limit] for index in range(limit)]
     clips: list[ClipEmbedding] = []
@@ -331,7 +330,7 @@ def info(
         report = {"model": model, "parameters": count, **asdict(expert.config)}
     if json_file:
         write_json(json_file, report)
-    typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    typer.echo(to_json(report, indent=1), nl=False)
 
 
 def main() -> None:

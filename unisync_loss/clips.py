@@ -45,10 +45,11 @@ def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[
     """List the clips of a data folder in order of name.
 
     Args:
-        root: store made by ``unisync prepare``, or folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's
-            ``mvlrs_v1`` and LRS3 as they lie). ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the
-            clips it names and leaves out those with an empty offset.
-        as_found: take no notice of ``offsets.csv``.
+        root: store made by ``unisync prepare``; ``STORE/train``, ``STORE/val``, ``STORE/test``: a split of it; or a
+            folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's ``mvlrs_v1`` and LRS3 as they lie).
+            ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the clips it names and leaves out those
+            with an empty offset.
+        as_found: take no notice of ``offsets.csv``; the whole store or folder only.
 
     Returns:
         The clips.
@@ -57,14 +58,16 @@ def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[
         FileNotFoundError: when the folder does not exist.
         ValueError: when it holds no clips, or ``offsets.csv`` cannot be read.
     """
-    root = Path(root)
+    root, split = Path(root), ""
+    if not as_found and not root.is_dir() and is_store(root.parent):
+        root, split = root.parent, root.name
     if not root.is_dir():
         raise FileNotFoundError(f"no such data folder: {root}")
     offsets = {} if as_found else read_offsets(root / "offsets.csv")
     languages = _read_languages(root)
     entries = []
     left_out = 0
-    for name, path, record in _files(root):
+    for name, path, record in _files(root, split):
         offset = offsets.get(name, 0.0)
         if offset is None:
             left_out += 1
@@ -72,16 +75,39 @@ def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[
         corpus, speaker, _ = name.split("/")
         language = languages.get(name, "?")
         entries.append(ClipEntry(path, name, corpus, f"{corpus}/{speaker}", offset, language, record))
+    if not entries and split:
+        raise ValueError(f"{root}: expected clips of the split {split}, found none")
     if not entries:
         raise ValueError(f"expected {root}/<corpus>/<speaker>/<clip>.mp4, found no video file there")
     logger.info("%s: %d clips, %d left out by offsets.csv", root, len(entries), left_out)
     return entries
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path, Record | None]]:
+def list_split(root: str | os.PathLike[str]) -> list[ClipEntry]:
+    """As :func:`list_clips`, for training and measuring: of a store with several splits, one must be named.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: for clips of more than one split, and as :func:`list_clips`.
+    """
+    entries = list_clips(root)
+    splits = sorted({split_of(entry.record) for entry in entries if entry.record is not None})
+    if len(splits) > 1:
+        choice = " or ".join(f"{root}/{split}" for split in splits)
+        raise ValueError(f"{root}: expected clips of one split, got a store with {len(splits)}: give {choice}")
+    return entries
+
+
+def split_of(record: Record) -> str:
+    """Split of a store's clip; what belongs to none is for training."""
+    return record.facts.get("split") or "train"
+
+
+def _files(root: Path, split: str) -> Iterator[tuple[str, Path, Record | None]]:
     if is_store(root):
         for record in list_records(root):
-            yield f"{record.key}.mp4", record.shard, record
+            if split in ("", split_of(record)):
+                yield f"{record.key}.mp4", record.shard, record
         return
     for path in sorted(root.glob("*/*/*")):
         if path.suffix.lower() in SUFFIXES:
@@ -187,7 +213,7 @@ def _read_languages(root: Path) -> dict[str, str]:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:

@@ -101,6 +101,8 @@ def list_patients(paths: Sequence[Path]) -> list[Patient]:
                 source = str(entry.record.facts.get("source", ""))
                 file = files.get(source, {})
                 facts = {"source": source, **{key: file[key] for key in ("fps", "sample_rate") if key in file}}
+                if "crop_pixels" in entry.record.facts:  # of the source: how much the crop was magnified
+                    facts["crop_pixels"] = entry.record.facts["crop_pixels"]
                 split = entry.record.facts.get("split") or split
             name = (path / entry.name).as_posix() if len(paths) > 1 and path.is_dir() else entry.name
             patients.append(Patient(name, split, entry, facts))

@@ -21,6 +21,7 @@ from unisync_loss.evaluate import embed_clip
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
 from unisync_loss.media import Clip
+from unisync_loss.progress import printable
 from unisync_loss.report import COLOURS, FAINT, INK, dress, new_figure, png
 from unisync_loss.report_page import STYLE
 
@@ -69,7 +70,7 @@ def to_table(report: Report) -> str:
     for verdict, count in report["verdicts"].items():
         mine = [problem for problem in report["problems"] if problem["verdict"] == verdict]
         lines.append(f"\n{verdict} ({count}): {REMEDIES[verdict]}")
-        lines += [f"  {_plain(problem['clip'])}: {_plain(problem['detail'])}" for problem in mine[:_MOST_LINES]]
+        lines += [f"  {printable(problem['clip'])}: {printable(problem['detail'])}" for problem in mine[:_MOST_LINES]]
         if count > _MOST_LINES:
             lines.append(f"  … and {count - _MOST_LINES} more, see --json")
     lines.append(f"\n{len(report['clips'])} clips, {len(report['problems'])} problems; {_untold(report)}")
@@ -93,11 +94,6 @@ def _line_of(name: str, split: Report) -> str:
 
 def _untold(report: Report) -> str:
     return f"{len(report['not_told'])} too short or too quiet for their sync to be told one by one"
-
-
-def _plain(text: str) -> str:
-    """Names as they are, but for what would spoil a terminal."""
-    return text if text.isprintable() else ascii(text)
 
 
 def write_page(
@@ -130,7 +126,7 @@ def write_page(
             say(f"pictures: {number}/{len(shown)}")
         words = "".join(_note(problem) for problem in problems[name])
         picture = _draw(entries[name], expert, rows[name]) if name in entries else b""
-        figures.append(f"<h3>{html.escape(name)}</h3>{words}{_image(picture, name)}")
+        figures.append(f"<h3>{html.escape(printable(name))}</h3>{words}{_image(picture, name)}")
     text = Template(PAGE).substitute(
         style=STYLE,
         clips=len(report["clips"]),
@@ -207,7 +203,7 @@ def _overview(rows: Sequence[Report]) -> bytes:
 
 
 def _note(problem: Report) -> str:
-    text = f"{problem['verdict']}: {problem['detail']}. Remedy: {problem['remedy']}."
+    text = f"{problem['verdict']}: {printable(problem['detail'])}. Remedy: {problem['remedy']}."
     return f'<p class="note">{html.escape(text)}</p>'
 
 
@@ -215,11 +211,11 @@ def _image(picture: bytes, name: str) -> str:
     if not picture:
         return ""
     data = base64.b64encode(picture).decode()
-    return f'<img loading="lazy" alt="{html.escape(name, quote=True)}" src="data:image/png;base64,{data}">'
+    return f'<img loading="lazy" alt="{html.escape(printable(name), quote=True)}" src="data:image/png;base64,{data}">'
 
 
 def _cells(cells: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<td>{html.escape(printable(str(cell)))}</td>" for cell in cells) + "</tr>"
 
 
 PAGE = """<!doctype html>

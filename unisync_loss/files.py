@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +12,19 @@ _END = 2**16  # bytes at either end of a file that tell it from others
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name in its folder, then rename it; text as UTF-8."""
+    """Write a file under a temporary name in its folder, then rename it; text as UTF-8, names of files as they are."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """JSON for people, letters of all scripts as they are; what is no text in a file's name becomes an escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def fingerprint(path: Path) -> str:

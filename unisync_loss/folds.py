@@ -86,4 +86,4 @@ def read_unseen(view: str | os.PathLike[str]) -> frozenset[str]:
     path = Path(view)
     if path.is_dir():
         path = path / UNSEEN
-    return frozenset(line for line in path.read_text(encoding="utf-8").splitlines() if line)
+    return frozenset(line for line in path.read_text("utf-8", "surrogateescape").split("\n") if line)

@@ -48,6 +48,7 @@ class Outcome:
 
     Attributes:
         problem: why it could not be read to its end.
+        passing: the reason does not lie in what the file holds (rights, a process that died): worth another try.
         dropped: stretches with a face that gave no clip, with the reason.
         facts: what the file says about itself.
     """
@@ -55,6 +56,7 @@ class Outcome:
     problem: str = ""
     dropped: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    passing: bool = False
 
     def drop(self, frame: int, reason: str) -> None:
         """Note a stretch that is left out."""
@@ -81,7 +83,8 @@ def clips_of(
         source: of `unisync_loss.sources.list_sources`.
         outcome: filled as the clips are drawn.
         provider: ``module:function`` that takes frames (T, 192, 192, 3) and waveform (640 T,) and returns further
-            features by name, (T, …) each, such as parsing labels or 3DMM coefficients.
+            features by name, (T, …) each, such as parsing labels or 3DMM coefficients. Its ``landmarks`` (T, P, 2),
+            shares of the frame, NaN where there is no face, stand in for MediaPipe's and for those brought.
         threads: decode on several cores.
 
     Yields:
@@ -96,10 +99,13 @@ def clips_of(
     measure = load_hook(provider) if provider else None
     drawn = _picture_clips(source, outcome) if source.layout == "pictures" else _video_clips(source, outcome, threads)
     for track, clip, landmarks in drawn:
-        footage = _judge(track, clip, landmarks, outcome)
+        if _is_silent(clip):
+            outcome.drop(track.start, "silent")
+            continue
+        features = _provided(measure, clip, provider or "") if measure else {}
+        footage = _judge(track, clip, features.pop("landmarks", landmarks), outcome)
         if footage is not None:
-            if measure is not None:
-                footage.features.update(_provided(measure, clip, provider or ""))
+            footage.features.update(features)
             yield footage
 
 
@@ -238,11 +244,12 @@ def _read_picture(path: Path) -> Frame:
         return np.asarray(frame.to_ndarray(format="rgb24", width=CROP_SIZE, height=CROP_SIZE), np.uint8)
 
 
-def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> Footage | None:
+def _is_silent(clip: Clip) -> bool:
     loudest = np.sqrt(np.square(_whole(clip.waveform, SAMPLE_RATE // 5)).mean(1)).max()
-    if loudest < SILENCE:
-        outcome.drop(track.start, "silent")
-        return None
+    return bool(loudest < SILENCE)
+
+
+def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> Footage | None:
     if landmarks is None:
         landmarks = face_mesh(clip.frames)
     seen = np.isfinite(landmarks).all((1, 2)).mean()
@@ -271,4 +278,6 @@ def _provided(measure: Callable[..., Any], clip: Clip, name: str) -> dict[str, N
     for key, value in features.items():
         if len(value) != len(clip.frames):
             raise ValueError(f"{name}: expected {len(clip.frames)} rows of {key}, got {value.shape}")
+        if key == "landmarks" and (value.ndim != 3 or value.shape[2] != 2):
+            raise ValueError(f"{name}: expected landmarks ({len(value)}, P, 2), got {value.shape}")
     return features

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unisync_loss.cache import build_cache
-from unisync_loss.clips import list_clips
+from unisync_loss.clips import list_split
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.hubert import HubertEncoder, cached_features
@@ -49,9 +49,9 @@ def load_clips(
         mix: odds of drawing from each folder; none goes by speakers and minutes.
 
     Raises:
-        ValueError: for folders without a usable clip.
+        ValueError: for folders without a usable clip, or with several splits.
     """
-    listed = [list_clips(folder) for folder in folders]
+    listed = [list_split(folder) for folder in folders]
     entries = [entry for part in listed for entry in part]
     what = ", ".join(folders)
     tell = _Progress(say)

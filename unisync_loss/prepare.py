@@ -24,11 +24,12 @@ from unisync_loss.shards import (
     SHARD_BYTES,
     Gatherer,
     Part,
+    check_store,
     open_store,
     read_part,
     write_manifest,
 )
-from unisync_loss.sources import Source, list_sources, load_hook
+from unisync_loss.sources import Source, keep_apart, list_sources, load_hook
 from unisync_loss.store import is_store, read_lines
 from unisync_loss.workers import run_tasks
 
@@ -92,7 +93,8 @@ def prepare(
 
     Raises:
         FileNotFoundError: for a root that does not exist.
-        ValueError: for a store made otherwise, one that another run is writing, or wrong hooks.
+        ValueError: for a store made otherwise, one that another run is writing, stores with the same keys, wrong hooks.
+        ImportError: without PyAV, or without MediaPipe where faces have to be found.
         OSError: when the disk is full; what is finished stays, and the next run goes on.
     """
     index, count = shard
@@ -103,14 +105,15 @@ def prepare(
     out, given = Path(out), [Path(root) for root in roots]
     stores = [root for root in given if is_store(root)]
     sources = list_sources([root for root in given if root not in stores], speakers)
+    for root in stores:
+        check_store(root, {"provider": provider})
     open_store(out, {"provider": provider})
     with _alone(out, index, count):
         name = "" if count == 1 else f"{index}-of-{count}-"
         parts = out / f"{name}parts"
         gatherer = Gatherer(out, name, shard_bytes)
-        done = {line["source"]: (line["clips"], line["stamp"]) for _, line in read_lines(out)}
-        todo = [source for source in sources if _mine(source, index, count) and not _is_done(source, done)]
-        tasks = [Task(source, str(parts), provider, workers == 1) for source in todo]
+        mine = _undone([source for source in sources if _mine(source, index, count)], [out, *stores])
+        tasks = [Task(source, str(parts), provider, workers == 1) for source in mine]
         with _whole_or_later(out, parts, gatherer):
             if index == 0:
                 _take_over(stores, out, gatherer)
@@ -141,10 +144,23 @@ def _mine(source: Source, index: int, count: int) -> bool:
     return int(part_name(source.path), 16) % count == index
 
 
-def _is_done(source: Source, done: dict[str, tuple[int, list[int]]]) -> bool:
-    """An input that gave nothing is tried again when it has changed."""
+def _undone(sources: list[Source], roots: Iterable[Path]) -> list[Source]:
+    """Inputs that no store has yet, with keys that none has."""
+    done: dict[str, tuple[int, list[int]]] = {}  # clips and stamp of each input
+    owner: dict[str, str] = {}  # which of them a key belongs to
+    for root in roots:
+        for _, line in read_lines(root):
+            if line["clips"] >= done.get(line["source"], (0, []))[0]:
+                done[line["source"]] = line["clips"], line["stamp"]
+            owner |= {record["key"].rpartition("_")[0]: line["source"] for record in line["records"]}
+    return keep_apart([source for source in sources if not _is_done(source, done, owner)], owner)
+
+
+def _is_done(source: Source, done: dict[str, tuple[int, list[int]]], owner: dict[str, str]) -> bool:
+    """An input that gave nothing is tried again when it has changed; one that was moved is known by key and stamp."""
     clips, stamp = done.get(source.path, (0, None))
-    return clips > 0 or stamp == _stamp(source)
+    _, moved = done.get(owner.get(source.key, ""), (0, None))
+    return clips > 0 or _stamp(source) in (stamp, moved)
 
 
 def _stamp(source: Source) -> list[int]:
@@ -215,6 +231,7 @@ def prepare_one(task: Task) -> str:
 
     Raises:
         OSError: when the disk is full.
+        ImportError: without what every input needs.
     """
     source, outcome = task.source, Outcome()
     part = Part(Path(task.parts), task.name)
@@ -231,11 +248,16 @@ def prepare_one(task: Task) -> str:
                 }
                 video, sound = encode_frames(footage.clip.frames), encode_wav(footage.clip.waveform)
                 part.add(facts, {"mp4": video, "wav": sound, "safetensors": save(footage.features)})
-        except Exception as error:
+        except ImportError:  # not this input's fault: none could be prepared
+            raise
+        except (ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise
-            expected = isinstance(error, (ValueError, OSError))
-            outcome.problem = str(error) if expected else f"defect: {type(error).__name__}: {error}"
+            outcome.problem, outcome.passing = str(error), isinstance(error, OSError)
+        except Exception as error:
+            outcome.problem, outcome.passing = f"defect: {type(error).__name__}: {error}", True
+            part.abandon()
+            part = Part(Path(task.parts), task.name)
         part.finish(_line(source, outcome, part.records))
     except BaseException:
         part.abandon()
@@ -247,7 +269,7 @@ def _died(task: Task, how: str) -> str:
     for path in Path(task.parts).glob(f".{task.name}.*"):
         path.unlink(missing_ok=True)
     part = Part(Path(task.parts), task.name)
-    part.finish(_line(task.source, Outcome(problem=f"its process died ({how})"), []))
+    part.finish(_line(task.source, Outcome(f"its process died ({how})", passing=True), []))
     return task.name
 
 
@@ -267,7 +289,7 @@ def _line(source: Source, outcome: Outcome, records: list[dict[str, Any]]) -> di
         "split": source.split,
         "layout": source.layout,
         "dropped": outcome.dropped[:_MOST_DROPPED] + ([f"and {more} more"] if more > 0 else []),
-        "stamp": _stamp(source),
+        "stamp": [] if outcome.passing else _stamp(source),
         "file": outcome.facts,
     }
 

@@ -1,4 +1,4 @@
-"""How far work is: a line every five seconds at most, with the time left."""
+"""Lines for people: how far work is, every five seconds at most, with the time left; names of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import time
 from collections.abc import Callable
 
 _EVERY = 5.0  # s
+
+
+def printable(text: str) -> str:
+    """Names of files as they are, but for what would spoil a terminal or is no text."""
+    return text if text.isprintable() else ascii(text)
 
 
 class Pace:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unisync_loss.files import write_atomically
-from unisync_loss.store import FORMAT, MEMBERS, read_lines
+from unisync_loss.store import FORMAT, MEMBERS, is_store, read_lines
 
 SHARD_BYTES = 256 * 2**20  # from which on a shard is closed
 _BLOCK = tarfile.BLOCKSIZE
@@ -28,16 +28,23 @@ def open_store(root: Path, settings: dict[str, Any]) -> None:
     Raises:
         ValueError: for a folder that holds something else, or a store made with other settings.
     """
-    settings = {"format": FORMAT, **settings}
-    file = root / "store.json"
-    if file.is_file():
-        made = json.loads(file.read_text(encoding="utf-8"))
-        if made != settings:
-            raise ValueError(f"{root}: expected a store made with {settings}, got one made with {made}")
+    if is_store(root):
+        check_store(root, settings)
     elif root.is_dir() and any(root.iterdir()):
         raise ValueError(f"{root}: expected an empty folder or a store, got a folder with other things in it")
     (root / "shards").mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(settings) + "\n")
+    write_atomically(root / "store.json", json.dumps({"format": FORMAT, **settings}) + "\n")
+
+
+def check_store(root: Path, settings: dict[str, Any]) -> None:
+    """Check that a store was made in a way.
+
+    Raises:
+        ValueError: for one made with other settings.
+    """
+    made, settings = json.loads((root / "store.json").read_text(encoding="utf-8")), {"format": FORMAT, **settings}
+    if made != settings:
+        raise ValueError(f"{root}: expected a store made with {settings}, got one made with {made}")
 
 
 class Part:

@@ -20,7 +20,7 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -98,12 +98,25 @@ def list_sources(roots: Iterable[str | os.PathLike[str]], speakers: str | None =
                 corpus, _, speaker = named.rpartition("/")
                 source = replace(source, corpus=corpus or source.corpus, speaker=speaker)
             found.setdefault(os.path.realpath(source.path), source)
-    taken: set[str] = set()
+    return keep_apart(sorted(found.values(), key=lambda source: source.path), {})
+
+
+def keep_apart(sources: Iterable[Source], owner: Mapping[str, str]) -> list[Source]:
+    """Give another name to inputs whose key another input has, as ``a.mp4`` beside ``a.avi``.
+
+    Args:
+        sources: the inputs.
+        owner: paths of earlier inputs by their keys.
+
+    Returns:
+        The inputs, in order.
+    """
+    taken = dict(owner)
     result = []
-    for source in sorted(found.values(), key=lambda source: source.path):
-        if source.key in taken:  # a.mp4 beside a.avi, say
+    for source in sources:
+        if taken.get(source.key, source.path) != source.path:
             source = replace(source, name=f"{source.name}-{_digest(source.path, 8)}")
-        taken.add(source.key)
+        taken[source.key] = source.path
         result.append(source)
     return result
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unisync_loss.clips import list_clips
+from unisync_loss.clips import list_split
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.engine import Engine
 from unisync_loss.evaluate import best_threshold, embed_clips, score_pairs
@@ -142,7 +142,7 @@ class Run:
         """Set the best checkpoint's threshold on whole validation files, just as ``unisync eval`` reads them."""
         self.say("choosing the threshold on the validation files")
         expert = load_expert(self.out / "best")
-        scores = score_pairs(list(embed_clips(expert, list_clips(folder))), seed=0)
+        scores = score_pairs(list(embed_clips(expert, list_split(folder))), seed=0)
         expert.config = replace(expert.config, threshold=round(best_threshold(scores), 4))
         save_pretrained(expert, self.out / "best")
 
