@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unisync_loss.clips import list_clips
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.engine import Engine
+from unisync_loss.engine import Engine, check_compiler
 from unisync_loss.evaluate import best_threshold, embed_clips, score_pairs
 from unisync_loss.files import write_atomically
 from unisync_loss.materials import Say, listener, load_clips, standardise, take_over
@@ -72,6 +72,9 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     """
     world, device = World.join(config.device)
     say = say if world.first else lambda line: None
+    if config.compile:
+        say("compile: looking for a compiler; then the first steps of each stage take minutes")
+        check_compiler(device)
     out = Path(config.out)
     cache = Path(config.cache or out / "cache")
     expert_config, listen = listener(expert_config, config.hubert, cache / "hubert", device)
