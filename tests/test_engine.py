@@ -241,6 +241,7 @@ class TestRun:
     def test_the_best_checkpoints_are_kept(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, val=str(folder), val_every=1, keep=2, steps=4)
         run = prepare_run(config, expert_config("mel", "landmarks"), lambda line: None)
+        run.begin(resume=False)
         run.go()
         kept = {path.name for path in (tmp_path / "top").iterdir()}
         assert kept == set(run.top)
@@ -269,8 +270,29 @@ class TestRun:
         with pytest.raises(ValueError, match="a usable clip in each"):
             mixed(np.array([1.0]), np.array([0]), [1.0, 1.0])
 
+    def test_what_is_left_without_a_validation(self, folder, cache, tmp_path):
+        train(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        assert {"last", "log.jsonl", "log.csv", "curves.png", "config.yaml"} <= {
+            path.name for path in tmp_path.iterdir()
+        }
+
+    def test_killed_before_the_first_state_it_begins_anew(self, folder, cache, tmp_path):
+        (tmp_path / "log.jsonl").write_text('{"stage": "sync", "step": 1}\n{"stage": "sync", "st')
+        config = settings(folder, cache, tmp_path, steps=1)
+        train(config, expert_config("mel", "landmarks"), resume=True, say=lambda line: None)
+        [record] = (tmp_path / "log.jsonl").read_text().splitlines()
+        assert "loss" in record
+
 
 class TestSelf:
+    def test_a_run_in_the_same_folder_stays_as_it_is(self, folder, cache, tmp_path, monkeypatch):
+        monkeypatch.setattr("unisync_loss.selftest.STEPS", 10)
+        (tmp_path / "config.yaml").write_text("a run's")
+        config = settings(folder, cache, tmp_path, overfit=16, learning_rate=0.0)
+        with pytest.raises(ValueError, match="expected an accuracy above"):
+            overfit(config, expert_config("mel", "landmarks"), lambda line: None)
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["a run's"]
+
     def test_few_windows_are_learnt_by_heart(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, overfit=16)
         report = overfit(config, expert_config("mel", "landmarks"), lambda line: None)

@@ -152,6 +152,7 @@ class Engine:
             FloatingPointError: always.
         """
         path = Path(self.config.out) / f"bad-batch-{place[0]}-{place[1]}-{self.world.rank}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)  # a self-test has made none
         save_file({name: value.cpu().contiguous() for name, value in batch.tensors().items()}, path)
         shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise FloatingPointError(
