@@ -283,6 +283,43 @@ class TestRun:
         [record] = (tmp_path / "log.jsonl").read_text().splitlines()
         assert "loss" in record
 
+    def test_a_state_of_something_else_is_named(self, folder, cache, tmp_path):
+        config = settings(folder, cache, tmp_path, steps=1)
+        train(config, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        with pytest.raises(ValueError, match=r"state\.safetensors: expected the state of a run of these networks"):
+            train(config, expert_config("mel", "landmarks", embedding=16), resume=True, say=lambda line: None)
+        (tmp_path / "state.safetensors").write_bytes(b"broken")
+        with pytest.raises(ValueError, match=r"state\.safetensors: expected the state of a run of these networks"):
+            train(config, expert_config("mel", "landmarks"), resume=True, say=lambda line: None)
+
+    def test_all_processes_stop_after_the_same_step(self, folder, cache, tmp_path):
+        """One that is asked goes on until it has told the others, or they would wait for it for ever."""
+        run = prepare_run(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), lambda line: None)
+        told = []
+
+        class Two(World):
+            def any(self, flag, device):
+                told.append(flag)
+                return len(told) == 3
+
+        run.world = Two()
+        run.begin(resume=False)
+        run._stop(15, None)
+        run.go()
+        assert told == [True] * 3
+        assert run.step == 3
+
+    def test_weights_that_are_no_numbers_are_not_saved(self, folder, cache, tmp_path):
+        run = prepare_run(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), lambda line: None)
+        run.begin(resume=False)
+        run.save()
+        before = (tmp_path / "state.safetensors").read_bytes()
+        with torch.no_grad():
+            run.engine.learner.log_scale.fill_(torch.nan)
+        run.save()
+        run.engine.close()
+        assert (tmp_path / "state.safetensors").read_bytes() == before
+
 
 class TestSelf:
     def test_a_run_in_the_same_folder_stays_as_it_is(self, folder, cache, tmp_path, monkeypatch):

@@ -117,7 +117,8 @@ class Run:
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
         self.top: dict[str, float] = {}  # validation accuracy of the checkpoints kept
-        self.stopped = False
+        self.asked = False  # this process, to stop
+        self.stopped = False  # as all processes do after the same step
 
     def begin(self, *, resume: bool) -> None:
         """Make the folder, and go back to the last saved state if told."""
@@ -162,7 +163,7 @@ class Run:
         save_pretrained(expert, self.out / "best")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = True
+        self.asked = True
 
     def _run_stage(self, name: str, stage: Stage[Any], steps: int, rate: float) -> None:
         engine, config = self.engine, self.config
@@ -183,7 +184,7 @@ class Run:
                     self.say(line)
             if contrasts and (self.step % config.val_every == 0 or self.step == steps):
                 self._validate(name)
-            self.stopped = self.world.any(self.stopped, engine.device)
+            self.stopped = self.world.any(self.asked, engine.device)
             if now - saved > 60 * config.save_minutes and self.step < steps:
                 self.save()
                 saved = now
@@ -249,6 +250,8 @@ class Run:
         """Write the whole state, atomically."""
         if not self.world.first:
             return
+        if not all(torch.isfinite(weights).all() for weights in self.engine.learner.parameters()):
+            return  # the next loss stops the run; the state of before is whole
         place = {"stage": self.stage, "step": self.step, "best": self.best, "top": self.top}
         place |= {"samples": self.samples}
         place |= {"config": asdict(self.config), "scaler": self.engine.scaler.state_dict()}
