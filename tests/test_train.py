@@ -1,6 +1,8 @@
 """Training from video files, with a real face tracker on drawn faces."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,28 @@ class TestCache:
         write_clip(path, np.full((10, 64, 64, 3), 128, np.uint8), np.zeros(6400, np.float32))
         *_, (_, _, skipped) = build_cache(list_clips(tmp_path), tmp_path / "cache", 1)
         assert "expected a face in every frame, found one in 0 of 10" in skipped["a/b/c.mp4"]
+
+    def test_a_clip_that_is_gone_and_one_that_kills_are_named(self, folder, cache, tmp_path, monkeypatch):
+        """One file is no longer there, one makes the decoder crash: the others are measured."""
+        whole = list_clips(folder)[:2]
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+        (tmp_path / "a" / "b" / "kills.mp4").write_bytes(b"kill")
+        monkeypatch.setattr("unisync_loss.cache._cache_one", dies_of_some)
+        *_, (done, total, skipped) = build_cache([*whole, *list_clips(tmp_path)], tmp_path / "cache", 1)
+        assert (done, total) == (4, 4)
+        assert list(skipped) == ["a/b/gone.mp4", "a/b/kills.mp4"]
+        assert "no file that can be read" in skipped["a/b/gone.mp4"]
+        assert skipped["a/b/kills.mp4"] == "the process that measured it died: Killed"
+        data = ClipData([*whole, *list_clips(tmp_path)], cache, UniSyncConfig(), 13)
+        assert data.entries == whole
+
+
+def dies_of_some(task):
+    """Stands in for what measures a clip."""
+    if task[0].path.name == "kills.mp4":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task[0].name, ""
 
 
 class TestSampling:
@@ -299,9 +323,6 @@ class TestRun:
 
 def stop_after_two_steps(config, *, resume):
     """Run until the process is asked to stop after two steps, as by SIGTERM; whether it was."""
-    import os
-    import signal
-
     from unisync_loss import stages
 
     count = 0

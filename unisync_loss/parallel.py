@@ -157,4 +157,4 @@ def join_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             part.__class__ = _JointNorm  # type: ignore[assignment]
-            part.joint_sum = joint_sum  # type: ignore[assignment]
+            part.joint_sum = joint_sum

@@ -26,6 +26,7 @@ from unisync_loss.cache import (
     CachedMesh,
     Part,
     cache_path,
+    is_cached,
     load_cached,
     load_crop,
     load_mesh,
@@ -73,7 +74,7 @@ class ClipData:
         self.config = config
         listen = listen or partial(_mel_of, config)
         part = part_of(config)
-        kept = [entry for entry in entries if cache_path(entry, folder, part).exists()]
+        kept = [entry for entry in entries if is_cached(entry, folder, part)]
         self.entries, parts = [], []
         self.broken: dict[str, str] = {}
         for done, entry in enumerate(kept):
