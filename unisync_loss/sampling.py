@@ -151,6 +151,8 @@ class ClipData:
             The batch.
         """
         tempo = np.broadcast_to(np.asarray(tempo, float), start.shape).copy()
+        window = start[:, None] + np.arange(length - WINDOW_FRAMES + 1) * tempo[:, None]
+        voiced = self.voiced[self.first_frame[clip, None] + window.astype(int)]
         return Batch(
             seen=self._see(clip, start, length, tempo),
             audio=self._hear(clip, start, length, tempo),
@@ -158,6 +160,7 @@ class ClipData:
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
             tempo=torch.from_numpy(tempo),
+            silent=torch.from_numpy(~voiced),
             length=length,
         )
 
