@@ -125,6 +125,13 @@ def test_who_is_not_logged_in_is_not_asked(begin, tmp_path, monkeypatch):
     assert len(folders(tmp_path)) == 1
 
 
+def test_a_service_that_dies_at_the_end_does_not_stop_the_run(begin):
+    library = FakeWandB()
+    library.finish = None
+    begin(library).close()
+    assert "does not answer" in begin.lines[-1]
+
+
 def test_a_service_that_dies_does_not_stop_the_run(begin, tmp_path):
     library = FakeWandB()
     log = begin(library)

@@ -126,8 +126,12 @@ class _WandB:
             self._run = None
 
     def close(self) -> None:
-        if self._run is not None:
+        if self._run is None:
+            return
+        try:
             self._run.finish()
+        except Exception as error:  # the checkpoints are still to be finished
+            self._say(f"W&B does not answer, the end of the run may be missing there: {error}")
 
 
 @contextmanager
