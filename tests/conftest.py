@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["WANDB_MODE"] = "disabled"  # nobody's account sees the tests
 
 import importlib.util
 from collections.abc import Iterator

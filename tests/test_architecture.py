@@ -29,7 +29,7 @@ LAYERS = [
     {"stages", "report", "report_page", "score_report", "score_film", "score_run", "compare", "demo", "align", "folds"},
     {"doctor", "doctor_report"},
     {"pair_stages"},
-    {"recipe", "validation", "monitor", "materials"},
+    {"recipe", "validation", "boards", "monitor", "materials"},
     {"engine"},
     {"train", "pretrain"},
     {"selftest", "pretrain_command"},
@@ -37,7 +37,17 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-HEAVY = ("transformers", "av", "mediapipe", "matplotlib", "torchaudio", "torchmetrics", "yaml", "huggingface_hub")
+HEAVY = (
+    "transformers",
+    "av",
+    "mediapipe",
+    "matplotlib",
+    "torchaudio",
+    "torchmetrics",
+    "yaml",
+    "huggingface_hub",
+    "wandb",
+)
 
 
 def room(path):

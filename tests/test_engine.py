@@ -1,5 +1,6 @@
 """The engine: many processes as one, many batches as one, precision, what is saved when a loss is not a number."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from joint_worker import STAGES, gradients
 from safetensors.torch import load_file
 
@@ -20,7 +22,7 @@ from unisync_loss.functional import sync_probability
 from unisync_loss.materials import load_clips, mixed
 from unisync_loss.pair_stages import RandomPairStage, see
 from unisync_loss.pairs import POSITIVE, PairPlan
-from unisync_loss.parallel import ALONE, World
+from unisync_loss.parallel import ALONE, World, join_norms
 from unisync_loss.recipe import TrainConfig, expert_config
 from unisync_loss.sampling import ClipData
 from unisync_loss.selftest import overfit, shuffled
@@ -84,6 +86,55 @@ class TestProcesses:
         assert [World(rank, 3).part(rows).tolist() for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
         with pytest.raises(ValueError, match="expected a batch that 4 processes can share, got 6"):
             World(0, 4).part(rows)
+
+
+class TestCompiled:
+    def test_joint_norms_have_the_gradients_of_plain_ones(self):
+        """Without a C++ compiler: it is in capturing the graph that a joint sum can lose its gradient."""
+        plain = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 1), torch.nn.BatchNorm1d(8), torch.nn.Conv1d(8, 8, 3))
+        joint, video = copy.deepcopy(plain), torch.randn(3, 4, 9)
+        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+        try:
+            join_norms(joint)
+            joint.compile(backend="aot_eager", dynamic=False)
+            for network in (plain, joint):
+                network(video).relu().square().sum().backward()
+        finally:
+            torch.distributed.destroy_process_group()
+        for ours, theirs in zip(joint.parameters(), plain.parameters(), strict=True):
+            assert torch.allclose(ours.grad, theirs.grad, atol=1e-4)
+
+    def test_networks_take_the_same_step(self, engine, monkeypatch):
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+        stage = engine.config.stages(CONFIG)[0][1]
+        engine.prepare(stage, 0.0)
+        plain = engine.step(stage, (0, 0), 4, 0.0)
+        compile_it = torch.nn.Module.compile
+        monkeypatch.setattr(
+            torch.nn.Module, "compile", lambda self, **named: compile_it(self, backend=backend, **named)
+        )
+        engine.config = replace(engine.config, compile=True)
+        engine.prepare(stage, 0.0)
+        compiled = engine.step(stage, (0, 0), 4, 0.0)
+        assert len(graphs) >= 2  # of what is seen, of what is heard
+        assert compiled["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-5)
+        assert engine.learner.state_dict().keys() == engine.average.state_dict().keys()
+
+    def test_without_a_compiler_nothing_is_begun(self, tmp_path):
+        config = settings("nowhere", tmp_path / "cache", tmp_path / "run", compile=True, device="cpu")
+        with (
+            torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}),
+            pytest.raises(
+                ValueError, match=r"compile: expected a C\+\+ compiler such as g\+\+ that works, got: .+ompiler"
+            ),
+        ):
+            train(config, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestStep:
@@ -190,6 +241,7 @@ class TestRun:
     def test_the_best_checkpoints_are_kept(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, val=str(folder), val_every=1, keep=2, steps=4)
         run = prepare_run(config, expert_config("mel", "landmarks"), lambda line: None)
+        run.begin(resume=False)
         run.go()
         kept = {path.name for path in (tmp_path / "top").iterdir()}
         assert kept == set(run.top)
@@ -218,8 +270,66 @@ class TestRun:
         with pytest.raises(ValueError, match="a usable clip in each"):
             mixed(np.array([1.0]), np.array([0]), [1.0, 1.0])
 
+    def test_what_is_left_without_a_validation(self, folder, cache, tmp_path):
+        train(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        assert {"last", "log.jsonl", "log.csv", "curves.png", "config.yaml"} <= {
+            path.name for path in tmp_path.iterdir()
+        }
+
+    def test_killed_before_the_first_state_it_begins_anew(self, folder, cache, tmp_path):
+        (tmp_path / "log.jsonl").write_text('{"stage": "sync", "step": 1}\n{"stage": "sync", "st')
+        config = settings(folder, cache, tmp_path, steps=1)
+        train(config, expert_config("mel", "landmarks"), resume=True, say=lambda line: None)
+        [record] = (tmp_path / "log.jsonl").read_text().splitlines()
+        assert "loss" in record
+
+    def test_a_state_of_something_else_is_named(self, folder, cache, tmp_path):
+        config = settings(folder, cache, tmp_path, steps=1)
+        train(config, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        with pytest.raises(ValueError, match=r"state\.safetensors: expected the state of a run of these networks"):
+            train(config, expert_config("mel", "landmarks", embedding=16), resume=True, say=lambda line: None)
+        (tmp_path / "state.safetensors").write_bytes(b"broken")
+        with pytest.raises(ValueError, match=r"state\.safetensors: expected the state of a run of these networks"):
+            train(config, expert_config("mel", "landmarks"), resume=True, say=lambda line: None)
+
+    def test_all_processes_stop_after_the_same_step(self, folder, cache, tmp_path):
+        """One that is asked goes on until it has told the others, or they would wait for it for ever."""
+        run = prepare_run(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), lambda line: None)
+        told = []
+
+        class Two(World):
+            def any(self, flag, device):
+                told.append(flag)
+                return len(told) == 3
+
+        run.world = Two()
+        run.begin(resume=False)
+        run._stop(15, None)
+        run.go()
+        assert told == [True] * 3
+        assert run.step == 3
+
+    def test_weights_that_are_no_numbers_are_not_saved(self, folder, cache, tmp_path):
+        run = prepare_run(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), lambda line: None)
+        run.begin(resume=False)
+        run.save()
+        before = (tmp_path / "state.safetensors").read_bytes()
+        with torch.no_grad():
+            run.engine.learner.log_scale.fill_(torch.nan)
+        run.save()
+        run.engine.close()
+        assert (tmp_path / "state.safetensors").read_bytes() == before
+
 
 class TestSelf:
+    def test_a_run_in_the_same_folder_stays_as_it_is(self, folder, cache, tmp_path, monkeypatch):
+        monkeypatch.setattr("unisync_loss.selftest.STEPS", 10)
+        (tmp_path / "config.yaml").write_text("a run's")
+        config = settings(folder, cache, tmp_path, overfit=16, learning_rate=0.0)
+        with pytest.raises(ValueError, match="expected an accuracy above"):
+            overfit(config, expert_config("mel", "landmarks"), lambda line: None)
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["a run's"]
+
     def test_few_windows_are_learnt_by_heart(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, overfit=16)
         report = overfit(config, expert_config("mel", "landmarks"), lambda line: None)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unisync_loss.monitor import LOG, Log, PlateauWatch, diagnose, draw_curves
+from unisync_loss.monitor import LOG, Log, PlateauWatch, diagnose, draw_curves, write_table
 
 
 def test_the_plateau_is_that_of_the_margins():
@@ -56,7 +56,9 @@ def test_curves_are_drawn(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_tensorboard_gets_the_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    Log(tmp_path, lambda line: None).write({"stage": "sync", "step": 1, "loss": 1.0})
-    assert list((tmp_path / "tensorboard").iterdir())
+def test_the_table_has_a_row_a_record(tmp_path):
+    log = Log(tmp_path, lambda line: None)
+    log.write({"stage": "align", "step": 1, "loss": 0.5})
+    log.write({"stage": "sync", "step": 1, "val_auc": 0.7})
+    write_table(tmp_path)
+    assert (tmp_path / "log.csv").read_text().splitlines() == ["stage,step,loss,val_auc", "align,1,0.5,", "sync,1,,0.7"]

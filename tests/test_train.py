@@ -1,6 +1,9 @@
 """Training from video files, with a real face tracker on drawn faces."""
 
 import json
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from unisync_loss.clips import list_clips
 from unisync_loss.faces import MIRRORED_MOUTH
 from unisync_loss.media import write_clip
 from unisync_loss.objective import all_pairs_margin_loss, contrastive_loss, pair_kinds
+from unisync_loss.pairs import PairPlan
 from unisync_loss.recipe import TrainConfig
 from unisync_loss.sampling import ClipData, speaker_odds
 from unisync_loss.stages import (
@@ -31,6 +35,7 @@ from unisync_loss.stages import (
     SyncStage,
     motion_features,
     pose_error,
+    sync_terms,
 )
 from unisync_loss.synthetic import synthesize_clip
 from unisync_loss.train import train
@@ -81,6 +86,28 @@ class TestCache:
         write_clip(path, np.full((10, 64, 64, 3), 128, np.uint8), np.zeros(6400, np.float32))
         *_, (_, _, skipped) = build_cache(list_clips(tmp_path), tmp_path / "cache", 1)
         assert "expected a face in every frame, found one in 0 of 10" in skipped["a/b/c.mp4"]
+
+    def test_a_clip_that_is_gone_and_one_that_kills_are_named(self, folder, cache, tmp_path, monkeypatch):
+        """One file is no longer there, one makes the decoder crash: the others are measured."""
+        whole = list_clips(folder)[:2]
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+        (tmp_path / "a" / "b" / "kills.mp4").write_bytes(b"kill")
+        monkeypatch.setattr("unisync_loss.cache._cache_one", dies_of_some)
+        *_, (done, total, skipped) = build_cache([*whole, *list_clips(tmp_path)], tmp_path / "cache", 1)
+        assert (done, total) == (4, 4)
+        assert list(skipped) == ["a/b/gone.mp4", "a/b/kills.mp4"]
+        assert "no file that can be read" in skipped["a/b/gone.mp4"]
+        assert skipped["a/b/kills.mp4"] == "the process that measured it died: Killed"
+        data = ClipData([*whole, *list_clips(tmp_path)], cache, UniSyncConfig(), 13)
+        assert data.entries == whole
+
+
+def dies_of_some(task):
+    """Stands in for what measures a clip."""
+    if task[0].path.name == "kills.mp4":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task[0].name, ""
 
 
 class TestSampling:
@@ -145,6 +172,40 @@ class TestObjective:
         assert kinds.same.int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
         assert kinds.ignored.int().tolist() == [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
         assert kinds.cross.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
+
+    def test_two_silences_are_no_mismatch(self):
+        clip, speaker, time = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 9, 0, 9])
+        kinds = pair_kinds(clip, speaker, time, torch.tensor([True, True, True, False]))
+        assert kinds.same.int().tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+        assert kinds.cross.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
+        assert kinds.ignored.int().tolist() == [[0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+
+    def test_mismatches_come_nearer_as_the_curriculum_goes_on(self, data):
+        plan = PairPlan(far_shift=7, curriculum_steps=10)
+        nearest = []
+        for step in (0, 5, 10):
+            batch = SyncStage(BatchSize(clips=3, plan=plan)).draw(data, np.random.default_rng(0), step)
+            clip, speaker, time = batch.window_labels()
+            kinds = pair_kinds(clip, speaker, time, nearest=batch.nearest)
+            nearest.append((time[:, None] - time).abs()[kinds.same].min().item())
+        assert nearest == pytest.approx([7, 4, 2], abs=1)
+
+    def test_all_pairs_know_which_windows_are_silent(self, folder, cache):
+        quiet = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+        quiet.voiced = np.arange(len(quiet.voiced)) % 3 > 0
+        batch = quiet.segments(np.array([2]), np.array([7]), 13)
+        assert batch.silent[0].tolist() == [(quiet.first_frame[2] + 7 + window) % 3 == 0 for window in range(9)]
+        torch.manual_seed(0)
+        learner = Learner(UniSyncConfig(visual="landmarks", embedding=16)).eval()
+        size = BatchSize(augment=False)
+        visual = torch.randn(2, 9, 16)
+        batch = replace(
+            quiet.segments(np.array([0, 2]), np.array([0, 7]), 13), silent=torch.ones(2, 9, dtype=torch.bool)
+        )
+        asked, spared = (sync_terms(learner, batch, visual, replace(size, skip_silence=skip)) for skip in (False, True))
+        assert torch.isnan(spared["p_same"])  # nothing is left to compare
+        assert torch.isfinite(spared["loss"])
+        assert torch.isfinite(asked["p_same"])
 
     def test_cross_speaker_pairs_really_are_of_two_speakers(self, data):
         batch = data.draw(np.random.default_rng(0), 6, 2, 13)
@@ -299,9 +360,6 @@ class TestRun:
 
 def stop_after_two_steps(config, *, resume):
     """Run until the process is asked to stop after two steps, as by SIGTERM; whether it was."""
-    import os
-    import signal
-
     from unisync_loss import stages
 
     count = 0

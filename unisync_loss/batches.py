@@ -97,7 +97,9 @@ class Batch(Drawn):
         speaker: (N,) whose voice.
         start: (N,) first frame, fractional where the tempo is not 1.
         tempo: (N,) frames of the clip per frame of the segment.
+        silent: (N, W) windows without a voice.
         length: L.
+        nearest: frames between the windows of a mismatch of one clip, at least.
     """
 
     seen: dict[str, Tensor]
@@ -106,7 +108,9 @@ class Batch(Drawn):
     speaker: Tensor
     start: Tensor
     tempo: Tensor
+    silent: Tensor
     length: int
+    nearest: int = 1
 
     @property
     def windows(self) -> int:

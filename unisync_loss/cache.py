@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,6 +25,7 @@ from unisync_loss.clips import ClipEntry, decode_clip
 from unisync_loss.faces import face_mesh, fill_gaps, mouth_of_mesh, pose_of_mesh
 from unisync_loss.files import fingerprint, write_atomically
 from unisync_loss.media import Clip
+from unisync_loss.workers import run_tasks
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # of the numbers below; a change makes old caches unused
@@ -99,19 +99,27 @@ def build_cache(
         Clips done, clips in all, and the reasons of those skipped so far by clip name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [entry for entry in entries if not cache_path(entry, folder, part).exists()]
-    skipped: dict[str, str] = {}
+    gone = [entry for entry in entries if not _is_readable(entry)]
+    skipped = {entry.name: f"no file that can be read: {entry.path}" for entry in gone}
+    todo = [entry for entry in entries if _is_readable(entry) and not is_cached(entry, folder, part)]
     done = len(entries) - len(todo)
     yield done, len(entries), skipped
-    # spawned, because MediaPipe and PyTorch threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(_cache_one, entry, folder, part): entry for entry in todo}
-        for future in as_completed(pending):
-            reason = future.result()
+    for result in run_tasks([(entry, folder, part) for entry in todo], _cache_one, _died, min(workers, len(todo))):
+        if result is not None:
+            name, reason = result
             done += 1
             if reason:
-                skipped[pending[future].name] = reason
-            yield done, len(entries), skipped
+                skipped[name] = reason
+        yield done, len(entries), skipped
+
+
+def is_cached(entry: ClipEntry, folder: Path, part: Part = "mouth") -> bool:
+    """Whether a clip is measured; not one whose file is gone: it is known by what is in it."""
+    return _is_readable(entry) and cache_path(entry, folder, part).exists()
+
+
+def _is_readable(entry: ClipEntry) -> bool:
+    return entry.path.is_file() and os.access(entry.path, os.R_OK)
 
 
 def cache_path(entry: ClipEntry, folder: Path, part: Part = "mouth") -> Path:
@@ -138,21 +146,25 @@ def load_crop(entry: ClipEntry, folder: Path) -> CachedCrop:
     return CachedCrop(**load_file(cache_path(entry, folder, "crop")))
 
 
-def _cache_one(entry: ClipEntry, folder: Path, part: Part) -> str:
-    """Cache one clip; returns why it was skipped, or nothing."""
-    torch.set_num_threads(1)
+def _cache_one(task: tuple[ClipEntry, Path, Part]) -> tuple[str, str]:
+    """Cache one clip; returns its name and why it was skipped, or nothing."""
+    entry, folder, part = task
     try:
         if part == "crop":
             _write(cache_path(entry, folder, part), see_crop(decode_clip(entry)))
-            return ""
+            return entry.name, ""
         clip, mesh = measure_clip(entry)
     except ValueError as error:
-        return str(error)
+        return entry.name, str(error)
     # the mesh takes the time and little room: whoever wants the mouth has it for the other experts, too
     _write(cache_path(entry, folder, "mesh"), keep_mesh(clip, mesh))
     if part == "mouth":
         _write(cache_path(entry, folder), see_mouth(clip, mesh[:, :, :2]))
-    return ""
+    return entry.name, ""
+
+
+def _died(task: tuple[ClipEntry, Path, Part], how: str) -> tuple[str, str]:
+    return task[0].name, f"the process that measured it died: {how}"
 
 
 def _write(path: Path, cached: CachedClip | CachedMesh | CachedCrop) -> None:

@@ -148,7 +148,8 @@ def train(
         typer.echo("  ".join(f"{key} {value}" for key, value in report.items()))
         return
     run(settled, expert, resume=resume, say=say)
-    typer.echo(f"checkpoints: {settled.out}/best, {settled.out}/last")
+    left = [str(Path(settled.out) / name) for name in ("best", "last") if (Path(settled.out) / name).is_dir()]
+    typer.echo(f"checkpoints: {', '.join(left) or 'none yet'}")
 
 
 @app.command()

@@ -67,7 +67,7 @@ class Engine:
         for module in trained_modules(stage, self.learner, hold):
             module.train()
             if self.config.compile:
-                module.compile()
+                module.compile(dynamic=False)  # a stage's batches are all of one shape
         for module in self.learner.modules():
             if isinstance(module, nn.Dropout) and not self.config.augment:
                 module.eval()
@@ -152,6 +152,7 @@ class Engine:
             FloatingPointError: always.
         """
         path = Path(self.config.out) / f"bad-batch-{place[0]}-{place[1]}-{self.world.rank}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)  # a self-test has made none
         save_file({name: value.cpu().contiguous() for name, value in batch.tensors().items()}, path)
         shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise FloatingPointError(
@@ -162,6 +163,24 @@ class Engine:
     def close(self) -> None:
         """Let the drawing thread go."""
         self._drawer.shutdown(cancel_futures=True)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small: what is missing is told before a run has begun.
+
+    Args:
+        device: to compile for.
+
+    Raises:
+        ValueError: without a compiler that works.
+    """
+    torch.compiler.reset()  # several runs of one process would use up the number of networks that are compiled
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device))
+    except Exception as error:
+        wanted = "a C++ compiler such as g++" if device.type == "cpu" else "Triton and a C compiler"
+        [reason, *_] = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"compile: expected {wanted} that works, got: {reason}; without, set compile=false") from error
 
 
 def make_optimiser(parameters: Sequence[Tensor], config: TrainConfig, rate: float) -> torch.optim.Optimizer:

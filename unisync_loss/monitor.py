@@ -1,14 +1,18 @@
-"""What a run tells: JSONL, TensorBoard where it is installed, curves as PNG, and what is wrong on the plateau."""
+"""What a run tells: JSONL, CSV, boards that are installed, curves as PNG, and what is wrong on the plateau."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO, StringIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from unisync_loss.boards import Board, open_boards
 from unisync_loss.files import write_atomically
 from unisync_loss.functional import margin_plateau
 
@@ -19,7 +23,7 @@ _MEMORY = 0.98  # of the running mean of the loss that is compared with the plat
 
 
 class Log:
-    """``RUN/log.jsonl`` and TensorBoard's files beside it.
+    """``RUN/log.jsonl``, and the boards that show the same.
 
     Args:
         out: folder of the run.
@@ -27,40 +31,60 @@ class Log:
     """
 
     def __init__(self, out: Path, say: Say) -> None:
-        """Open TensorBoard's files, if it is installed."""
-        self.path, self.say = out / LOG, say
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._board = SummaryWriter(str(out / "tensorboard"))
+        """Show nothing yet but lines."""
+        self.out, self.path, self.say = out, out / LOG, say
+        self._boards: list[Board] = []
+        self._before: dict[str, int] = {}
+
+    def open(self, stages: Sequence[tuple[str, int]], settings: Mapping[str, Any]) -> None:
+        """Open the boards that are installed, and show there what the log has.
+
+        Args:
+            stages: name and number of steps of each.
+            settings: of the run.
+        """
+        done = accumulate((steps for _, steps in stages), initial=0)
+        self._before = {name: before for (name, _), before in zip(stages, done, strict=False)}
+        self._boards = open_boards(self.out, settings, self.say)
+        for record in read_log(self.out):
+            self._show(record)
 
     def write(self, record: dict[str, Any]) -> None:
         """Write a record everywhere."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.say("  ".join(f"{key} {value}" for key, value in record.items()))
-        if self._board is not None:
-            for key, value in record.items():
-                if isinstance(value, int | float) and key != "step":
-                    self._board.add_scalar(f"{record['stage']}/{key}", value, record["step"])
-            self._board.flush()
+        self._show(record)
+
+    def _show(self, record: dict[str, Any]) -> None:
+        numbers = {key: value for key, value in record.items() if isinstance(value, int | float) and key != "step"}
+        stage, step = record["stage"], record["step"]
+        for board in self._boards:
+            board.add(stage, step, self._before[stage] + step, numbers)
 
     def rewind(self, stages: list[str], stage: int, step: int) -> None:
         """Forget what a killed run wrote after the state it is resumed from."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = []
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # half a line, written while the run was killed
-            if (stages.index(record["stage"]), record["step"]) <= (stage, step):
-                kept.append(line)
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+        kept = [
+            record for record in read_log(self.out) if (stages.index(record["stage"]), record["step"]) <= (stage, step)
+        ]
+        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def close(self) -> None:
+        """Let the boards finish."""
+        for board in self._boards:
+            board.close()
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """All whole records of a run, in order; none before it has begun."""
+    records = []
+    with suppress(FileNotFoundError):
+        for line in (out / LOG).read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):  # half a line, written while the run was killed
+                records.append(json.loads(line))
+    return records
 
 
 class PlateauWatch:
@@ -119,13 +143,22 @@ def diagnose(terms: dict[str, float], watch: PlateauWatch, clips: int, data: tup
     return lines
 
 
+def write_table(out: Path) -> None:
+    """Write the log as ``RUN/log.csv``, a row a record; what a record does not have is left empty."""
+    records, text = read_log(out), StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(key for record in records for key in record)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(records)
+    write_atomically(out / "log.csv", text.getvalue())
+
+
 def draw_curves(out: Path) -> None:
     """Draw ``RUN/curves.png`` from the log; nothing without Matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    records = [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]
+    records = read_log(out)
     stages = list(dict.fromkeys(record["stage"] for record in records))
     panels = (
         ("loss", ("loss", "margin", "plateau")),

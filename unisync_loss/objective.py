@@ -20,7 +20,7 @@ class PairKinds(NamedTuple):
     Attributes:
         same: same clip, at least two frames apart.
         cross: two speakers.
-        ignored: same clip, one frame apart.
+        ignored: same clip, one frame apart; and what else nobody is asked.
     """
 
     same: Tensor
@@ -28,18 +28,26 @@ class PairKinds(NamedTuple):
     ignored: Tensor
 
 
-def pair_kinds(clip: Tensor, speaker: Tensor, time: Tensor) -> PairKinds:
+def pair_kinds(
+    clip: Tensor, speaker: Tensor, time: Tensor, silent: Tensor | None = None, nearest: int = MIN_SHIFT
+) -> PairKinds:
     """Sort pairs by kind.
 
     Args:
         clip: (N,) index of the clip.
         speaker: (N,) index of the speaker.
         time: (N,) first frame of the window.
+        silent: (N,) windows without a voice: two of them are no mismatch, nobody could tell.
+        nearest: frames between the windows of a mismatch of one clip, at least.
     """
     same_clip = clip[:, None] == clip[None]
-    near = (time[:, None] - time[None]).abs() < MIN_SHIFT
+    near = (time[:, None] - time[None]).abs() < max(nearest, MIN_SHIFT)
     own = torch.eye(len(clip), dtype=torch.bool, device=clip.device)
-    return PairKinds(same_clip & ~near, speaker[:, None] != speaker[None], same_clip & near & ~own)
+    same, cross, ignored = same_clip & ~near, speaker[:, None] != speaker[None], same_clip & near
+    if silent is not None:
+        both = silent[:, None] & silent[None]
+        same, cross, ignored = same & ~both, cross & ~both, ignored | both
+    return PairKinds(same, cross, ignored & ~own)
 
 
 def contrastive_loss(probability: Tensor, kinds: PairKinds, scale: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class ContrastStage:
 
     def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, world)
+        return self.batch.draw(data, generator, step, world)
 
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`stages.sync_terms`."""

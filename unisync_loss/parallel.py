@@ -7,7 +7,7 @@ through a gather or a joint sum is summed over processes, and the mean over proc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -122,6 +122,8 @@ ALONE = World()
 class _JointNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm whose mean and variance in training are those of all processes, also on a CPU."""
 
+    joint_sum: Callable[[Tensor], Tensor]
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
@@ -132,10 +134,10 @@ class _JointNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = at_least_float32(x)
         sums = torch.cat([wide.sum(axes), wide.new_full((1,), wide[:, 0].numel())])
-        joint = all_reduce(sums)
+        joint = self.joint_sum(sums)
         count, mean = joint[-1], joint[:-1] / joint[-1]
         centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = self.joint_sum(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             momentum = self.momentum or 0.0
@@ -150,6 +152,9 @@ class _JointNorm(nn.modules.batchnorm._BatchNorm):
 
 def join_norms(module: nn.Module) -> None:
     """Make every batch norm one over all processes; the names of its weights stay."""
+    # compiled, it would lose its gradient without a word
+    joint_sum = torch.compiler.disable(all_reduce)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             part.__class__ = _JointNorm  # type: ignore[assignment]
+            part.joint_sum = joint_sum

@@ -50,8 +50,8 @@ _CHOICES = {
 class TrainConfig(PairPlan):
     """Everything that a run depends on beside the expert's own config; saved as ``RUN/config.yaml``.
 
-    The settings of random pairs are those of :class:`unisync_loss.pairs.PairPlan`; ``cross_share`` weighs negatives of
-    all pairs, too.
+    The settings of random pairs are those of :class:`unisync_loss.pairs.PairPlan`; of all pairs, ``cross_share`` weighs
+    negatives, and ``min_shift`` (2 at least) and the curriculum say how near those of a clip may be.
 
     Args:
         data: training folders or stores.
@@ -75,7 +75,7 @@ class TrainConfig(PairPlan):
         segments: segments of each clip.
         frames: frames of a segment.
         batch: random pairs of a batch.
-        skip_silence: no weight to random negatives of two silent windows.
+        skip_silence: two silent windows are no negative.
         learning_rate: peak of the schedule.
         joint_learning_rate: the same for the joint stage.
         optimiser: ``"adamw"`` (decay of weights with more than one axis) or ``"adam"`` (coupled, of everything).
@@ -173,7 +173,7 @@ class TrainConfig(PairPlan):
                 has the last one only.
         """
         augment, shuffled = self.augment, self.shuffle_labels
-        size = BatchSize(self.clips, self.segments, self.frames, self.cross_share, augment, shuffled)
+        size = BatchSize(self.clips, self.segments, self.frames, self, self.skip_silence, augment, shuffled)
         aligned = expert.visual == "rgb" and expert.architecture == "small"
         align: tuple[str, Stage[Any], int, float] = ("align", AlignStage(), self.align_steps, 1e-3)
         if self.pairs == "random":
@@ -293,6 +293,7 @@ def for_overfitting(config: TrainConfig) -> TrainConfig:
         frames=12,  # eight windows
         batch=config.overfit,
         augment=False,
+        skip_silence=False,  # what is asked in the end is every pair
         ema=0.0,
         weight_decay=0.0,
         val=None,

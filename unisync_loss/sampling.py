@@ -26,6 +26,7 @@ from unisync_loss.cache import (
     CachedMesh,
     Part,
     cache_path,
+    is_cached,
     load_cached,
     load_crop,
     load_mesh,
@@ -73,7 +74,7 @@ class ClipData:
         self.config = config
         listen = listen or partial(_mel_of, config)
         part = part_of(config)
-        kept = [entry for entry in entries if cache_path(entry, folder, part).exists()]
+        kept = [entry for entry in entries if is_cached(entry, folder, part)]
         self.entries, parts = [], []
         self.broken: dict[str, str] = {}
         for done, entry in enumerate(kept):
@@ -150,6 +151,8 @@ class ClipData:
             The batch.
         """
         tempo = np.broadcast_to(np.asarray(tempo, float), start.shape).copy()
+        window = start[:, None] + np.arange(length - WINDOW_FRAMES + 1) * tempo[:, None]
+        voiced = self.voiced[self.first_frame[clip, None] + window.astype(int)]
         return Batch(
             seen=self._see(clip, start, length, tempo),
             audio=self._hear(clip, start, length, tempo),
@@ -157,6 +160,7 @@ class ClipData:
             speaker=torch.from_numpy(self.speaker[clip]),
             start=torch.from_numpy(start),
             tempo=torch.from_numpy(tempo),
+            silent=torch.from_numpy(~voiced),
             length=length,
         )
 

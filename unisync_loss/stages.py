@@ -9,7 +9,7 @@ All other experts have one stage, :mod:`unisync_loss.pair_stages`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -33,6 +33,7 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.faces import MOUTH_POINTS
 from unisync_loss.objective import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
+from unisync_loss.pairs import PairPlan
 from unisync_loss.parallel import ALONE, World
 from unisync_loss.sampling import ClipData, to_pixels
 from unisync_loss.towers import FRAME_FEATURES, DenseVisualTower, FrameStem
@@ -82,7 +83,8 @@ class BatchSize:
         clips: different clips.
         segments: of each.
         frames: of a segment.
-        cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
+        plan: weight of cross-speaker pairs among the negatives of eq. 1, and how near negatives of a clip may be.
+        skip_silence: two silent windows are no negative: nobody could tell.
         augment: other faces, cameras, voices and rooms.
         shuffled: hear something else than what is seen: a self-test, nothing can be learnt.
     """
@@ -90,13 +92,15 @@ class BatchSize:
     clips: int = 32
     segments: int = 2
     frames: int = 13
-    cross_share: float = 0.2
+    plan: PairPlan = field(default_factory=PairPlan)
+    skip_silence: bool = True
     augment: bool = True
     shuffled: bool = False
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World) -> Batch:
-        """Draw this process's part."""
+    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World) -> Batch:
+        """Draw this process's part, at a step of the curriculum."""
         batch = data.draw(generator, self.clips, self.segments, self.frames, world, STRETCHED if self.augment else 0.0)
+        batch = replace(batch, nearest=self.plan.nearest(step))
         if not self.shuffled:
             return batch
         return replace(batch, audio=batch.audio.roll(int(generator.integers(1, len(batch.audio))), 0))
@@ -193,7 +197,7 @@ class SyncStage:
 
     def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, world)
+        return self.batch.draw(data, generator, step, world)
 
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
@@ -222,7 +226,7 @@ class JointStage:
 
     def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, world)
+        return self.batch.draw(data, generator, step, world)
 
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
@@ -287,10 +291,12 @@ def sync_terms(learner: Learner, batch: Batch, visual: Tensor, size: BatchSize) 
     audio = hear(learner, batch, batch.length, augmented=size.augment)
     heard, seen = (learner.world.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
     probability = all_pairs(heard, seen)
-    kinds = pair_kinds(*(learner.world.gather_labels(label) for label in batch.window_labels()))
+    clip, speaker, time = (learner.world.gather_labels(label) for label in batch.window_labels())
+    silent = learner.world.gather_labels(batch.silent.flatten().int()).bool() if size.skip_silence else None
+    kinds = pair_kinds(clip, speaker, time, silent, batch.nearest)
     config = learner.expert.config
     contrast = contrastive_loss(probability, kinds, learner.log_scale.exp().clamp(max=LARGEST_SCALE))
-    margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross, size.cross_share)
+    margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross, size.plan.cross_share)
     return {
         "loss": contrast + margin,
         "contrast": contrast,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -58,12 +58,18 @@ def load_state(
 
     Returns:
         The place.
+
+    Raises:
+        ValueError: for a broken file, or one of other networks.
     """
-    with safe_open(path, framework="pt") as file:
-        place: dict[str, Any] = json.loads(file.metadata()["place"])
-        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
-    learner.load_state_dict({k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")})
-    average.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
+    try:
+        with safe_open(path, framework="pt") as file:
+            place: dict[str, Any] = json.loads(file.metadata()["place"])
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
+        for name, module in (("learner.", learner), ("average.", average)):
+            module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: expected the state of a run of these networks: {error}") from error
     optimiser = prepare(place["stage"])
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""Train an expert; leaves ``last``, ``best``, ``top``, ``log.jsonl``, ``curves.png``, ``config.yaml`` in a folder."""
+"""Train an expert; leaves ``last``, ``best``, ``top``, ``log.jsonl``, ``log.csv``, ``curves.png``, ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from unisync_loss.clips import list_split
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.engine import Engine
+from unisync_loss.engine import Engine, check_compiler
 from unisync_loss.evaluate import best_threshold, embed_clips, score_pairs
 from unisync_loss.files import write_atomically
 from unisync_loss.materials import Say, listener, load_clips, standardise, take_over
-from unisync_loss.monitor import LOG, Log, PlateauWatch, diagnose, draw_curves
+from unisync_loss.monitor import LOG, Log, PlateauWatch, diagnose, draw_curves, write_table
 from unisync_loss.pairs import SHORTEST
 from unisync_loss.parallel import World
 from unisync_loss.pretrained import load_expert, save_pretrained
@@ -56,8 +56,7 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, sa
     if (out / LOG).exists() and not resume:
         raise FileExistsError(f"{out} holds a run: pass --resume to go on, or choose another --out")
     run = prepare_run(config, expert_config, say)
-    if resume and (out / STATE).exists():
-        run.load()
+    run.begin(resume=resume)
     run.go()
     run.world.leave()
 
@@ -72,6 +71,9 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     """
     world, device = World.join(config.device)
     say = say if world.first else lambda line: None
+    if config.compile:
+        say("compile: looking for a compiler; then the first steps of each stage take minutes")
+        check_compiler(device)
     out = Path(config.out)
     cache = Path(config.cache or out / "cache")
     expert_config, listen = listener(expert_config, config.hubert, cache / "hubert", device)
@@ -93,11 +95,6 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     if config.hold and config.hold not in taken:
         raise ValueError(f"hold: expected a tower taken over ({', '.join(taken)}), got {config.hold}")
     engine = Engine(config, learner.to(device), data, world)
-    if world.first:
-        out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(out / STATE)
-        write_atomically(out / "config.yaml", to_yaml(config, expert_config))
-    world.wait()
     return Run(config, engine, val, say)
 
 
@@ -120,7 +117,22 @@ class Run:
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
         self.top: dict[str, float] = {}  # validation accuracy of the checkpoints kept
-        self.stopped = False
+        self.asked = False  # this process, to stop
+        self.stopped = False  # as all processes do after the same step
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the folder, and go back to the last saved state if told."""
+        settings, lengths = self.config, [(name, steps) for name, _, steps, _ in self.stages]
+        if self.log is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.out / STATE)
+            write_atomically(self.out / "config.yaml", to_yaml(settings, self.expert.config))
+        self.world.wait()
+        if resume and (self.out / STATE).exists():
+            self.load()
+        if self.log is not None:
+            self.log.rewind([name for name, _ in lengths], self.stage, self.step)
+            self.log.open(lengths, {**asdict(settings), "expert": asdict(self.expert.config)})
 
     def go(self) -> None:
         """Run what is left."""
@@ -128,13 +140,17 @@ class Run:
         try:
             while self.stage < len(self.stages) and not self.stopped:
                 self._run_stage(*self.stages[self.stage])
+            if self.stopped:
+                self.save()
+                self.say("stopped; --resume goes on from here")
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.engine.close()
+            if self.log is not None:
+                self.log.close()
         if self.stopped:
-            self.save()
-            self.say("stopped; --resume goes on from here")
-        elif self.world.first and self.config.val and (self.out / "best").is_dir():
+            return
+        if self.world.first and self.config.val and (self.out / "best").is_dir():
             if self.expert.config.visual == "rgb" and self.expert.config.architecture == "small":
                 self._choose_threshold(self.config.val)  # the aligner has not been asked yet
 
@@ -147,7 +163,7 @@ class Run:
         save_pretrained(expert, self.out / "best")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopped = True
+        self.asked = True
 
     def _run_stage(self, name: str, stage: Stage[Any], steps: int, rate: float) -> None:
         engine, config = self.engine, self.config
@@ -168,13 +184,14 @@ class Run:
                     self.say(line)
             if contrasts and (self.step % config.val_every == 0 or self.step == steps):
                 self._validate(name)
-            self.stopped = self.world.any(self.stopped, engine.device)
+            self.stopped = self.world.any(self.asked, engine.device)
             if now - saved > 60 * config.save_minutes and self.step < steps:
                 self.save()
                 saved = now
         if not self.stopped:
             self.stage, self.step, engine.optimiser = self.stage + 1, 0, None
             self.save()
+            self._summarise()
 
     def watch(self) -> PlateauWatch:
         """A fresh watch over this run's plateau."""
@@ -206,8 +223,13 @@ class Run:
                 self.best = report["val_auc"]
                 self._save_checkpoint("best", report["threshold"])
             self._keep_top(f"{stage}-{self.step}", report)
-            draw_curves(self.out)
+        self._summarise()
         self.world.wait()
+
+    def _summarise(self) -> None:
+        if self.world.first:
+            write_table(self.out)
+            draw_curves(self.out)
 
     def _keep_top(self, name: str, report: dict[str, float]) -> None:
         """Keep the checkpoints of highest validation accuracy."""
@@ -228,6 +250,8 @@ class Run:
         """Write the whole state, atomically."""
         if not self.world.first:
             return
+        if not all(torch.isfinite(weights).all() for weights in self.engine.learner.parameters()):
+            return  # the next loss stops the run; the state of before is whole
         place = {"stage": self.stage, "step": self.step, "best": self.best, "top": self.top}
         place |= {"samples": self.samples}
         place |= {"config": asdict(self.config), "scaler": self.engine.scaler.state_dict()}
@@ -246,8 +270,6 @@ class Run:
         self.top, self.samples = place.get("top", {}), place.get("samples", 0)
         if place.get("scaler"):
             self.engine.scaler.load_state_dict(place["scaler"])
-        if self.log is not None:
-            self.log.rewind([stage[0] for stage in self.stages], self.stage, self.step)
         self.say(f"resumed at stage {self.stage}, step {self.step}")
 
 
