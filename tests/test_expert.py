@@ -131,6 +131,29 @@ def test_landmarks_are_free_of_place_and_size():
         assert torch.allclose(expert(points, audio), expert(7 * points + 3, audio), atol=1e-4)
 
 
+def test_who_speaks_is_left_out_of_coefficients():
+    """A face's own shape adds a constant to all of its coefficients; what is said does not."""
+    expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8)).eval()
+    coefficients = torch.randn(1, 9, 64)
+    with torch.no_grad():
+        plain, other_face = (expert.encode_visual(coefficients + shape) for shape in (0, torch.randn(64)))
+        other_words = expert.encode_visual(coefficients + torch.randn(1, 9, 64))
+    assert torch.allclose(plain, other_face, atol=1e-4)
+    assert not torch.allclose(plain, other_words, atol=1e-2)
+
+
+@pytest.mark.parametrize("visual", ["landmarks", "parsing"])
+def test_who_speaks_is_the_mean_of_the_frames_given(visual):
+    """Frames in another order have the same mean: a window that stays as it was is seen as before."""
+    expert = UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)).eval()
+    video = VIDEO[visual](1, 12)
+    shuffled = torch.cat([video[:, :5], video[:, 5:].flip(1)], 1)
+    with torch.no_grad():
+        whole, other, alone = (expert.encode_visual(v)[:, 0] for v in (video, shuffled, video[:, :5]))
+    assert torch.allclose(whole, other, atol=1e-4)
+    assert not torch.allclose(whole, alone, atol=1e-4)
+
+
 def test_a_batch_as_training_has_it_fits_into_memory():
     """Channels last, a batch of segments: laid out as one tall kernel over the features, this asked for 140 GB."""
     config = UniSyncConfig(audio="hubert", visual="landmarks", audio_features=192)

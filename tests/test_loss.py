@@ -233,6 +233,20 @@ class TestWindows:
         short = loss(batch[0][:, :7], mel[:, :, :23])
         assert loss(batch[0], mel, mask=mask).item() == pytest.approx(short.item(), rel=1e-4)
 
+    @pytest.mark.parametrize("visual", ["landmarks", "3dmm"])
+    def test_masked_frames_are_no_part_of_a_face(self, visual):
+        """Experts on points look at a face less its mean: what pads a batch must not change it."""
+        expert = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)))
+        video = torch.rand(2, 14, 68, 2) if visual == "landmarks" else torch.randn(2, 14, 64)
+        mel = torch.rand(2, 80, 45)
+        mask = torch.arange(14)[None] < torch.tensor([[14], [7]])
+        short = expert(video[1:, :7], mel[1:, :, :22])
+        long = expert(video[:1], mel[:1])
+        padded = video.where(mask.view(2, 14, *[1] * (video.ndim - 2)), 50.0)
+        assert expert(padded, mel, mask=mask, reduction="none").tolist() == pytest.approx(
+            [long.item(), short.item()], rel=1e-4
+        )
+
     def test_window_mask_equals_weights(self, loss, batch):
         mask = torch.tensor([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]]).bool()
         assert loss(*batch, mask=mask).item() == pytest.approx(loss(*batch, weights=mask.float()).item(), rel=1e-6)

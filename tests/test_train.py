@@ -315,7 +315,7 @@ def test_the_sync_stage_looks_at_no_picture(data):
     terms["loss"].backward()
     assert all(parameter.grad is None for parameter in learner.stem.parameters())
     assert learner.visual.trunk[0].weight.grad[:, :MOTION_FEATURES].abs().sum() > 0
-    assert motion_features(torch.rand(2, 13, 52, 2)).shape == (26, 192)
+    assert motion_features(torch.rand(2, 13, 52, 2)).shape == (2, 13, 192)
 
 
 def test_pose_error_is_in_units_of_the_face():

@@ -126,7 +126,7 @@ def augment_series(series: Tensor, rest: Tensor, mirrored: Tensor) -> Tensor:
 
     Args:
         series: (N, L, 2, E) of :mod:`unisync_loss.series`.
-        rest: (N, 1, 2, E) its median over the clip.
+        rest: (N, 1, 2, E) its mean over the clip.
         mirrored: (N,) which segments to mirror.
 
     Returns:

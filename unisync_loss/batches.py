@@ -90,7 +90,7 @@ class Batch(Drawn):
         seen: arrays of the frames by name, (N, L, …). For small experts on rgb ``cuts`` (N, L, 80, 80, 3) uint8 mouth
             cuts and ``motion`` (N, L, 52, 2), displacement of the mouth points from the clip's median in template
             coordinates; for large ones ``crops`` (N, L, 96, 96, 3) uint8; for others ``series`` (N, L, 2, E) of
-            :mod:`unisync_loss.series`, and ``rest`` (N, 1, 2, E), its median over the clip.
+            :mod:`unisync_loss.series`, and ``rest`` (N, 1, 2, E), its mean over the clip.
         audio: features of the same time as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or
             HuBERT (N, 2 L, F).
         clip: (N,) which clip.

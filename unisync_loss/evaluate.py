@@ -8,6 +8,7 @@ independent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unisync_loss.clips import ClipEntry, load_clip
+from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.functional import offset_matrix, sync_probability
 from unisync_loss.media import Clip
@@ -29,7 +31,7 @@ MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
 MAX_OFFSET = 15  # frames
 TOLERANCE = 1  # frame
 BOOTSTRAPS = 1000
-_CHUNK_FRAMES = 250  # of a clip encoded at a time: constant memory
+_CHUNK_FRAMES = 250  # windows of a clip encoded at a time, at most: constant memory
 _VOICED = 0.1  # share of the clip's loud level above which a window counts as voiced
 
 _PAIRS_AT_ONCE = 4096  # given to a peer's score
@@ -170,10 +172,11 @@ def _to_unit(video: Tensor, visual: str) -> Tensor:
 
 
 def _overlapping(video: Tensor) -> Iterator[Tensor]:
-    """Cut (1, T, …) into chunks that share four frames, so that no window is lost."""
-    frames = video.shape[1]
-    for start in range(0, frames - 4, _CHUNK_FRAMES):
-        yield video[:, start : start + _CHUNK_FRAMES + 4]
+    """Cut (1, T, …) into chunks of like length that share four frames, so that no window is lost."""
+    windows = video.shape[1] - WINDOW_FRAMES + 1
+    step = math.ceil(windows / math.ceil(windows / _CHUNK_FRAMES))
+    for start in range(0, windows, step):
+        yield video[:, start : start + step + WINDOW_FRAMES - 1]
 
 
 def voiced_windows(waveform: NDArray[np.float32], windows: int) -> NDArray[np.bool_]:

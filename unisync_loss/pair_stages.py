@@ -26,10 +26,28 @@ def see(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -
     seen, config = batch.seen, learner.expert.config
     if "cuts" in seen:
         features, _ = see_mouths(learner, batch, augmented=augmented)
-        return learner.visual.encode_frames(features, len(seen["cuts"]))
+        return learner.visual.encode_frames(features)
     with exactly(batch.audio):
-        video = _pictures(seen["crops"], augmented) if "crops" in seen else _made_of_mesh(config, seen, augmented)
+        if "crops" in seen:
+            video = _pictures(seen["crops"], augmented)
+        elif augmented:
+            video = _other_faces(config, seen)
+        else:
+            video = visual_of_series(config, seen["series"][:, :, 0])
+    if "rest" in seen and augmented:
+        return _see_with_rest(learner, video)
     return learner.expert.encode_visual(video)
+
+
+def _see_with_rest(learner: Learner, video: Tensor) -> Tensor:
+    """Embeddings of segments (N, L + 1, …) whose last frame is the clip's mean: it is taken off, or their own mean."""
+    if learner.expert.config.architecture == "paper":
+        return learner.expert.encode_visual(video[:, :-1])
+    frames = learner.visual.look(learner.expert.visual_input(video))
+    segment, clip = frames[:, :-1], frames[:, -1:]
+    # experts are given whole clips, and short stretches
+    own = chance(len(frames), 0.5)[:, None, None]
+    return learner.visual.encode_frames(segment - torch.where(own, segment.mean(1, keepdim=True), clip))
 
 
 def _pictures(crops: Tensor, augmented: bool) -> Tensor:
@@ -40,13 +58,13 @@ def _pictures(crops: Tensor, augmented: bool) -> Tensor:
     return rearrange(pictures, "(n l) c h w -> n l c h w", n=len(crops))
 
 
-def _made_of_mesh(config: UniSyncConfig, seen: dict[str, Tensor], augmented: bool) -> Tensor:
-    series = seen["series"][:, :, 0]
-    if augmented:
-        series = augment_series(seen["series"], seen["rest"], chance(len(series), 0.5))
-        if config.visual == "parsing":
-            rings = augment_crop(rearrange(series, "n l (p d) -> n l p d", d=2))
-            series = rearrange(rings, "n l p d -> n l (p d)")
+def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
+    """Augmented segments and the mean of their clips, (N, L + 1, …) as the expert takes it."""
+    series = torch.cat([seen["series"], seen["rest"]], dim=1)
+    series = augment_series(series, seen["rest"], chance(len(series), 0.5))
+    if config.visual == "parsing":
+        rings = augment_crop(rearrange(series, "n l (p d) -> n l p d", d=2))
+        series = rearrange(rings, "n l p d -> n l (p d)")
     return visual_of_series(config, series)
 
 

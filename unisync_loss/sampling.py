@@ -275,7 +275,7 @@ def _put_right(clip: _Seen, offset: float, shortest: int, listen: Listen) -> _Al
     if "motion" in seen:
         seen["motion"] = seen["motion"] - np.median(seen["motion"], axis=0)
     if "series" in seen:
-        once["rest"] = np.median(seen["series"], axis=0)
+        once["rest"] = seen["series"].mean(axis=0)  # as experts take it
     windows = last - first - WINDOW_FRAMES + 1
     voiced = np.pad(voiced_windows(waveform, windows), (0, WINDOW_FRAMES - 1))  # by first frame
     return _Aligned(last - first, seen, once, listen(waveform), voiced)

@@ -231,6 +231,7 @@ class _Track:
         #: of an expert on anything but colours, what finds the mesh
         self.eyes = None if expert.config.visual == "rgb" else MeshFinder()
         self.waiting: list[Frame | Array] = []  # crops, or the meshes found in them
+        self.before: list[Frame | Array] = []  # meshes before those: a face is looked at less its mean of a while
         self.tables: list[Array] = []
         self.levels: list[Array] = []
         self.mouths: list[tuple[int, Frame]] = []
@@ -252,7 +253,9 @@ class _Track:
         """Embed up to a batch of waiting frames; the last four stay for the windows that come."""
         if len(self.waiting) < WINDOW_FRAMES:
             return
-        seen, shown = self._look(np.stack(self.waiting[:_BATCH]))
+        batch = [*self.before, *self.waiting[:_BATCH]]
+        seen, shown = self._look(np.stack(batch))
+        seen, shown = seen[len(self.before) :], shown[len(self.before) :]
         first = self.start + sum(map(len, self.tables))
         heard, there, level = hearing.windows(first - MAX_OFFSET, first + len(seen) + MAX_OFFSET)
         # every window has its neighbours, so that no candidate falls off the end of the matrix
@@ -261,6 +264,7 @@ class _Track:
         known = np.lib.stride_tricks.sliding_window_view(there, 2 * MAX_OFFSET + 1) & shown[:, None]
         self.tables.append(np.where(known, table, np.nan).astype(np.float32))
         self.levels.append(level[MAX_OFFSET : MAX_OFFSET + len(seen)].astype(np.float32))
+        self.before = batch[: len(self.before) + len(seen)][-_BATCH:] if self.eyes else []
         self.waiting = self.waiting[len(seen) :]
         self.found, self.heard = self.found or bool(shown.any()), self.heard or bool(known.any())
 

@@ -180,7 +180,7 @@ class GeometryStage:
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Distance from the measured motion, and the share of it that is left unexplained."""
         features, motion = see_mouths(learner, batch)
-        error = features[:, :MOTION_FEATURES] - motion
+        error = features[..., :MOTION_FEATURES] - motion
         return {"loss": error.abs().mean(), "unexplained": error.square().mean() / motion.square().mean()}
 
 
@@ -203,8 +203,7 @@ class SyncStage:
         """Terms of :func:`sync_terms`."""
         with exactly(batch.audio):
             motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
-        visual = learner.visual.encode_frames(motion_features(motion), len(batch.clip))
-        return sync_terms(learner, batch, visual, self.batch)
+        return sync_terms(learner, batch, learner.visual.encode_frames(motion_features(motion)), self.batch)
 
 
 @dataclass(frozen=True)
@@ -231,14 +230,14 @@ class JointStage:
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
         features, motion = see_mouths(learner, batch, augmented=self.batch.augment)
-        trusted = hide_features(features, len(batch.clip)) if self.batch.augment else features
-        terms = sync_terms(learner, batch, learner.visual.encode_frames(trusted, len(batch.clip)), self.batch)
-        error = (features[:, :MOTION_FEATURES] - motion).abs().mean()
+        trusted = hide_features(features) if self.batch.augment else features
+        terms = sync_terms(learner, batch, learner.visual.encode_frames(trusted), self.batch)
+        error = (features[..., :MOTION_FEATURES] - motion).abs().mean()
         return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}
 
 
 def see_mouths(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
-    """Features of pictures (N * L, 192), augmented or not, and the motion that is to be read there (N * L, 104)."""
+    """Features of pictures (N, L, 192), augmented or not, and the motion that is to be read there (N, L, 104)."""
     with exactly(batch.audio):
         pixels, motion = to_pixels(batch.seen["cuts"]), batch.seen["motion"]
         if augmented:
@@ -247,13 +246,12 @@ def see_mouths(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = 
         else:
             pixels = centre_mouths(pixels)
     features = learner.stem(pixels.contiguous(memory_format=torch.channels_last))
-    return features, motion_features(motion)[:, :MOTION_FEATURES]
+    return rearrange(features, "(n l) c -> n l c", n=len(motion)), motion_features(motion)[..., :MOTION_FEATURES]
 
 
-def hide_features(features: Tensor, segments: int) -> Tensor:
-    """Silence some features (N * L, 192) all through a segment: no single one is to be trusted."""
-    series = rearrange(features, "(n l) c -> n c l", n=segments)
-    return rearrange(F.dropout1d(series, HIDDEN_FEATURES), "n c l -> (n l) c")
+def hide_features(features: Tensor) -> Tensor:
+    """Silence some features (N, L, 192) all through a segment: no single one is to be trusted."""
+    return rearrange(F.dropout1d(rearrange(features, "n l c -> n c l"), HIDDEN_FEATURES), "n c l -> n l c")
 
 
 def hear(learner: Learner, batch: Batch | PairBatch, frames: int, *, augmented: bool = True) -> Tensor:
@@ -271,8 +269,8 @@ def exactly(value: Tensor) -> torch.autocast:
 
 
 def motion_features(motion: Tensor) -> Tensor:
-    """Motion (N, L, 52, 2) as features of frames (N * L, 192): what is not motion is 0."""
-    features = MOTION_SCALE * rearrange(motion, "n l p d -> (n l) (p d)")
+    """Motion (N, L, 52, 2) as features of frames (N, L, 192): what is not motion is 0."""
+    features = MOTION_SCALE * rearrange(motion, "n l p d -> n l (p d)")
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
 

@@ -2,7 +2,8 @@
 
 ``paper``: every window is stacked and goes through a deep 2-D tower (peers: Wav2Lip's), 16.3 M parameters.
 ``small``: the visual stem sees each frame once, the trunks slide over time without padding, so that a clip of T frames
-costs T frames, not 5·T, and the embedding of a window depends on that window alone.
+costs T frames, not 5·T. On RGB the embedding of a window depends on that window alone. Points, coefficients and maps
+tell more of who speaks than of what is said: each of their frames is taken less the mean of all frames given.
 """
 
 from __future__ import annotations
@@ -183,17 +184,23 @@ class DenseVisualTower(nn.Module):
 
     def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
         """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``."""
+        features = self.look(x)
+        if self.aligner is None:
+            features = features - features.mean(1, keepdim=True)
+        return self.encode_frames(features)[:, list(starts)]
+
+    def look(self, x: Tensor) -> Tensor:
+        """Pictures (B, T, C, H, W) or vectors (B, T, E) → features of each frame by itself (B, T, 192)."""
         frames = rearrange(x, "b t ... -> (b t) ...")
         if self.aligner is not None:
             frames = self.aligner.mouths(frames)
         elif self.maps:
             frames = mouth_of_maps(frames, MAP_SIZE)
-        return self.encode_frames(self.stem(frames), x.shape[0])[:, list(starts)]
+        return rearrange(self.stem(frames), "(b t) c -> b t c", b=x.shape[0])
 
-    def encode_frames(self, features: Tensor, batch: int) -> Tensor:
-        """Frame features (B·T, 192) → (B, T - 4, D), every window."""
-        series = rearrange(features, "(b t) c -> b c t", b=batch)
-        return rearrange(self.trunk(series), "b d w -> b w d")
+    def encode_frames(self, features: Tensor) -> Tensor:
+        """Frame features (B, T, 192) → (B, T - 4, D), every window."""
+        return rearrange(self.trunk(rearrange(features, "b t c -> b c t")), "b d w -> b w d")
 
 
 class DenseAudioTower(nn.Module):
