@@ -30,8 +30,9 @@ from unisync_loss.recipe import resolve
 from unisync_loss.train import train
 
 AUCS = (0.75, 0.88)
-#: what all runs of a study share: the small network, without its aligner: validation cuts mouths by landmarks
-SMALL = ["expert.architecture=small", "align_steps=0"]
+#: what all runs of a study share: the small network, without its aligner (validation cuts mouths by landmarks), and
+#: augmentation
+SMALL = ["expert.architecture=small", "align_steps=0", "augment=true"]
 LONG = ["steps=60000"]  # of 64 pairs: three times the samples of ``fast``
 WAV2LIP = ["cross_share=0", "betas=[0.9, 0.999]", "weight_decay=0", "expert.margin_same=0", "expert.margin_cross=0"]
 CONVERGENCE = {"wav2lip": ("paper", LONG + WAV2LIP), "paper": ("paper", LONG), "fast": ("fast", [])}

@@ -28,6 +28,7 @@ def test_paper_is_the_papers_recipe(audio, margins):
     assert (config.positive_share, config.cross_share) == (0.5, 0.2)
     assert (expert.margin_same, expert.margin_cross) == margins
     assert expert.architecture == "paper"
+    assert not config.augment
     [(name, stage, _, rate)] = config.stages(expert)
     assert (name, rate) == ("pairs", 1e-4)
     assert isinstance(stage, RandomPairStage)

@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "pairs": "random",
         "skip_silence": False,
+        "augment": False,  # the paper names none
         "learning_rate": 1e-4,
         "optimiser": "adam",
         "betas": (0.5, 0.999),
