@@ -14,7 +14,6 @@ from unisync_loss import SyncTerms, UniSyncLoss, points_of_idexp
 
 logger = logging.getLogger(__name__)
 _MOUTH = slice(48, 68)  # of the 68 points, GeneFace's and iBUG's
-_FRAMES, _STEPS = 5, 10  # of a window
 
 
 class GeneFaceSync(nn.Module):
@@ -25,17 +24,16 @@ class GeneFaceSync(nn.Module):
 
     Args:
         loss: of a HuBERT-landmarks expert on 68 or 20 points, 3-D or 2-D.
-        windows: number of windows drawn from the batch at each call (GeneFace draws 1024); None takes all.
 
     Raises:
-        ValueError: for another expert, or fewer than one window.
+        ValueError: for another expert.
 
     Example:
         >>> sync = GeneFaceSync(UniSyncLoss.from_pretrained("hubert-landmarks"))  # doctest: +SKIP
         >>> sync(model_out["pred"], sample["hubert"], model_out["mask"]).backward()  # doctest: +SKIP
     """
 
-    def __init__(self, loss: UniSyncLoss, *, windows: int | None = None) -> None:
+    def __init__(self, loss: UniSyncLoss) -> None:
         """Check the expert."""
         super().__init__()
         config = loss.expert.config
@@ -44,9 +42,7 @@ class GeneFaceSync(nn.Module):
                 "GeneFace's batches carry HuBERT and 68 landmarks: expected a hubert-landmarks expert on 68 or 20 "
                 f"points, got {config.name} on {config.visual_features} values a frame"
             )
-        if windows is not None and windows < 1:
-            raise ValueError(f"windows: expected at least 1, or None for all, got {windows}")
-        self.loss, self.windows = loss, windows
+        self.loss = loss
 
     def forward(self, landmarks: Tensor, hubert: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score predicted landmarks.
@@ -60,7 +56,7 @@ class GeneFaceSync(nn.Module):
             Scalar, the mean of ``-log p`` over the windows that hold no padding.
 
         Raises:
-            ValueError: for another shape; with ``windows``, for a batch of padding alone (else its loss is 0).
+            ValueError: for another shape. The loss of a batch of padding alone is 0.
         """
         return self.terms(landmarks, hubert, mask).loss
 
@@ -73,7 +69,7 @@ class GeneFaceSync(nn.Module):
             mask: see :meth:`forward`.
 
         Returns:
-            The loss, and ``probability`` (B, T - 4), or (windows, 1) of those drawn, with their weights.
+            The loss, and ``probability`` (B, T - 4) with its weights.
 
         Raises:
             ValueError: see :meth:`forward`.
@@ -86,11 +82,7 @@ class GeneFaceSync(nn.Module):
             raise ValueError(f"hubert: expected (B, 2 T, F) with B, T = {batch}, {frames}, got {shapes[1]}")
         if mask is not None and mask.shape != (batch, frames):
             raise ValueError(f"mask: expected (B, T) = {(batch, frames)}, got {tuple(mask.shape)}")
-        points = self._points(landmarks)
-        if self.windows is not None:
-            points, hubert = _draw(points, hubert, mask, self.windows)
-            mask = None
-        terms = self.loss(points, hubert, mask=mask, return_terms=True)
+        terms = self.loss(self._points(landmarks), hubert, mask=mask, return_terms=True)
         assert isinstance(terms, SyncTerms)
         return terms
 
@@ -106,18 +98,6 @@ class GeneFaceSync(nn.Module):
                 f"landmarks: expected all 68 points for an expert on {features} values, got the mouth's 20"
             )
         return points[..., :axes]
-
-
-def _draw(points: Tensor, hubert: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
-    """Draw windows without padding, with replacement: points (count, 5, N, D) and steps (count, 10, F)."""
-    valid = torch.ones(points.shape[:2], device=points.device) if mask is None else mask
-    places = valid.bool().unfold(1, _FRAMES, 1).all(-1).nonzero()
-    if len(places) == 0:
-        raise ValueError(f"expected windows of {_FRAMES} frames without padding, got none in {tuple(valid.shape)}")
-    clip, start = places[torch.randint(len(places), (count,), device=places.device)].unbind(1)
-    frame = start[:, None] + torch.arange(_FRAMES, device=places.device)
-    step = 2 * start[:, None] + torch.arange(_STEPS, device=places.device)
-    return points[clip[:, None], frame], hubert[clip[:, None], step]
 
 
 class SyncSwitch(nn.Module):

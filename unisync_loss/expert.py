@@ -10,7 +10,7 @@ from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.functional import sync_probability
 from unisync_loss.representations import audio_input, visual_input
 from unisync_loss.representations.base import describe
-from unisync_loss.towers import build_towers
+from unisync_loss.towers import DenseVisualTower, build_towers
 
 _LONGEST_EXCESS = 0.2  # seconds by which the audio may outlast the video before it counts as a mistake
 
@@ -76,12 +76,14 @@ class UniSyncExpert(nn.Module):
         heard = self.encode_audio(audio, self.visual_input(video).shape[1], stride=stride)
         return sync_probability(heard, self.encode_visual(video, stride=stride))
 
-    def encode_visual(self, video: Tensor, *, stride: int = 1) -> Tensor:
+    def encode_visual(self, video: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
         """Embed every window of the video.
 
         Args:
-            video: see :meth:`forward`.
+            video: see :meth:`forward`. Small experts on anything but colours take each frame less the mean of the T
+                frames: the more of a person they are given at once, the better.
             stride: frames from one window to the next.
+            mask: (B, T) booleans, False for frames that pad the batch, which are no part of that mean.
 
         Returns:
             (B, W, D) before ReLU.
@@ -91,6 +93,8 @@ class UniSyncExpert(nn.Module):
         """
         frames = self.visual_input(self._own_dtype(video))
         starts = self.window_starts(frames.shape[1], stride)
+        if isinstance(self.visual_tower, DenseVisualTower):
+            return self.visual_tower(frames, starts, mask)
         embedding: Tensor = self.visual_tower(frames, starts)
         return embedding
 

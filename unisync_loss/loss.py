@@ -121,9 +121,8 @@ class UniSyncLoss(nn.Module):
             # the representation's own check comes first: axes in another order would read as a wrong number of frames
             frames = self.expert.visual_input(video).shape[1]
             heard = self.expert.encode_audio(audio, frames, stride=stride)
-        if self.expert.config.visual != "rgb" and isinstance(mask, Tensor) and mask.shape == video.shape[:2]:
-            video = _without_padding(video, mask.bool())
-        seen = self.expert.encode_visual(video, stride=stride)
+        shown = mask.bool() if isinstance(mask, Tensor) and mask.shape == video.shape[:2] else None
+        seen = self.expert.encode_visual(video, stride=stride, mask=shown)
         probability = sync_probability(heard, seen, surrogate=True)
         window_weights = self._window_weights(video, probability, mask, weights, stride)
         values = margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
@@ -180,11 +179,3 @@ class UniSyncLoss(nn.Module):
         elif mask.shape != probability.shape:
             raise ValueError(f"mask: expected {expected}, got {describe(mask)}")
         return result * mask.bool()
-
-
-def _without_padding(video: Tensor, mask: Tensor) -> Tensor:
-    """Put the unmasked frames of each video, in turn, where masked ones are: faces are looked at less their mean."""
-    frame = torch.arange(mask.shape[1], device=mask.device)[None]
-    shown = mask.int().argsort(dim=1, descending=True, stable=True)
-    turn = shown.gather(1, frame % mask.sum(1, keepdim=True).clamp(min=1))
-    return video[torch.arange(len(mask), device=mask.device)[:, None], torch.where(mask, frame, turn)]

@@ -182,11 +182,14 @@ class DenseVisualTower(nn.Module):
             nn.BatchNorm1d(config.embedding),
         )
 
-    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
-        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``."""
+    def forward(self, x: Tensor, starts: Sequence[int], mask: Tensor | None = None) -> Tensor:
+        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``.
+
+        Frames where ``mask`` (B, T) is False are no part of the mean face.
+        """
         features = self.look(x)
         if self.aligner is None:
-            features = features - features.mean(1, keepdim=True)
+            features = features - mean_of_frames(features, mask)
         return self.encode_frames(features)[:, list(starts)]
 
     def look(self, x: Tensor) -> Tensor:
@@ -201,6 +204,14 @@ class DenseVisualTower(nn.Module):
     def encode_frames(self, features: Tensor) -> Tensor:
         """Frame features (B, T, 192) → (B, T - 4, D), every window."""
         return rearrange(self.trunk(rearrange(features, "b t c -> b c t")), "b d w -> b w d")
+
+
+def mean_of_frames(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over time (B, 1, C) of (B, T, C), of the frames where ``mask`` (B, T) is True."""
+    if mask is None:
+        return features.mean(1, keepdim=True)
+    shown = features.where(mask[:, :, None], 0)  # what pads a batch may be anything, NaN too
+    return shown.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
 
 
 class DenseAudioTower(nn.Module):
