@@ -20,7 +20,7 @@ from unisync_loss.providers import visual_of_mesh
 
 PACKAGE = Path(unisync_loss.__file__).parent
 NAMES = list(list_pretrained())
-PAIRS = ["hubert-rgb", "mel-landmarks", "mel-rgb"]
+PAIRS = ["hubert-3dmm", "hubert-landmarks", "hubert-rgb", "mel-3dmm", "mel-landmarks", "mel-rgb"]
 
 
 @pytest.fixture(scope="module")
