@@ -106,13 +106,15 @@ def test_score_and_eval(audio, visual, build, film, mixed, tmp_path):
 
 @pytest.mark.parametrize("visual", ["parsing", "landmarks", "3dmm"])
 def test_streaming_equals_all_at_once(visual, build, film):
-    """Meshes are followed from piece to piece, not found anew."""
+    """Meshes are followed from piece to piece, not found anew, and kept: a face's mean is that of two pieces."""
     expert = build("mel", visual)
     (track,) = score_video(film, expert, finder=whole).tracks
     clip = read_clip(film)
     crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
     with torch.inference_mode():
-        seen = expert.encode_visual(visual_of_frames(expert.config, crops))
+        video = visual_of_frames(expert.config, crops)
+        first, whole_film = expert.encode_visual(video[:, :64]), expert.encode_visual(video)
+        seen = torch.cat([first, whole_film[:, first.shape[1] :]], 1)
         heard = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
     expected = offset_matrix(heard, seen, 15)[0].numpy()
     both = ~np.isnan(expected) & ~np.isnan(track.table)
@@ -161,7 +163,8 @@ def test_frames_without_a_mesh_are_not_scored(build, film, monkeypatch):
     (track,) = score_video(film, expert, finder=whole).tracks
     gone = np.isnan(track.table).all(1)
     assert np.flatnonzero(gone).tolist() == [66, 67, 68, 69, 70]
-    assert np.allclose(track.table[~gone], full.table[~gone], equal_nan=True)
+    # the lost frame is missing in the face's mean, too, one of 64
+    assert np.allclose(track.table[~gone], full.table[~gone], atol=2e-2, equal_nan=True)
     judged = judge("a", score.VideoScores([track], [], 4.4, []), 0.5)
     assert judged["tracks"][0]["probability"][66:71] == [None] * 5
     lost = range(110)

@@ -281,7 +281,7 @@ class _Track:
             filled = np.where(shown[:, None, None], batch, batch[shown][0])  # these windows are not counted
             video = visual_of_mesh(self.expert.config, filled, (CROP_SIZE, CROP_SIZE)).to(self.device)
         return (
-            self.expert.encode_visual(video)[0].cpu(),
+            self.expert.encode_visual(video, mask=torch.from_numpy(shown)[None].to(self.device))[0].cpu(),
             np.lib.stride_tricks.sliding_window_view(shown, WINDOW_FRAMES).all(1),
         )
 
