@@ -99,9 +99,14 @@ def build_cache(
         Clips done, clips in all, and the reasons of those skipped so far by clip name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    gone = [entry for entry in entries if not _is_readable(entry)]
-    skipped = {entry.name: f"no file that can be read: {entry.path}" for entry in gone}
-    todo = [entry for entry in entries if _is_readable(entry) and not is_cached(entry, folder, part)]
+    readable: list[ClipEntry] = []
+    skipped: dict[str, str] = {}
+    for entry in entries:
+        if _is_readable(entry):
+            readable.append(entry)
+        else:
+            skipped[entry.name] = f"no file that can be read: {entry.path}"
+    todo = [entry for entry in readable if not cache_path(entry, folder, part).exists()]
     done = len(entries) - len(todo)
     yield done, len(entries), skipped
     for result in run_tasks([(entry, folder, part) for entry in todo], _cache_one, _died, min(workers, len(todo))):

@@ -245,7 +245,8 @@ def evaluate(
         done = len(clips) + len(left_out)
         pace.tell(done, f"{done}/{len(entries)} clips")
     report = {
-        **{"audio": expert.config.audio, "visual": expert.config.visual},
+        "audio": expert.config.audio,
+        "visual": expert.config.visual,
         **summarise(clips, model, expert.config.threshold, seed, left_out),
     }
     if json_file:
