@@ -17,7 +17,7 @@ LAYERS = [
     {"media", "model_files"},
     {"store", "workers", "hubert"},
     {"representations", "clips", "sources", "synthetic_voice", "synthetic_parts"},
-    {"towers", "faces", "face_model", "face_parser", "tracks", "shards", "synthetic_face", "speech"},
+    {"painting", "towers", "faces", "face_model", "face_parser", "tracks", "shards", "synthetic_face", "speech"},
     {"expert", "pretrained", "cache", "synthetic", "providers", "given", "pairs", "parallel", "batches", "decoded"},
     {"syncnet", "footage"},
     {"loss", "lse", "lse_faces"},

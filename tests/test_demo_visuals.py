@@ -24,7 +24,7 @@ from unisync_loss.media import read_clip, write_clip
 from unisync_loss.representations.landmark_tables import MEAN_FACE_68
 from unisync_loss.synthetic import synthesize_clip
 
-FEATURES = {"landmarks": 204, "3dmm": 40, "parsing": 5}
+FEATURES = {"landmarks": 204, "3dmm": 40, "parsing": 6}
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +143,9 @@ class TestPictures:
         assert alone[:, :, :40].min() > 0.999
 
     def test_labels_have_their_colours(self):
-        maps = torch.eye(5)[:, :, None, None].expand(5, 5, SIZE, SIZE)
+        maps = torch.eye(6)[:, :, None, None].expand(6, 6, SIZE, SIZE)
         pictures = to_colours("parsing", maps)
-        assert len({tuple(picture[:, 0, 0].tolist()) for picture in pictures}) == 5
+        assert len({tuple(picture[:, 0, 0].tolist()) for picture in pictures}) == 6
 
     def test_coefficients_are_the_face_they_come_from(self):
         coefficients = torch.randn(6, 40, dtype=torch.float64)

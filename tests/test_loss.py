@@ -158,7 +158,7 @@ def test_frozen_under_ddp(loss, batch, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_inputs_of_any_precision(architecture, pair, dtype):
     audio, visual = pair
-    shapes = {"rgb": (3, 32, 32), "parsing": (5, 32, 32), "landmarks": (68, 2), "3dmm": (64,)}
+    shapes = {"rgb": (3, 32, 32), "parsing": (6, 32, 32), "landmarks": (68, 2), "3dmm": (64,)}
     config = UniSyncConfig(audio=audio, visual=visual, architecture=architecture, embedding=8)
     loss = UniSyncLoss(UniSyncExpert(config))
     video = torch.rand(1, 5, *shapes[visual])

@@ -9,8 +9,8 @@ from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.face_model import EXPRESSIONS, _tables, expression_of_mesh
 from unisync_loss.faces import fill_gaps
 from unisync_loss.media import read_clip
-from unisync_loss.providers import inside, landmarks_of_mesh, parsing_of_mesh, visual_of_frames
-from unisync_loss.representations.landmark_tables import FACE_OVAL, IBUG_68, INNER_LIPS, MEAN_FACE_68, OUTER_LIPS
+from unisync_loss.providers import landmarks_of_mesh, visual_of_frames
+from unisync_loss.representations.landmark_tables import IBUG_68, INNER_LIPS, MEAN_FACE_68
 
 ASSETS = Path(unisync_loss.__file__).parent / "assets"
 
@@ -18,78 +18,6 @@ ASSETS = Path(unisync_loss.__file__).parent / "assets"
 def mean_mesh():
     """(468, 3), eye corners one apart."""
     return _tables()[0].unflatten(0, (468, 3))
-
-
-class TestInside:
-    def test_rectangle_to_the_pixel(self):
-        square = np.array([[0.25, 0.5], [0.75, 0.5], [0.75, 1.0], [0.25, 1.0]])
-        expected = np.zeros((8, 8), bool)
-        expected[4:8, 2:6] = True
-        assert np.array_equal(inside(square[None], 8)[0], expected)
-
-    def test_concave(self):
-        arrow = np.array([[0, 0], [1, 0], [0.5, 0.5], [1, 1], [0, 1]])
-        filled = inside(arrow[None], 32)[0]
-        assert filled[16, :15].all()
-        assert not filled[16, 17:].any()
-        assert filled.mean() == pytest.approx(0.75, abs=0.02)
-
-    def test_area_of_any_polygon_is_the_shoelace_formulas(self):
-        rng = np.random.default_rng(0)
-        for _ in range(5):
-            angles, radius = np.sort(rng.uniform(0, 2 * np.pi, 30)), rng.uniform(0.2, 0.5, 30)
-            x, y = 0.5 + radius * np.cos(angles), 0.5 + radius * np.sin(angles)
-            area = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2
-            assert inside(np.stack([x, y], 1)[None], 256).mean() == pytest.approx(area, abs=0.003)
-
-    def test_outside_the_picture(self):
-        assert inside(np.array([[[-1.0, -1.0], [2, -1], [2, 2], [-1, 2]]]), 16).all()
-        assert not inside(np.array([[[1.1, 0.0], [2, 0], [2, 1]]]), 16).any()
-
-
-class TestParsing:
-    @pytest.fixture
-    def mesh(self):
-        """The mean face in a picture, open by a tenth of the eyes' distance."""
-        mesh = mean_mesh()[:, :2].clone()
-        lower = [*INNER_LIPS[1:10], *OUTER_LIPS[1:10]]
-        mesh[lower, 1] += 0.1
-        return (mesh * 0.4 + torch.tensor([0.5, 0.35])).numpy()[None].astype(np.float32)
-
-    def test_groups_lie_where_they_should(self, mesh):
-        labels = parsing_of_mesh(mesh, 256)[0]
-
-        def at(point):
-            x, y = (mesh[0, list(point)].mean(0) * 256).astype(int)
-            return labels[y, x]
-
-        assert at([13, 14]) == 4
-        assert at([0, 13]) == 2
-        assert at([14, 17]) == 3
-        assert at([4]) == 1
-        assert at([152, 17]) == 1
-        assert labels[0, 0] == 0
-        assert labels[-1].max() == 0
-
-    def test_areas(self, mesh):
-        """The parts of the lips' ring fill it: nothing is painted twice, nothing is left out."""
-        labels, rings = parsing_of_mesh(mesh, 512)[0], {}
-        for name, ring in {"face": FACE_OVAL, "outer": OUTER_LIPS, "inner": INNER_LIPS}.items():
-            x, y = mesh[0, list(ring)].T.astype(np.float64)
-            rings[name] = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2
-        assert (labels >= 2).mean() == pytest.approx(rings["outer"], rel=0.02)
-        assert (labels == 4).mean() == pytest.approx(rings["inner"], rel=0.02)
-        assert (labels > 0).mean() == pytest.approx(rings["face"], rel=0.02)
-
-    def test_opening_shows(self, mesh):
-        closed = mesh.copy()
-        closed[:, list(INNER_LIPS[1:10])] = closed[:, list(reversed(INNER_LIPS[11:]))]
-        assert (parsing_of_mesh(closed) == 4).sum() == 0
-        assert (parsing_of_mesh(mesh) == 4).sum() > 50
-
-    def test_mirrored_face_mirrored_map(self, mesh):
-        mirrored = mesh * [-1, 1] + [1, 0]
-        assert np.array_equal(parsing_of_mesh(mirrored), parsing_of_mesh(mesh)[..., ::-1])
 
 
 class TestFaceModel:
@@ -132,7 +60,7 @@ class TestVideo:
         ("visual", "features", "shape"),
         [
             ("rgb", 3, (1, 12, 3, 192, 192)),
-            ("parsing", 5, (1, 12, 128, 128)),
+            ("parsing", 6, (1, 12, 6, 128, 128)),
             ("landmarks", 136, (1, 12, 68, 2)),
             ("landmarks", 204, (1, 12, 68, 3)),
             ("landmarks", 40, (1, 12, 20, 2)),

@@ -1,6 +1,7 @@
 """Training of the pairs that look at points: landmarks, coefficients, parsing maps; and of those that hear HuBERT."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from unisync_loss.face_model import mirrored_points
 from unisync_loss.materials import take_over
 from unisync_loss.providers import visual_of_frames
 from unisync_loss.recipe import TrainConfig, expert_config
+from unisync_loss.representations.parsing import mouth_of_maps
 from unisync_loss.sampling import ClipData
-from unisync_loss.series import series_of_mesh, visual_of_series
+from unisync_loss.series import rings_of, series_of_mesh, shape_and_place, visual_of_series
+from unisync_loss.towers import MOUTH_SIZE
 from unisync_loss.train import train
 
 WIDTH = 32
@@ -65,11 +68,13 @@ class TestMesh:
         assert (ours - theirs).abs().max() < 0.02 * max(1.0, theirs.abs().max())
 
     def test_parsing_maps_are_those_of_scoring(self, folder, cache):
-        config, entry = UniSyncConfig(visual="parsing"), list_clips(folder)[0]
+        config, entry = UniSyncConfig(visual="parsing", architecture="paper"), list_clips(folder)[0]
         series = torch.from_numpy(series_of_mesh(config, load_mesh(entry, cache)))
         theirs = visual_of_frames(config, load_clip(entry).frames)
-        assert (visual_of_series(config, series[None, :, 0]) == theirs).float().mean() > 0.998
-        assert (visual_of_series(config, series[None, :, 1]) == theirs.flip(-1)).float().mean() > 0.9
+        assert (visual_of_series(config, series[None, :, 0]) - theirs).abs().mean() < 2e-3
+        assert (visual_of_series(config, series[None, :, 1]) - theirs.flip(-1)).abs().mean() < 0.05
+        mouths = visual_of_series(replace(config, architecture="small"), series[None, :, 0])[0]
+        assert (mouths - mouth_of_maps(theirs[0], MOUTH_SIZE)).abs().mean() < 0.01
 
     def test_the_mirror_changes_sides(self, folder, cache):
         config = UniSyncConfig(visual="landmarks")
@@ -89,6 +94,14 @@ class TestMesh:
 
 
 class TestAugmentation:
+    def test_shape_and_place_are_the_points(self):
+        rings = torch.randn(3, 13, 98, 2).double()
+        series = shape_and_place(rings)
+        assert torch.allclose(rings_of(series), rings)
+        moved = shape_and_place(2 * rings + torch.tensor([0.1, 0.3]))
+        assert torch.allclose(moved[..., :-3], series[..., :-3])
+        assert not torch.allclose(moved[..., -3:], series[..., -3:], atol=0.05)
+
     def test_faces_change_and_courses_stay(self):
         torch.manual_seed(0)
         course = torch.randn(64, 13, 1, 1)

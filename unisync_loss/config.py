@@ -23,7 +23,7 @@ WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate
 #: features of one audio step, where the representation fixes or suggests them
 AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
 #: channels of a parsing map, whatever the classes of the parser that made it
-PARSING_GROUPS = ("other", "skin", "upper_lip", "lower_lip", "mouth")
+PARSING_GROUPS = ("other", "skin", "nose", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
 VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "landmarks": 136, "3dmm": 64}
 #: coordinates of a frame's landmarks: 68, 20, 468 or 478 points in 2-D or 3-D
@@ -104,7 +104,9 @@ class UniSyncConfig:
         if self.visual == "rgb" and self.visual_features != VISUAL_FEATURES["rgb"]:
             raise ValueError(f"visual_features: expected 3 colour channels, got {self.visual_features}")
         if self.visual == "parsing" and self.visual_features != VISUAL_FEATURES["parsing"]:
-            raise ValueError(f"visual_features: expected 5 groups of a face, got {self.visual_features}")
+            raise ValueError(
+                f"visual_features: expected {len(PARSING_GROUPS)} groups of a face, got {self.visual_features}"
+            )
         if self.visual == "landmarks" and self.visual_features not in LANDMARK_FEATURES:
             raise ValueError(
                 "visual_features: expected 68, 20, 468 or 478 landmarks times 2 or 3 axes, one of "

@@ -37,8 +37,11 @@ LINES = (
     (36, 41, True), (42, 47, True), (48, 59, True), (60, 67, True),
 )  # fmt: skip
 MOUTH_LINES = 2
-#: colours of the parsing groups: other, skin, upper lip, lower lip, mouth
-PALETTE = ((0.93, 0.94, 0.95), (0.91, 0.76, 0.65), (0.80, 0.36, 0.40), (0.87, 0.45, 0.48), (0.25, 0.08, 0.10))
+#: colours of the parsing groups: other, skin, nose, upper lip, lower lip, mouth
+PALETTE = (
+    (0.93, 0.94, 0.95), (0.91, 0.76, 0.65), (0.86, 0.69, 0.57),
+    (0.80, 0.36, 0.40), (0.87, 0.45, 0.48), (0.25, 0.08, 0.10),
+)  # fmt: skip
 
 
 class Material(NamedTuple):
@@ -46,7 +49,7 @@ class Material(NamedTuple):
 
     Attributes:
         visual: what the generator makes, a visual representation.
-        frames: of that representation: RGB (T, 3, 96, 96) in [0, 1], probabilities (T, 5, 96, 96), normalised landmarks
+        frames: of that representation: RGB (T, 3, 96, 96) in [0, 1], probabilities (T, 6, 96, 96), normalised landmarks
             (T, P, 2 or 3) or coefficients (T, E).
         references: the same of other times: see :func:`references_of`; of landmarks and coefficients the training mean.
         mel: (80, L) of the whole clip, what drives the generator.

@@ -54,7 +54,7 @@ class FaceParser:
             video: (B, T, 3, H, W) RGB in [0, 1], on the model's device.
 
         Returns:
-            (B, T, 5, h, w) probabilities, a quarter of the model's size (128 for 512); a gradient reaches the video.
+            (B, T, 6, h, w) probabilities, a quarter of the model's size (128 for 512); a gradient reaches the video.
 
         Raises:
             ValueError: for another shape or dtype.

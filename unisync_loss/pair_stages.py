@@ -34,16 +34,12 @@ def see(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -
             video = _other_faces(config, seen)
         else:
             video = visual_of_series(config, seen["series"][:, :, 0])
-    if "rest" in seen and augmented:
-        return _see_with_rest(learner, video)
-    return learner.expert.encode_visual(video)
-
-
-def _see_with_rest(learner: Learner, video: Tensor) -> Tensor:
-    """Embeddings of segments (N, L + 1, …) whose last frame is the clip's mean: it is taken off, or their own mean."""
-    if learner.expert.config.architecture == "paper":
-        return learner.expert.encode_visual(video[:, :-1])
-    frames = learner.visual.look(learner.expert.visual_input(video))
+    if config.architecture == "paper":
+        return learner.expert.encode_visual(video)
+    shown = video if config.visual == "parsing" else learner.expert.visual_input(video)
+    frames = learner.visual.look_at_mouths(shown)
+    if not augmented:
+        return learner.visual.encode_frames(frames - frames.mean(1, keepdim=True))
     segment, clip = frames[:, :-1], frames[:, -1:]
     # experts are given whole clips, and short stretches
     own = chance(len(frames), 0.5)[:, None, None]
@@ -59,13 +55,14 @@ def _pictures(crops: Tensor, augmented: bool) -> Tensor:
 
 
 def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
-    """Augmented segments and the mean of their clips, (N, L + 1, …) as the expert takes it."""
-    series = torch.cat([seen["series"], seen["rest"]], dim=1)
-    series = augment_series(series, seen["rest"], chance(len(series), 0.5))
-    if config.visual == "parsing":
-        rings = augment_crop(rearrange(series, "n l (p d) -> n l p d", d=2))
-        series = rearrange(rings, "n l p d -> n l (p d)")
-    return visual_of_series(config, series)
+    """Augmented segments (N, L, …) as the expert takes them; for small experts with the mean of their clips at the end.
+
+    A small expert takes the mean off each frame (N, L + 1, …).
+    """
+    series, rest = seen["series"], seen["rest"]
+    if config.architecture == "small":
+        series = torch.cat([series, rest], dim=1)
+    return visual_of_series(config, augment_series(series, rest, chance(len(series), 0.5)), augment_crop)
 
 
 def trained_towers(learner: Learner) -> list[nn.Module]:

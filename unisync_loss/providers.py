@@ -12,23 +12,15 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unisync_loss.config import PARSING_GROUPS, UniSyncConfig
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.face_model import EXPRESSIONS, expression_of_mesh
 from unisync_loss.faces import face_mesh, fill_gaps
-from unisync_loss.representations.landmark_tables import (
-    FACE_OVAL,
-    IBUG_68,
-    INNER_LIPS,
-    LEFT_CORNER,
-    MOUTH_20,
-    OUTER_LIPS,
-)
+from unisync_loss.painting import RINGS, paint
+from unisync_loss.representations.landmark_tables import IBUG_68, MOUTH_20
 
-MAP_SIZE = 128  # pixels of a side of a parsing map: a mouth is a sixth of it, what is open of it a few pixels high
+MAP_SIZE = 128  # pixels of a side of a parsing map
 #: mesh points of each number of landmarks that an expert may take
 LANDMARKS = {468: range(468), 68: IBUG_68, 20: [IBUG_68[point] for point in MOUTH_20]}
-#: mesh points that bound the groups of a parsing map
-RINGS = (*FACE_OVAL, *OUTER_LIPS, *INNER_LIPS)
 
 
 def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor:
@@ -39,7 +31,7 @@ def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor
         frames: (T, H, W, 3) uint8 RGB, one face.
 
     Returns:
-        (1, T, …) as the config's visual representation defines it: colours in [0, 1], labels of the parsing groups,
+        (1, T, …) as the config's visual representation defines it: colours in [0, 1], shares of the parsing groups,
         landmarks in pixels, or coefficients of :mod:`unisync_loss.face_model`.
 
     Raises:
@@ -118,61 +110,14 @@ def landmark_layout(features: int) -> tuple[list[int], int]:
     raise ValueError(f"landmarks: expected {known} points, which are made from video, got {features} coordinates")
 
 
-def parsing_of_mesh(mesh: NDArray[np.float32], size: int = MAP_SIZE) -> NDArray[np.uint8]:
-    """Paint the groups of a parsing map: the oval of the face, both lips and what is between them.
+def parsing_of_mesh(mesh: NDArray[np.float32], size: int = MAP_SIZE) -> NDArray[np.float32]:
+    """Paint the groups of a parsing map: the oval of the face, the nose, both lips and what is between them.
 
     Args:
         mesh: (T, 468, 2) as shares of width and height.
         size: pixels of the map's sides.
 
     Returns:
-        (T, size, size) labels of :data:`unisync_loss.config.PARSING_GROUPS`.
+        (T, 6, size, size) shares of each pixel, of :data:`unisync_loss.config.PARSING_GROUPS`.
     """
-    return parsing_of_rings(mesh[:, RINGS], size)
-
-
-def parsing_of_rings(rings: NDArray[np.float32], size: int = MAP_SIZE) -> NDArray[np.uint8]:
-    """Paint the groups from the points that bound them.
-
-    Args:
-        rings: (T, 76, 2) the mesh points :data:`RINGS` as shares of width and height.
-        size: pixels of the map's sides.
-
-    Returns:
-        (T, size, size) labels, as :func:`parsing_of_mesh`.
-    """
-    oval, outer, inner = np.split(np.arange(len(RINGS)), np.cumsum([len(FACE_OVAL), len(OUTER_LIPS)]))
-    # both rings of the lips run along the lower side to the left corner and back along the upper one
-    turn = LEFT_CORNER + 1
-    lower = [*outer[:turn], *reversed(inner[:turn])]
-    upper = [*outer[LEFT_CORNER:], outer[0], inner[0], *reversed(inner[LEFT_CORNER:])]
-    areas = {"skin": oval, "upper_lip": upper, "lower_lip": lower, "mouth": inner}
-    labels = np.zeros((len(rings), size, size), np.uint8)
-    for group, ring in areas.items():
-        labels[inside(rings[:, ring], size)] = PARSING_GROUPS.index(group)
-    return labels
-
-
-def inside(polygons: NDArray[np.float32], size: int) -> NDArray[np.bool_]:
-    """Pixels whose centre lies inside a polygon, by the even-odd rule.
-
-    Args:
-        polygons: (T, V, 2) corners as shares of width and height, a polygon a picture.
-        size: pixels of the sides.
-
-    Returns:
-        (T, size, size).
-    """
-    centres = (np.arange(size) + 0.5) / size
-    x, y = np.moveaxis(polygons.astype(np.float64), 2, 0)[..., None]  # (T, edges, 1)
-    next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
-    picture, edge, row = np.nonzero((y > centres) != (next_y > centres))  # (T, edges, rows)
-    start, end = (x[picture, edge, 0], y[picture, edge, 0]), (next_x[picture, edge, 0], next_y[picture, edge, 0])
-    crossing = start[0] + (end[0] - start[0]) / (end[1] - start[1]) * (centres[row] - start[1])
-    # how many pixel centres of the row lie before the crossing; a pixel is inside after an odd number of crossings
-    column = np.clip(np.ceil(crossing * size - 0.5), 0, size).astype(np.int64)
-    place = (picture * size + row) * (size + 1) + column
-    count = np.bincount(place, minlength=len(polygons) * size * (size + 1)).astype(np.uint8)
-    table = rearrange(count, "(t r c) -> t r c", t=len(polygons), r=size)
-    odd: NDArray[np.bool_] = np.cumsum(table, axis=2, dtype=np.uint8)[:, :, :size] % 2 == 1
-    return odd
+    return paint(mesh[:, RINGS], size)

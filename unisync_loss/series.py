@@ -5,6 +5,8 @@ Axes: N segments, L frames, E numbers of a frame; V = 2 views, as seen and in th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -14,8 +16,10 @@ from torch import Tensor
 from unisync_loss.cache import MESH_CENTRE, CachedMesh
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.face_model import expression_of_mesh, mirrored_points
-from unisync_loss.providers import RINGS, landmark_layout, landmarks_of_mesh, parsing_of_rings
+from unisync_loss.painting import RINGS, paint, paint_mouths
+from unisync_loss.providers import MAP_SIZE, landmark_layout, landmarks_of_mesh
 from unisync_loss.representations.landmarks import normalise_landmarks
+from unisync_loss.towers import MOUTH_SIZE
 
 
 def series_of_mesh(config: UniSyncConfig, cached: CachedMesh) -> NDArray[np.float32]:
@@ -26,14 +30,14 @@ def series_of_mesh(config: UniSyncConfig, cached: CachedMesh) -> NDArray[np.floa
         cached: the mesh of T frames.
 
     Returns:
-        (T, 2, E): normalised landmarks, coefficients, or for parsing the points that bound its groups, as shares of
-        width and height; as seen, and in the mirror.
+        (T, 2, E): normalised landmarks, coefficients, or for parsing shape and place of the points that bound its
+        groups; as seen, and in the mirror.
     """
     mesh = cached.mesh.astype(np.float32)
     image = mesh[:, list(mirrored_points())] * np.asarray([-1, 1, 1], np.float32)
     both = torch.from_numpy(np.stack([mesh, image], axis=1) + np.asarray(MESH_CENTRE, np.float32))
     if config.visual == "parsing":
-        return rearrange(both[:, :, list(RINGS), :2], "t v n d -> t v (n d)").numpy()
+        return shape_and_place(both[:, :, list(RINGS), :2]).numpy()
     height, width = cached.size.tolist()
     pixels = both * torch.tensor([width, height, width], dtype=torch.float32)
     if config.visual == "3dmm":
@@ -42,12 +46,37 @@ def series_of_mesh(config: UniSyncConfig, cached: CachedMesh) -> NDArray[np.floa
     return rearrange(points, "t v n d -> t v (n d)").numpy()
 
 
-def visual_of_series(config: UniSyncConfig, series: Tensor) -> Tensor:
-    """Make of (N, L, E) numbers what the expert takes: (N, L, points, axes), (N, L, E), or labels (N, L, 128, 128)."""
+def shape_and_place(rings: Tensor) -> Tensor:
+    """Points (..., G, 2) as what a face is like and where it is, (..., 2·G + 3): augmentation has use for either."""
+    centre = rings.mean(-2, keepdim=True)
+    size = (rings - centre).square().mean((-2, -1), keepdim=True).sqrt()
+    shape = (rings - centre) / size
+    return torch.cat([shape.flatten(-2), centre.flatten(-2), size.log().flatten(-2)], dim=-1)
+
+
+def rings_of(series: Tensor) -> Tensor:
+    """Points (..., G, 2) of what :func:`shape_and_place` made of them."""
+    shape = rearrange(series[..., :-3], "... (n d) -> ... n d", d=2)
+    return shape * series[..., -1:, None].exp() + series[..., None, -3:-1]
+
+
+def visual_of_series(
+    config: UniSyncConfig, series: Tensor, crop: Callable[[Tensor], Tensor] = lambda rings: rings
+) -> Tensor:
+    """Make of numbers what the expert takes; but of maps, which cost the most, small experts get the mouth alone.
+
+    Args:
+        config: of the expert.
+        series: (N, L, E).
+        crop: for maps, makes another crop of the points (N, L, G, 2), shares of width and height.
+
+    Returns:
+        (N, L, points, axes), (N, L, E), parsing maps (N, L, 6, 128, 128), or mouths cut out of them (N, L, 6, 48, 48).
+    """
     if config.visual == "3dmm":
         return series
     if config.visual == "landmarks":
         return rearrange(series, "n l (p d) -> n l p d", d=landmark_layout(config.visual_features)[1])
-    rings = rearrange(series, "n l (p d) -> (n l) p d", d=2)
-    labels = torch.from_numpy(parsing_of_rings(rings.cpu().numpy()))
-    return rearrange(labels, "(n l) h w -> n l h w", n=len(series)).to(series.device)
+    rings = rearrange(crop(rings_of(series)), "n l p d -> (n l) p d").cpu().numpy()
+    maps = paint_mouths(rings, MOUTH_SIZE) if config.architecture == "small" else paint(rings, MAP_SIZE)
+    return rearrange(torch.from_numpy(maps), "(n l) g h w -> n l g h w", n=len(series)).to(series.device)

@@ -20,7 +20,7 @@ from unisync_loss.representations import lower_half
 from unisync_loss.representations.parsing import mouth_of_maps
 
 FRAME_FEATURES = 192  # of the small visual stem
-MAP_SIZE = 32  # pixels of the mouth cut out of a parsing map: it has outlines and no texture
+MOUTH_SIZE = 48  # pixels of the mouth cut out of a parsing map: it has outlines and no texture
 
 
 class ConvBlock(nn.Module):
@@ -163,7 +163,7 @@ class DenseVisualTower(nn.Module):
         if config.visual == "rgb":
             self.stem = FrameStem(config.visual_features)
         elif self.maps:
-            self.stem = FrameStem(config.visual_features, MAP_SIZE)
+            self.stem = FrameStem(config.visual_features, MOUTH_SIZE)
         else:
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = nn.Sequential(
@@ -198,8 +198,13 @@ class DenseVisualTower(nn.Module):
         if self.aligner is not None:
             frames = self.aligner.mouths(frames)
         elif self.maps:
-            frames = mouth_of_maps(frames, MAP_SIZE)
-        return rearrange(self.stem(frames), "(b t) c -> b t c", b=x.shape[0])
+            frames = mouth_of_maps(frames, MOUTH_SIZE)
+        return self.look_at_mouths(rearrange(frames, "(b t) ... -> b t ...", b=x.shape[0]))
+
+    def look_at_mouths(self, mouths: Tensor) -> Tensor:
+        """Mouths as :meth:`look` cuts them, or vectors (B, T, ...) → features of each frame by itself (B, T, 192)."""
+        features = self.stem(rearrange(mouths, "b t ... -> (b t) ..."))
+        return rearrange(features, "(b t) c -> b t c", b=mouths.shape[0])
 
     def encode_frames(self, features: Tensor) -> Tensor:
         """Frame features (B, T, 192) → (B, T - 4, D), every window."""

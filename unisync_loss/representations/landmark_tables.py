@@ -16,10 +16,13 @@ IBUG_68 = (
 MOUTH_20 = tuple(range(48, 68))
 #: those of the 68 that the mouth does not move: eye corners, nose bridge, wings and base
 RIGID_OF_68 = (36, 39, 42, 45, 27, 28, 29, 31, 33, 35)
-#: mesh points around the face, and around both lips from the subject's right corner: lower side first, then back
+#: mesh points around the face, the nose and both lips; the lips from the subject's right corner, lower side first
 FACE_OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+NOSE = (
+    168, 417, 465, 412, 399, 437, 355, 371, 358, 327, 326, 2, 97, 98, 129, 142, 126, 217, 174, 188, 245, 193,
 )  # fmt: skip
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)

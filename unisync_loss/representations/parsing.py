@@ -27,18 +27,23 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 #: group of each class that is not "other"; parts of the face that do not speak are skin
 _GROUP_OF = {
-    **dict.fromkeys(("skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow"), "skin"),
+    **dict.fromkeys(("skin", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow"), "skin"),
     "u_lip": "upper_lip",
     "l_lip": "lower_lip",
     **{group: group for group in PARSING_GROUPS},
 }
-MOUTH_SHARE = 0.6  # of the square of the face's area
+MOUTH_SHARE = (
+    0.8  # of the square of the face's area: from the nose, which speech does not move, to the chin, which it does
+)
+LEAST_AREA = 1e-2  # of a face, as a share of the map
 _LEAST_PIXELS = 1e-3  # a map without lips has its mouth in the middle
+_FIRST_LIP = PARSING_GROUPS.index("upper_lip")
+_FINE = 128  # pixels of a map's side from which on several of its pixels go into one of the cut
 _OTHER = ("background", "l_ear", "r_ear", "ear_r", "neck", "neck_l", "cloth", "hair", "hat")
 
 
 def mouth_groups(maps: Tensor, classes: str | Sequence[str]) -> Tensor:
-    """Bring the maps of a parser to the groups of the expert: other, skin, upper_lip, lower_lip, mouth.
+    """Bring the maps of a parser to the groups of the expert: other, skin, nose, upper_lip, lower_lip, mouth.
 
     Args:
         maps: (B, T, P, H, W) probabilities, or (B, T, H, W) whole-number labels below P.
@@ -46,10 +51,10 @@ def mouth_groups(maps: Tensor, classes: str | Sequence[str]) -> Tensor:
             (``id2label`` of a transformers model).
 
     Returns:
-        (B, T, 5, H, W) probabilities, differentiable; or (B, T, H, W) labels.
+        (B, T, 6, H, W) probabilities, differentiable; or (B, T, H, W) labels.
 
     Raises:
-        ValueError: for an unknown preset or class, classes without both lips, or maps that do not fit the classes.
+        ValueError: for an unknown preset or class, classes without nose or lips, or maps that do not fit the classes.
     """
     names = _names(classes)
     index = [PARSING_GROUPS.index(_GROUP_OF.get(name, "other")) for name in names]
@@ -75,15 +80,15 @@ def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
         known = ", ".join(dict.fromkeys((*_GROUP_OF, *_OTHER)))
         raise ValueError(f"classes: expected names among {known}, got {', '.join(map(repr, unknown))}")
     groups = {_GROUP_OF.get(name) for name in names}
-    if not {"upper_lip", "lower_lip"} <= groups:
-        raise ValueError(f"classes: expected both lips among them, got {', '.join(names)}")
+    if not {"nose", "upper_lip", "lower_lip"} <= groups:
+        raise ValueError(f"classes: expected the nose and both lips among them, got {', '.join(names)}")
     return names
 
 
 class ParsingInput(VisualInput):
-    """Probabilities (B, T, 5, H, W) or integer labels (B, T, H, W) of the groups → (B, T, 5, H, W).
+    """Probabilities (B, T, 6, H, W) or integer labels (B, T, H, W) of the groups → (B, T, 6, H, W).
 
-    The groups are, in this order, other, skin, upper_lip, lower_lip, mouth (what is between the lips); see
+    The groups are, in this order, other, skin, nose, upper_lip, lower_lip, mouth (what is between the lips); see
     :func:`mouth_groups` for the classes of a parser. Labels have no gradient, probabilities do.
     """
 
@@ -115,26 +120,29 @@ def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
     """Cut the mouth out of parsing maps: around the middle of the lips, in proportion to the face, differentiably.
 
     Args:
-        maps: (N, 5, H, W) probabilities of the groups.
+        maps: (N, 6, H, W) probabilities of the groups.
         side: pixels of what comes out.
 
     Returns:
-        (N, 5, side, side), 0.6 times as wide and high as a square of the face's area; of a map without lips, around its
-        middle.
+        (N, 6, side, side), 0.8 times as wide and high as a square of the face's area; of a map without lips, around its
+        middle. Beyond the map is nothing but other.
     """
     maps = at_least_float32(maps)
     height, width = maps.shape[-2:]
     ys = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=maps.device, dtype=maps.dtype)
     xs = torch.linspace(-1 + 1 / width, 1 - 1 / width, width, device=maps.device, dtype=maps.dtype)
-    lips = maps[:, 2:].sum(1)
+    lips = maps[:, _FIRST_LIP:].sum(1)
     mass = lips.sum((1, 2)) + _LEAST_PIXELS
     middle = torch.stack([(lips * xs).sum((1, 2)), (lips * ys[:, None]).sum((1, 2))], 1) / mass[:, None]
     # pixels need not be square: a crop may be squeezed, and width and height go with it
-    extent = MOUTH_SHARE * (maps[:, 1:].sum((1, 2, 3)) / (height * width)).clamp(min=1e-2).sqrt()
+    face = maps[:, 1:]
+    extent = MOUTH_SHARE * (face.sum((1, 2, 3)) / (height * width)).clamp(min=LEAST_AREA).sqrt()
     theta = torch.diag_embed(extent[:, None].expand(-1, 2))
     theta = torch.cat([theta, middle[:, :, None]], dim=2)
-    grid = F.affine_grid(theta, [len(maps), maps.shape[1], side, side], align_corners=False)
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    finer = max(1, max(height, width) // _FINE)
+    grid = F.affine_grid(theta, [*face.shape[:2], finer * side, finer * side], align_corners=False)
+    cut = F.avg_pool2d(F.grid_sample(face, grid, padding_mode="zeros", align_corners=False), finer)
+    return torch.cat([1 - cut.sum(1, keepdim=True), cut], dim=1)
 
 
 def _is_labels(maps: Tensor) -> bool:
