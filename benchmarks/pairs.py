@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unisync_loss import UniSyncExpert, UniSyncLoss, list_pretrained, load_expert
 from unisync_loss.clips import list_clips, load_clip
-from unisync_loss.config import FPS, SAMPLE_RATE, WINDOW_FRAMES
+from unisync_loss.config import FPS, PARSING_GROUPS, SAMPLE_RATE, WINDOW_FRAMES
 from unisync_loss.evaluate import ClipEmbedding, embed_video
 from unisync_loss.faces import face_mesh, fill_gaps
 from unisync_loss.files import write_atomically
@@ -64,7 +64,7 @@ def example(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Tensor, Ten
     config = expert.config
     video = {
         "rgb": torch.rand(batch, frames, 3, 96, 96),
-        "parsing": torch.softmax(torch.randn(batch, frames, 5, 96, 96), 2),
+        "parsing": torch.softmax(torch.randn(batch, frames, len(PARSING_GROUPS), 96, 96), 2),
         "landmarks": torch.rand(batch, frames, config.visual_features // 2, 2),
         "3dmm": torch.randn(batch, frames, config.visual_features),
     }[config.visual]
