@@ -54,7 +54,7 @@ def main() -> None:
     subprocess.run(command(options, options.out / "whole"), check=True)
     draw, broken, killed = random.Random(options.seed), options.out / "broken", []
     while len(killed) < options.kills and step_saved(broken, options.steps) < options.steps:
-        goal = step_saved(broken, options.steps) + draw.uniform(0, 1.8 * options.steps / options.kills)
+        goal = step_saved(broken, options.steps) + draw.uniform(0, 1.5 * options.steps / options.kills)
         process = subprocess.Popen(command(options, broken, "--resume"))
         while process.poll() is None and step_saved(broken, options.steps) < goal:
             time.sleep(0.01)

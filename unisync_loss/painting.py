@@ -90,22 +90,35 @@ def coverage(polygons: Floats, size: int) -> Floats:
     Returns:
         (T, size, size) in [0, 1].
     """
-    lines = size * _LINES
-    x, y = polygons[..., 0].astype(np.float32) * size, polygons[..., 1].astype(np.float32) * lines - 0.5
+    # most polygons are small: only the pixels around all of them are computed
+    corners = polygons.astype(np.float32) * size
+    left, top = np.floor(corners.min((0, 1))).clip(0, size).astype(int)
+    right, bottom = np.ceil(corners.max((0, 1))).clip(0, size).astype(int)
+    covered = np.zeros((len(polygons), size, size), np.float32)
+    if left < right and top < bottom:
+        box = corners - np.array([left, top], np.float32)
+        covered[:, top:bottom, left:right] = _coverage_in_box(box, bottom - top, right - left)
+    return covered
+
+
+def _coverage_in_box(corners: Floats, height: int, width: int) -> Floats:
+    """:func:`coverage` of polygons (T, V, 2) in pixels, on a picture of any shape."""
+    lines = height * _LINES
+    x, y = corners[..., 0], corners[..., 1] * _LINES - 0.5
     next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
     # every edge crosses the lines between the heights of its ends: one entry for each crossing
     first, last = (np.ceil(end(y, next_y)).clip(0, lines).astype(np.int64).ravel() for end in (np.minimum, np.maximum))
     edge = np.repeat(np.arange(first.size), last - first)
     line = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - last, last - first)
     slope = ((next_x - x) / np.where(next_y == y, 1, next_y - y)).ravel()
-    crossing = (x.ravel()[edge] + slope[edge] * (line - y.ravel()[edge])).clip(0, size)
+    crossing = (x.ravel()[edge] + slope[edge] * (line - y.ravel()[edge])).clip(0, width)
     # right of a crossing is inside, until the next one takes it back; the crossed pixel has its share
     sign, column = np.sign(next_y - y).ravel()[edge], crossing.astype(np.int64)
     share = column + 1 - crossing
-    place = (edge // polygons.shape[1] * lines + line) * (size + 2) + column
-    cells = len(polygons) * lines * (size + 2)
+    place = (edge // corners.shape[1] * lines + line) * (width + 2) + column
+    cells = len(corners) * lines * (width + 2)
     change = np.bincount(place, sign * share, cells) + np.bincount(place + 1, sign * (1 - share), cells)
-    table = rearrange(change.astype(np.float32), "(t l c) -> t l c", t=len(polygons), l=lines)
-    inside = np.abs(np.cumsum(table, axis=2)[..., :size])
+    table = rearrange(change.astype(np.float32), "(t l c) -> t l c", t=len(corners), l=lines)
+    inside = np.abs(np.cumsum(table, axis=2)[..., :width])
     covered: Floats = rearrange(inside, "t (h l) w -> t h l w", l=_LINES).mean(2)
     return covered.clip(0, 1)
