@@ -20,7 +20,7 @@ from unisync_loss.providers import visual_of_mesh
 
 PACKAGE = Path(unisync_loss.__file__).parent
 NAMES = list(list_pretrained())
-PAIRS = ["hubert-3dmm", "hubert-landmarks", "hubert-rgb", "mel-3dmm", "mel-landmarks", "mel-rgb"]
+PAIRS = sorted(f"{audio}-{visual}" for audio in ("hubert", "mel") for visual in ("rgb", "parsing", "landmarks", "3dmm"))
 
 
 @pytest.fixture(scope="module")
