@@ -6,7 +6,8 @@
 ``convergence``: samples (windows that entered a loss, all stages) until a validation AUC, for Wav2Lip's recipe (its
 random pairs of one clip, no margin, Adam 1e-4), ``paper`` and ``fast``; the same network, clips and augmentation.
 ``ablations``: cross-speaker share and margins, random pairs, ``unisync eval`` on TEST with intervals. Started again, it
-goes on; runs that are done are not done again. All runs see the same number of samples (``--samples``); settings as of
+goes on; runs that are done are not done again. All runs see the same number of samples (``--samples``), from scratch or
+from one expert (``--init``: where a loss leads, not how soon it leaves the plateau); settings as of
 `unisync train` may follow, such as hubert=hubert-small or device=cuda precision=bf16.
 """
 
@@ -74,6 +75,7 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
             done = out / "done"
             if not done.exists():
                 given = {"data": options.data, "val": options.val, "out": str(out), "preset": preset, "seed": seed}
+                given |= {"init": [options.init.format(seed=seed)]} if options.init else {}
                 given |= {"audio": options.audio, "visual": options.visual, "cache": str(options.out / "cache")}
                 bound = budget(preset, options.samples)
                 config, expert = recipe.resolve(given, None, [*SMALL, *settings, *bound, *options.settings])
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--visual", default="rgb")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1_000_000, help="of a run")
+    parser.add_argument("--init", help="expert that all runs start from; {seed} stands for the run's")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs")
     options = parser.parse_intermixed_args()

@@ -32,9 +32,8 @@ _GROUP_OF = {
     "l_lip": "lower_lip",
     **{group: group for group in PARSING_GROUPS},
 }
-MOUTH_SHARE = (
-    0.8  # of the square of the face's area: from the nose, which speech does not move, to the chin, which it does
-)
+#: of the square of the face's area: from the nose, which speech does not move, to the chin, which it does
+MOUTH_SHARE = 0.8
 LEAST_AREA = 1e-2  # of a face, as a share of the map
 _LEAST_PIXELS = 1e-3  # a map without lips has its mouth in the middle
 _FIRST_LIP = PARSING_GROUPS.index("upper_lip")
