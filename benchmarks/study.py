@@ -5,8 +5,8 @@
 
 ``convergence``: samples (windows that entered a loss, all stages) until a validation AUC, for Wav2Lip's recipe (its
 random pairs of one clip, no margin, Adam 1e-4), ``paper`` and ``fast``; the same network, clips and augmentation.
-``ablations``: cross-speaker share and margins, random pairs, ``unisync eval`` on TEST with intervals. Started again, it
-goes on; runs that are done are not done again. All runs see the same number of samples (``--samples``), from scratch or
+``ablations``: cross-speaker share and margins, random pairs, the pairs of ``unisync eval`` on TEST with
+intervals. Started again, it goes on; runs that are done are not done again. All runs see the same number of samples (``--samples``), from scratch or
 from one expert (``--init``: where a loss leads, not how soon it leaves the plateau); settings as of
 `unisync train` may follow, such as hubert=hubert-small or device=cuda precision=bf16.
 """
@@ -57,12 +57,13 @@ def ablations(audio: str) -> dict[str, tuple[str, list[str]]]:
     return cells
 
 
-def budget(preset: str, samples: int) -> list[str]:
+def budget(preset: str, samples: int, init: bool) -> list[str]:
     """Settings with which a run sees so many samples and is validated about every 11,520."""
     if preset == "paper":
         return [f"steps={samples // 64}", "val_every=180"]
     steps = samples // 576
-    geometry, sync = steps // 6, steps // 5  # of small experts on rgb
+    # of small experts on rgb; what starts from an expert has the last stage alone
+    geometry, sync = (0, 0) if init else (steps // 6, steps // 5)
     stages = {"steps": steps, "geometry_steps": geometry, "sync_steps": sync, "joint_steps": steps - geometry - sync}
     return [*(f"{name}={count}" for name, count in stages.items()), "val_every=20"]
 
@@ -77,7 +78,7 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
                 given = {"data": options.data, "val": options.val, "out": str(out), "preset": preset, "seed": seed}
                 given |= {"init": [options.init.format(seed=seed)]} if options.init else {}
                 given |= {"audio": options.audio, "visual": options.visual, "cache": str(options.out / "cache")}
-                bound = budget(preset, options.samples)
+                bound = budget(preset, options.samples, bool(options.init))
                 config, expert = recipe.resolve(given, None, [*SMALL, *settings, *bound, *options.settings])
                 tell(f"{name}, seed {seed}")
                 train(config, expert, resume=True, say=tell)
@@ -100,7 +101,7 @@ def convergence_row(name: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Scores of a run's best checkpoint on TEST by the protocol of ``unisync eval``, kept beside it."""
+    """Scores of a run's best checkpoint on TEST by the pairs of ``unisync eval``, kept beside it."""
     path = out / "eval.json"
     if not path.exists():
         expert = load_expert(out / "best")
@@ -110,9 +111,9 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
         learner.expert.load_state_dict(expert.state_dict())
         # from the cache: these experts have no aligner, and nine in ten seconds of an evaluation are the face mesh
         clips = embed_data(learner.eval(), data)
-        write_atomically(path, json.dumps(summarise(clips, name, config.threshold, 0)))
-    report = json.loads(path.read_text(encoding="utf-8"))
-    return {"cell": name, "seed": seed, "pairs": report["pairs"], "cross_speaker": report["cross_speaker"]}
+        report = summarise(clips, name, config.threshold, 0)
+        write_atomically(path, json.dumps({part: report[part] for part in ("pairs", "cross_speaker")}))
+    return {"cell": name, "seed": seed, **json.loads(path.read_text(encoding="utf-8"))}
 
 
 def tell(line: str) -> None:

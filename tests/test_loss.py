@@ -162,6 +162,7 @@ def test_inputs_of_any_precision(architecture, pair, dtype):
     config = UniSyncConfig(audio=audio, visual=visual, architecture=architecture, embedding=8)
     loss = UniSyncLoss(UniSyncExpert(config))
     video = torch.rand(1, 5, *shapes[visual])
+    video = video.softmax(2) if visual == "parsing" else video
     sound = torch.rand(1, 80, 16) if audio == "mel" else torch.randn(1, 10, 1024)
     low = video.to(dtype).requires_grad_()
     value = loss(low, sound.to(dtype))
@@ -233,16 +234,21 @@ class TestWindows:
         short = loss(batch[0][:, :7], mel[:, :, :23])
         assert loss(batch[0], mel, mask=mask).item() == pytest.approx(short.item(), rel=1e-4)
 
-    @pytest.mark.parametrize("visual", ["landmarks", "3dmm"])
+    @pytest.mark.parametrize("visual", ["landmarks", "3dmm", "parsing"])
     def test_masked_frames_are_no_part_of_a_face(self, visual):
         """Experts on points look at a face less its mean: what pads a batch must not change it."""
         expert = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)))
-        video = torch.rand(2, 14, 68, 2) if visual == "landmarks" else torch.randn(2, 14, 64)
+        video = {
+            "landmarks": torch.rand(2, 14, 68, 2),
+            "3dmm": torch.randn(2, 14, 64),
+            "parsing": (9 * torch.randn(2, 14, 6, 32, 32)).softmax(2),
+        }[visual]
         mel = torch.rand(2, 80, 45)
         mask = torch.arange(14)[None] < torch.tensor([[14], [7]])
         short = expert(video[1:, :7], mel[1:, :, :22])
         long = expert(video[:1], mel[:1])
-        padded = video.where(mask.view(2, 14, *[1] * (video.ndim - 2)), 50.0)
+        beside = 0.5 if visual == "parsing" else 50.0
+        padded = video.where(mask.view(2, 14, *[1] * (video.ndim - 2)), beside)
         assert expert(padded, mel, mask=mask, reduction="none").tolist() == pytest.approx(
             [long.item(), short.item()], rel=1e-4
         )

@@ -120,3 +120,14 @@ class TestMouths:
         assert painted.shape == (1, 6, 48, 48)
         assert np.abs(painted - cut).mean() < 0.004
         assert np.abs(np.roll(painted, 1, -1) - cut).mean() > 0.008
+
+    def test_a_mouth_beyond_the_picture(self, mesh):
+        """The cut is around the middle of the map, where nothing is known of lips."""
+        rings = mesh[:, list(RINGS)] + np.array([0.0, 0.5], np.float32)
+        cut = mouth_of_maps(torch.from_numpy(paint(rings, 384)), 48).numpy()
+        assert np.abs(paint_mouths(rings, 48) - cut).mean() < 0.004
+
+    def test_many_pictures_are_those_of_each(self, mesh):
+        rings = np.concatenate([mesh[:, list(RINGS)] + np.float32(place) for place in np.linspace(0, 0.1, 130)])
+        alone = np.concatenate([paint(rings[[number]], 32) for number in (0, 70, 129)])
+        assert np.allclose(paint(rings, 32)[[0, 70, 129]], alone, atol=1e-3)

@@ -143,13 +143,18 @@ class TestMouth:
         cropped[:, 0, :38] = 1
         assert (mouth_of_maps(cropped, 32) - mouth_of_maps(face, 32)).abs().max() < 0.02
 
-    def test_every_pixel_of_a_large_map_counts(self):
-        """Lines a pixel wide are a grey of their share, wherever they lie: between two samples nothing is lost."""
-        face = F.interpolate(drawn_face(), scale_factor=6, mode="nearest")
-        face[:, :, 320:400:8] = torch.eye(6).double()[5][:, None, None]
-        cut = mouth_of_maps(face, 32)[0, 5]
-        shifted = mouth_of_maps(face.roll(3, 2), 32)[0, 5]
-        assert (cut - shifted).abs().max() < 0.15
+    @pytest.mark.parametrize(("size", "place", "scale"), [(96, 20, 6), (56, 8, 4)], ids=["576", "224"])
+    def test_every_pixel_of_a_large_map_counts(self, size, place, scale):
+        """Three lines of a pixel below the lips weigh what they measure: none falls between two samples."""
+        face = F.interpolate(drawn_face(size, place, place), scale_factor=scale, mode="nearest")
+        columns = slice((place + 10) * scale, (place + 30) * scale)
+        for first in range(scale):
+            rows = [(place + 35) * scale + first + line * (scale + 1) for line in range(3)]
+            lined = face.clone()
+            lined[0, :, rows, columns] = torch.eye(6).double()[2][:, None, None]
+            added = (mouth_of_maps(lined, 48) - mouth_of_maps(face, 48))[0, 2].sum()
+            # 32 of the face's 40 pixels are 48 of the cut: 1.5 a pixel, along both axes
+            assert added == pytest.approx(3 / scale * 20 * 1.5**2, rel=0.05)
 
     def test_an_open_mouth_differs(self):
         face = drawn_face()

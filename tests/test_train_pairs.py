@@ -14,6 +14,7 @@ from unisync_loss.clips import list_clips, load_clip
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.face_model import mirrored_points
 from unisync_loss.materials import take_over
+from unisync_loss.painting import RINGS
 from unisync_loss.providers import visual_of_frames
 from unisync_loss.recipe import TrainConfig, expert_config
 from unisync_loss.representations.parsing import mouth_of_maps
@@ -121,7 +122,7 @@ class TestAugmentation:
         assert changed[mirrored].mean() == pytest.approx(37.5, abs=2)
 
     def test_crops_and_features(self):
-        assert augment_crop(torch.rand(3, 13, 76, 2)).shape == (3, 13, 76, 2)
+        assert augment_crop(torch.rand(3, 13, len(RINGS), 2)).shape == (3, 13, len(RINGS), 2)
         features = torch.randn(64, 26, 32)
         changed = augment_features(features)
         same = (changed == features).all((1, 2)).float().mean()

@@ -29,7 +29,7 @@ class FaceParser:
         device: to put it on; None is the CPU.
 
     Raises:
-        ValueError: for a model that is none, lacks classes of the mouth, or cannot be had, within seconds.
+        ValueError: for a model that is none, lacks classes of nose or lips, or cannot be had, within seconds.
         ImportError: without transformers.
     """
 

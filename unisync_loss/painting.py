@@ -16,6 +16,8 @@ from unisync_loss.representations.parsing import LEAST_AREA, MOUTH_SHARE
 #: mesh points that bound the groups of a parsing map
 RINGS = (*FACE_OVAL, *NOSE, *OUTER_LIPS, *INNER_LIPS)
 _PARTS = np.cumsum([len(FACE_OVAL), len(NOSE), len(OUTER_LIPS)])
+_FLAT = 1e-7  # area of what has none
+_AT_ONCE = 64  # pictures: what is computed on the way is several times as large as a map
 _LINES = 3  # in a row of pixels; along a line coverage is exact
 
 Floats = NDArray[np.float32]
@@ -25,12 +27,20 @@ def paint(rings: Floats, size: int) -> Floats:
     """Paint the groups: the oval of the face, the nose, both lips and what is between them.
 
     Args:
-        rings: (T, G, 2) the mesh points :data:`RINGS` as shares of width and height.
+        rings: (T, G, 2) the mesh points :data:`RINGS` as shares of width and height, none NaN.
         size: pixels of the map's sides.
 
     Returns:
         (T, P, size, size): how much of a pixel belongs to each of :data:`unisync_loss.config.PARSING_GROUPS`.
     """
+    maps = np.empty((len(rings), len(PARSING_GROUPS), size, size), np.float32)
+    for start in range(0, len(rings), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        maps[part] = _paint(rings[part], size)
+    return maps
+
+
+def _paint(rings: Floats, size: int) -> Floats:
     oval, nose, outer, inner = np.split(rings, _PARTS, axis=1)
     # both rings of the lips run along the lower side to the left corner and back along the upper one
     turn = LEFT_CORNER + 1
@@ -63,7 +73,8 @@ def paint_mouths(rings: Floats, side: int) -> Floats:
     rings = rings.clip(0, 1)
     oval, _, outer, _ = np.split(rings, _PARTS, axis=1)
     area, _ = area_and_middle(oval)
-    _, middle = area_and_middle(outer)
+    lips, middle = area_and_middle(outer)
+    middle = np.where(lips[:, None] < _FLAT, 0.5, middle)  # the whole mouth may be beyond the picture
     extent = MOUTH_SHARE * np.sqrt(np.maximum(area, LEAST_AREA))
     return paint((rings - middle[:, None]) / extent[:, None, None] + 0.5, side)
 
@@ -74,7 +85,7 @@ def area_and_middle(polygons: Floats) -> tuple[Floats, Floats]:
     next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
     cross = x * next_y - next_x * y
     area = cross.sum(1) / 2
-    flat = np.abs(area) < 1e-7
+    flat = np.abs(area) < _FLAT
     moments = np.stack([((x + next_x) * cross).sum(1), ((y + next_y) * cross).sum(1)], axis=1)
     middle = moments / (6 * np.where(flat, 1, area))[:, None]
     return np.abs(area), np.where(flat[:, None], polygons.mean(1), middle)

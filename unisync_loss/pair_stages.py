@@ -55,10 +55,7 @@ def _pictures(crops: Tensor, augmented: bool) -> Tensor:
 
 
 def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
-    """Augmented segments (N, L, …) as the expert takes them; for small experts with the mean of their clips at the end.
-
-    A small expert takes the mean off each frame (N, L + 1, …).
-    """
+    """Augmented segments (N, L, …); for small experts (N, L + 1, …), the mean of their clip last: it is taken off."""
     series, rest = seen["series"], seen["rest"]
     if config.architecture == "small":
         series = torch.cat([series, rest], dim=1)

@@ -29,7 +29,7 @@ the mean of the training part. Place, size and turn of the head are taken out of
 #: what the generator of each representation is
 GENERATORS = {
     "rgb": _DRAWN,
-    "parsing": _DRAWN + " What it draws are probabilities of skin, lips and mouth, shown here as colours.",
+    "parsing": _DRAWN + " What it draws are probabilities of skin, nose, lips and mouth, shown here as colours.",
     "landmarks": _MOVED + " What it moves are landmarks, shown here as lines.",
     "3dmm": _MOVED + " What it moves are coefficients of a linear face model, shown here as that model's landmarks.",
 }

@@ -37,7 +37,7 @@ MOUTH_SHARE = 0.8
 LEAST_AREA = 1e-2  # of a face, as a share of the map
 _LEAST_PIXELS = 1e-3  # a map without lips has its mouth in the middle
 _FIRST_LIP = PARSING_GROUPS.index("upper_lip")
-_FINE = 128  # pixels of a map's side from which on several of its pixels go into one of the cut
+_FINE = 128  # pixels of a map's side up to which none lies between two samples of the cut
 _OTHER = ("background", "l_ear", "r_ear", "ear_r", "neck", "neck_l", "cloth", "hair", "hat")
 
 
@@ -85,7 +85,7 @@ def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class ParsingInput(VisualInput):
-    """Probabilities (B, T, 6, H, W) or integer labels (B, T, H, W) of the groups → (B, T, 6, H, W).
+    """Probabilities (B, T, 6, H, W) that sum to 1 or integer labels (B, T, H, W) of the groups → (B, T, 6, H, W).
 
     The groups are, in this order, other, skin, nose, upper_lip, lower_lip, mouth (what is between the lips); see
     :func:`mouth_groups` for the classes of a parser. Labels have no gradient, probabilities do.
@@ -96,8 +96,8 @@ class ParsingInput(VisualInput):
         """The shape, with the groups."""
         groups = len(PARSING_GROUPS)
         return (
-            f"(B, T, {groups}, H, W) probabilities or (B, T, H, W) whole-number labels of {', '.join(PARSING_GROUPS)} "
-            "(mouth_groups makes them from the classes of a parser), H and W at least 16"
+            f"(B, T, {groups}, H, W) probabilities that sum to 1 or (B, T, H, W) whole-number labels of "
+            f"{', '.join(PARSING_GROUPS)} (mouth_groups makes them from the classes of a parser), H and W at least 16"
         )
 
     def forward(self, video: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
     """Cut the mouth out of parsing maps: around the middle of the lips, in proportion to the face, differentiably.
 
     Args:
-        maps: (N, 6, H, W) probabilities of the groups.
+        maps: (N, 6, H, W) probabilities of the groups, that sum to 1.
         side: pixels of what comes out.
 
     Returns:
@@ -138,7 +138,7 @@ def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
     extent = MOUTH_SHARE * (face.sum((1, 2, 3)) / (height * width)).clamp(min=LEAST_AREA).sqrt()
     theta = torch.diag_embed(extent[:, None].expand(-1, 2))
     theta = torch.cat([theta, middle[:, :, None]], dim=2)
-    finer = max(1, max(height, width) // _FINE)
+    finer = -(-max(height, width) // _FINE)
     grid = F.affine_grid(theta, [*face.shape[:2], finer * side, finer * side], align_corners=False)
     cut = F.avg_pool2d(F.grid_sample(face, grid, padding_mode="zeros", align_corners=False), finer)
     return torch.cat([1 - cut.sum(1, keepdim=True), cut], dim=1)
