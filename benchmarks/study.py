@@ -5,10 +5,10 @@
 
 ``convergence``: samples (windows that entered a loss, all stages) until a validation AUC, for Wav2Lip's recipe (its
 random pairs of one clip, no margin, Adam 1e-4), ``paper`` and ``fast``; the same network, clips and augmentation.
-``ablations``: cross-speaker share and margins, random pairs, the pairs of ``unisync eval`` on TEST with
-intervals. Started again, it goes on; runs that are done are not done again. All runs see the same number of samples (``--samples``), from scratch or
-from one expert (``--init``: where a loss leads, not how soon it leaves the plateau); settings as of
-`unisync train` may follow, such as hubert=hubert-small or device=cuda precision=bf16.
+``ablations``: cross-speaker share and margins, random pairs, the pairs of ``unisync eval`` on TEST with intervals.
+Started again, it goes on; runs that are done are not done again. All runs see the same number of samples
+(``--samples``), from scratch or from one expert (``--init``: where a loss leads, not how soon it leaves the plateau);
+settings as of `unisync train` may follow, such as hubert=hubert-small or device=cuda precision=bf16.
 """
 
 from __future__ import annotations
