@@ -100,6 +100,21 @@ def convergence_row(name: str, seed: int, out: Path) -> dict[str, Any]:
     return {"recipe": name, "seed": seed, **reached, "best_auc": max(value for _, value in curve), "curve": curve}
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Curves of all runs, a colour a recipe."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(row["recipe"] for row in rows))}
+    for row in rows:
+        label = row["recipe"] if row["seed"] == 0 else None
+        axes.plot(*zip(*row["curve"], strict=True), color=colours[row["recipe"]], label=label, linewidth=1)
+    axes.set(xlabel="samples", ylabel="validation AUC", ylim=(0.5, None))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Scores of a run's best checkpoint on TEST by the pairs of ``unisync eval``, kept beside it."""
     path = out / "eval.json"
@@ -134,11 +149,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1_000_000, help="of a run")
     parser.add_argument("--init", help="expert that all runs start from; {seed} stands for the run's")
+    parser.add_argument("--plot", type=Path, help="curves of convergence, a picture")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs")
     options = parser.parse_intermixed_args()
-    if options.study == "ablations" and not options.test:
-        parser.error("expected --test for ablations")
+    if options.study == "ablations" and (options.plot or not options.test):
+        parser.error("expected --test for ablations, and no --plot")
     rows = []
     for name, seed, out in runs(CONVERGENCE if options.study == "convergence" else ablations(options.audio), options):
         if options.study == "convergence":
@@ -149,6 +165,8 @@ def main() -> None:
             print(name, seed, rows[-1]["pairs"])
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.json, json.dumps({"study": options.study, "rows": rows}, indent=1) + "\n")
+    if options.plot:
+        draw(rows, options.plot)
     if options.study == "ablations":
         for name in dict.fromkeys(row["cell"] for row in rows):
             values = np.array([row["pairs"]["accuracy"] for row in rows if row["cell"] == name])
