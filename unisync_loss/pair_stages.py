@@ -37,7 +37,7 @@ def see(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -
     if config.architecture == "paper":
         return learner.expert.encode_visual(video)
     shown = video if config.visual == "parsing" else learner.expert.visual_input(video)
-    frames = learner.visual.look_at_mouths(shown)
+    frames = learner.visual.look_at_mouths(shown.to(learner.log_scale.dtype))
     if not augmented:
         return learner.visual.encode_frames(frames - frames.mean(1, keepdim=True))
     segment, clip = frames[:, :-1], frames[:, -1:]
@@ -63,10 +63,10 @@ def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
 
 
 def trained_towers(learner: Learner) -> list[nn.Module]:
-    """Both towers; of small experts on rgb all but the aligner."""
+    """Both towers; of small experts all but the aligner, in the parts that are called."""
     expert = learner.expert
-    if expert.config.visual == "rgb" and expert.config.architecture == "small":
-        return [learner.stem, learner.visual.trunk, expert.audio_tower]
+    if expert.config.architecture == "small":
+        return [learner.visual.stem, learner.visual.trunk, expert.audio_tower]
     return [expert.visual_tower, expert.audio_tower]
 
 
