@@ -29,7 +29,7 @@ from unisync_loss.materials import listener, load_clips
 from unisync_loss.pretrained import load_expert
 from unisync_loss.protocols import summarise
 from unisync_loss.stages import Learner
-from unisync_loss.train import train
+from unisync_loss.train import prepare_run
 from unisync_loss.validation import embed_data
 
 AUCS = (0.75, 0.8, 0.88)
@@ -81,7 +81,11 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
                 bound = budget(preset, options.samples, bool(options.init))
                 config, expert = recipe.resolve(given, None, [*SMALL, *settings, *bound, *options.settings])
                 tell(f"{name}, seed {seed}")
-                train(config, expert, resume=True, say=tell)
+                run = prepare_run(config, expert, tell)
+                run.begin(resume=True)
+                run.go()
+                if run.stopped:
+                    sys.exit("stopped; the same command goes on from here")
                 write_atomically(done, "")
             yield name, seed, out
 

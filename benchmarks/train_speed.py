@@ -124,8 +124,9 @@ def main() -> None:
     runs = {preset: start(preset, preset) for preset in ("paper", "fast")}
     device = runs["paper"].engine.device
     folders = as_wav2lip_keeps_it(runs["paper"], cache, options.out / "wav2lip")
-    # as many items an epoch as there are clips, as there; a small folder is listed often enough for a batch
-    dataset = Wav2LipLoader(folders * (1 + BATCH // len(folders)))
+    # as many items an epoch as there are clips, as there; loaders start anew each epoch, which a small folder must not
+    # make them do all the time
+    dataset = Wav2LipLoader(folders * (1 + 40 * BATCH // len(folders)))
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=options.workers, drop_last=True)
     stage = RandomPairStage(PairPlan(), BATCH, augment=False)
     steps: dict[str, Callable[[], int]] = {}
