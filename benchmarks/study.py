@@ -57,15 +57,15 @@ def ablations(audio: str) -> dict[str, tuple[str, list[str]]]:
     return cells
 
 
-def budget(preset: str, samples: int, init: bool) -> list[str]:
+def budget(config: recipe.TrainConfig, samples: int) -> list[str]:
     """Settings with which a run sees so many samples and is validated about every 11,520."""
-    if preset == "paper":
-        return [f"steps={samples // 64}", "val_every=180"]
-    steps = samples // 576
+    segment = config.frames - WINDOW_FRAMES + 1
+    windows = config.batch if config.pairs == "random" else config.clips * config.segments * segment
+    steps = samples // windows
     # of small experts on rgb; what starts from an expert has the last stage alone
-    geometry, sync = (0, 0) if init else (steps // 6, steps // 5)
+    geometry, sync = (0, 0) if config.init else (steps // 6, steps // 5)
     stages = {"steps": steps, "geometry_steps": geometry, "sync_steps": sync, "joint_steps": steps - geometry - sync}
-    return [*(f"{name}={count}" for name, count in stages.items()), "val_every=20"]
+    return [*(f"{name}={count}" for name, count in stages.items()), f"val_every={max(1, 11_520 // windows)}"]
 
 
 def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> Iterator[tuple[str, int, Path]]:
@@ -78,8 +78,10 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
                 given = {"data": options.data, "val": options.val, "out": str(out), "preset": preset, "seed": seed}
                 given |= {"init": [options.init.format(seed=seed)]} if options.init else {}
                 given |= {"audio": options.audio, "visual": options.visual, "cache": str(options.out / "cache")}
-                bound = budget(preset, options.samples, bool(options.init))
-                config, expert = recipe.resolve(given, None, [*SMALL, *settings, *bound, *options.settings])
+                own = [*SMALL, *settings]
+                config, _ = recipe.resolve(given, None, [*own, *options.settings])
+                bound = budget(config, options.samples)
+                config, expert = recipe.resolve(given, None, [*own, *bound, *options.settings])
                 tell(f"{name}, seed {seed}")
                 run = prepare_run(config, expert, tell)
                 run.begin(resume=True)

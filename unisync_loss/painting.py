@@ -51,13 +51,13 @@ def _paint(rings: Floats, size: int) -> Floats:
     left = np.ones((len(rings), size, size), np.float32)
     painted = {}
     # what lies in front is painted first; the rest has what is left of a pixel
-    for group, ring in {"mouth": inner, "lower_lip": lower, "upper_lip": upper, "nose": nose, "skin": oval}.items():
-        covered = coverage(ring, size)
-        if group == "skin":  # the oval holds all other groups
-            covered = covered - (1 - left)
-        painted[group] = np.clip(covered, 0, left)
+    for group, ring in {"mouth": inner, "lower_lip": lower, "upper_lip": upper, "nose": nose}.items():
+        painted[group] = np.minimum(coverage(ring, size), left)
         left = left - painted[group]
-    return np.stack([painted.get(group, left) for group in PARSING_GROUPS], axis=1)
+    # the oval holds all of these
+    painted["skin"] = np.clip(coverage(oval, size) - (1 - left), 0, left)
+    painted["other"] = left - painted["skin"]
+    return np.stack([painted[group] for group in PARSING_GROUPS], axis=1)
 
 
 def paint_mouths(rings: Floats, side: int) -> Floats:
@@ -73,14 +73,16 @@ def paint_mouths(rings: Floats, side: int) -> Floats:
     rings = rings.clip(0, 1)
     oval, _, outer, _ = np.split(rings, _PARTS, axis=1)
     area, _ = area_and_middle(oval)
-    lips, middle = area_and_middle(outer)
-    middle = np.where(lips[:, None] < _FLAT, 0.5, middle)  # the whole mouth may be beyond the picture
+    _, middle = area_and_middle(outer)
     extent = MOUTH_SHARE * np.sqrt(np.maximum(area, LEAST_AREA))
     return paint((rings - middle[:, None]) / extent[:, None, None] + 0.5, side)
 
 
 def area_and_middle(polygons: Floats) -> tuple[Floats, Floats]:
-    """Area (T,) and centre of mass (T, 2) of polygons (T, V, 2); of one without area, the mean of its corners."""
+    """Area (T,) and centre of mass (T, 2) of polygons (T, V, 2); of one without area, the middle of the picture.
+
+    A mouth that is beyond the picture has none, once it is cut at the edge.
+    """
     x, y = polygons[..., 0], polygons[..., 1]
     next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
     cross = x * next_y - next_x * y
@@ -88,7 +90,7 @@ def area_and_middle(polygons: Floats) -> tuple[Floats, Floats]:
     flat = np.abs(area) < _FLAT
     moments = np.stack([((x + next_x) * cross).sum(1), ((y + next_y) * cross).sum(1)], axis=1)
     middle = moments / (6 * np.where(flat, 1, area))[:, None]
-    return np.abs(area), np.where(flat[:, None], polygons.mean(1), middle)
+    return np.abs(area), np.where(flat[:, None], 0.5, middle)
 
 
 def coverage(polygons: Floats, size: int) -> Floats:
