@@ -92,6 +92,8 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     for init in config.init:
         taken |= (sides := take_over(learner.expert, init))
         say(f"taken over from {init}: {' and '.join(sorted(sides))}")
+    if taken == {"audio"} and expert_config.visual == "rgb" and expert_config.architecture == "small":
+        raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
     if config.hold and config.hold not in taken:
         raise ValueError(f"hold: expected a tower taken over ({', '.join(taken)}), got {config.hold}")
     engine = Engine(config, learner.to(device), data, world)
@@ -112,7 +114,7 @@ class Run:
         """Start at the first step of the first stage."""
         self.config, self.engine, self.val, self.say = config, engine, val, say
         self.out, self.world, self.expert = Path(config.out), engine.world, engine.learner.expert
-        self.stages = config.stages(self.expert.config)
+        self.stages = [stage for stage in config.stages(self.expert.config) if stage[2] > 0]
         self.log = Log(self.out, say) if self.world.first else None
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
@@ -150,7 +152,8 @@ class Run:
                 self.log.close()
         if self.stopped:
             return
-        if self.world.first and self.config.val and (self.out / "best").is_dir():
+        finds_mouths = bool(self.config.init) or self.stages[0][0] == "align"
+        if self.world.first and self.config.val and (self.out / "best").is_dir() and finds_mouths:
             if self.expert.config.visual == "rgb" and self.expert.config.architecture == "small":
                 self._choose_threshold(self.config.val)  # the aligner has not been asked yet
 
