@@ -160,6 +160,23 @@ class TestStep:
         assert rough["p_positive"] != exact["p_positive"]
         assert rough["loss"].item() == pytest.approx(exact["loss"].item(), rel=0.05)
 
+    def test_gradients_beyond_half_floats_are_passed_over(self, folder, cache, tmp_path, data):
+        """As GradScaler does: the weights stay, and the next loss is scaled by half as much, until it fits."""
+        few = {"clips": 2, "segments": 1, "frames": 9}  # half floats are slow on a CPU
+        engine = Engine(settings(folder, cache, tmp_path, precision="fp16", **few), Learner(CONFIG), data, ALONE)
+        stage = engine.config.stages(CONFIG)[0][1]
+        engine.prepare(stage, 1e-3)
+        engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 2.0**127})
+        before = [weights.clone() for weights in engine.learner.parameters()]
+        engine.step(stage, (0, 0), 4, 1e-3)
+        assert all(map(torch.equal, before, engine.learner.parameters()))
+        assert engine.scaler.get_scale() == 2.0**126
+        engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 16.0})
+        engine.step(stage, (0, 1), 4, 1e-3)
+        assert not all(map(torch.equal, before, engine.learner.parameters()))
+        assert all(weights.isfinite().all() for weights in engine.learner.parameters())
+        engine.close()
+
     def test_negatives_of_two_silences_have_no_weight(self, engine):
         stage = RandomPairStage(PairPlan(), 16, augment=False, skip_silence=True)
         batch = stage.draw(engine.data, engine.generator(0, 0)[0], 0)
@@ -308,6 +325,18 @@ class TestRun:
         run.go()
         assert told == [True] * 3
         assert run.step == 3
+
+    def test_the_scale_of_half_floats_is_gone_on_with(self, folder, cache, tmp_path):
+        config = settings(folder, cache, tmp_path, precision="fp16")
+        scales = []
+        for resume in (False, True):
+            run = prepare_run(config, expert_config("mel", "landmarks"), lambda line: None)
+            run.begin(resume=resume)
+            scales.append(run.engine.scaler.get_scale())
+            run.engine.scaler.load_state_dict(run.engine.scaler.state_dict() | {"scale": 1024.0})
+            run.save()
+            run.engine.close()
+        assert scales == [65536.0, 1024.0]
 
     def test_weights_that_are_no_numbers_are_not_saved(self, folder, cache, tmp_path):
         run = prepare_run(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), lambda line: None)

@@ -195,6 +195,20 @@ class TestInit:
         assert {record["stage"] for record in log} == {"joint"}
         assert any("taken over from mel-rgb: audio and visual" in line for line in lines)
 
+    def test_an_ear_alone_finds_no_mouth(self, folder, cache, tmp_path):
+        save_pretrained(UniSyncExpert(UniSyncConfig(visual="landmarks")), tmp_path / "ear")
+        with pytest.raises(ValueError, match="expected one that sees rgb, too"):
+            run(folder, cache, tmp_path / "run", "mel", "rgb", init=(str(tmp_path / "ear"),))
+        assert not (tmp_path / "run").exists()
+
+    def test_stages_without_steps_are_left_out(self, folder, cache, tmp_path):
+        lines = run(folder, cache, tmp_path / "run", "mel", "rgb", align_steps=0, sync_steps=0)
+        log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        assert list(dict.fromkeys(record["stage"] for record in log)) == ["geometry", "joint"]
+        assert (tmp_path / "run" / "curves.png").exists()
+        # no aligner: nobody could find the mouths in the files
+        assert not any("choosing the threshold" in line for line in lines)
+
     def test_an_ear_of_one_and_an_eye_of_another_that_is_held(self, folder, cache, tmp_path):
         """What is held stays as it is, to the bit, in mode of evaluation too; the other learns."""
         for name, visual in (("ear", "rgb"), ("eye", "landmarks")):
