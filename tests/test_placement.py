@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
 from unisync_loss.materials import listener, load_clips
+from unisync_loss.pair_stages import see
 from unisync_loss.parallel import ALONE
 from unisync_loss.recipe import TrainConfig, expert_config
 from unisync_loss.representations.landmarks import _fit_tables
 from unisync_loss.representations.mel import mel_spectrogram
 from unisync_loss.stages import Learner
-from unisync_loss.validation import embed_data
 
 GPU = torch.device("cuda", 0)
 PAIRS = [(audio, visual) for audio in ("mel", "hubert") for visual in ("rgb", "parsing", "landmarks", "3dmm")]
@@ -106,5 +106,6 @@ def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, 
         with GPU:
             terms = stage.loss(moved(learner), batch.to(GPU))
         assert {value.device for value in terms.values()} == {GPU}
-    validated = embed_data(stages[-1][1], data)
-    assert {part.device.type for clip in validated for part in (clip.audio, clip.visual)} == {"cpu"}
+    with GPU:  # as validation does
+        seen = see(stages[-1][1], drawn[-1].to(GPU), augmented=False)
+    assert seen.device == GPU
