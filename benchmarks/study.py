@@ -70,7 +70,7 @@ def budget(config: recipe.TrainConfig, samples: int) -> list[str]:
 
 def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> Iterator[tuple[str, int, Path]]:
     """Train every cell with every seed, in turn by seed, so that an early end leaves whole comparisons."""
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for name, (preset, settings) in cells.items():
             out = options.out / name.replace(" ", "-").replace(",", "") / str(seed)
             done = out / "done"
@@ -114,7 +114,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(row["recipe"] for row in rows))}
     for row in rows:
-        label = row["recipe"] if row["seed"] == 0 else None
+        label = row["recipe"] if row["seed"] == rows[0]["seed"] else None
         axes.plot(*zip(*row["curve"], strict=True), color=colours[row["recipe"]], label=label, linewidth=1)
     axes.set(xlabel="samples", ylabel="validation AUC", ylim=(0.5, None))
     axes.legend(frameon=False)
@@ -152,7 +152,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--audio", default="mel")
     parser.add_argument("--visual", default="rgb")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cells", nargs="+", help="only these recipes or ablations; several machines share the work")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=1_000_000, help="of a run")
     parser.add_argument("--init", help="expert that all runs start from; {seed} stands for the run's")
     parser.add_argument("--plot", type=Path, help="curves of convergence, a picture")
@@ -161,8 +162,11 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     if options.study == "ablations" and (options.plot or not options.test):
         parser.error("expected --test for ablations, and no --plot")
+    cells = CONVERGENCE if options.study == "convergence" else ablations(options.audio)
+    if not set(options.cells or []) <= set(cells):
+        parser.error(f"--cells: expected some of {', '.join(cells)}, got {', '.join(options.cells)}")
     rows = []
-    for name, seed, out in runs(CONVERGENCE if options.study == "convergence" else ablations(options.audio), options):
+    for name, seed, out in runs({name: cells[name] for name in options.cells or cells}, options):
         if options.study == "convergence":
             rows.append(convergence_row(name, seed, out))
             print(name, seed, {key: value for key, value in rows[-1].items() if key != "curve"})
