@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "unisync_loss"
 #: a module imports only from lines above its own, and from its own line
 LAYERS = [
-    {"config", "files", "progress", "ahead"},
+    {"config", "files", "tables", "progress", "ahead"},
     {"functional", "lip_closures"},
     {"aligner", "streams", "hub", "readers", "mfcc", "face_finder", "offsets", "clip_offsets", "fingerprints"},
     {"media", "model_files"},

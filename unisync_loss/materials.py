@@ -89,7 +89,7 @@ def mixed(odds: NDArray[np.float64], folder: NDArray[np.int64], mix: Sequence[fl
 def standardise(expert: UniSyncExpert, data: ClipData) -> None:
     """Store mean and deviation of the training clips' coefficients in an expert on 3dmm; others need none."""
     if isinstance(expert.visual_input, MorphableInput):
-        expert.visual_input.measure(torch.from_numpy(data.seen["series"][:, 0]))
+        expert.visual_input.measure(torch.from_numpy(data.seen["series"][:, 0].copy()))
 
 
 class _Progress:

@@ -1,10 +1,11 @@
-"""Training data in memory, and the batches drawn from it: many clips, a few short segments of each, every pair scored.
+"""Training data, and the batches drawn from it: many clips, a few short segments of each, every pair scored.
 
 Axes: N segments of a batch, L frames of a segment, W = L - 4 windows of a segment.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ from unisync_loss.pairs import PairPlan, draw_pairs
 from unisync_loss.parallel import ALONE, World
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.series import series_of_mesh
+from unisync_loss.tables import Table
 
 TEMPO = (0.85, 1.18)  # of clips that are drawn as if spoken slower or faster
 
@@ -70,13 +72,16 @@ class ClipData:
         listen: Listen | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Read the cache into a few large arrays."""
+        """Read the cache into a few large arrays, in files without a name."""
         self.config = config
         listen = listen or partial(_mel_of, config)
         part = part_of(config)
         kept = [entry for entry in entries if is_cached(entry, folder, part)]
-        self.entries, parts = [], []
+        self.entries: list[ClipEntry] = []
         self.broken: dict[str, str] = {}
+        frames, steps, voiced = [], [], []
+        seen, once = (defaultdict[str, Table](partial(Table, folder)) for _ in range(2))
+        audio = Table(folder)
         for done, entry in enumerate(kept):
             progress(done, len(kept))
             try:
@@ -84,18 +89,25 @@ class ClipData:
             except (SafetensorError, TypeError, ValueError) as error:
                 self.broken[entry.name] = f"{cache_path(entry, folder, part).name} in the cache cannot be used: {error}"
                 continue
-            if aligned is not None:
-                self.entries.append(entry)
-                parts.append(aligned)
-        if not parts:
+            if aligned is None:
+                continue
+            self.entries.append(entry)
+            frames.append(aligned.frames)
+            steps.append(len(aligned.audio))
+            voiced.append(aligned.voiced)
+            audio.add(aligned.audio)
+            for name, values in aligned.seen.items():
+                seen[name].add(values)
+            for name, values in aligned.once.items():
+                once[name].add(values[None])
+        if not self.entries:
             raise ValueError(f"expected at least one clip of {shortest} frames with a face and a voice, got none")
-        self.frames = np.array([part.frames for part in parts])
-        self.first_frame = np.cumsum([0, *self.frames[:-1]])
-        self.first_step = np.cumsum([0, *[len(part.audio) for part in parts[:-1]]])
-        self.seen = {name: np.concatenate([part.seen[name] for part in parts]) for name in parts[0].seen}
-        self.audio = np.concatenate([part.audio for part in parts])
-        self.voiced = np.concatenate([part.voiced for part in parts])
-        self.once = {name: np.stack([part.once[name] for part in parts]) for name in parts[0].once}
+        self.frames, self.voiced = np.array(frames), np.concatenate(voiced)
+        self.first_frame = np.cumsum([0, *frames[:-1]])
+        self.first_step = np.cumsum([0, *steps[:-1]])
+        self.seen = {name: table.array() for name, table in seen.items()}
+        self.once = {name: table.array() for name, table in once.items()}
+        self.audio = audio.array()
         _, self.speaker = np.unique([entry.speaker for entry in self.entries], return_inverse=True)
         self.odds = speaker_odds(self.speaker, self.frames)
 

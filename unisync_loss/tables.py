@@ -1,0 +1,46 @@
+"""Large arrays that grow by pieces, in files without a name: what is used lies in memory as far as there is room."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Table:
+    """Pieces with equal axes but the first, one after the other.
+
+    The file goes with the last array that shows it, or with the process, however that ends.
+
+    Args:
+        folder: where there is room; where it cannot be written, the system's temporary folder is taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the file."""
+        self._folder = str(folder) if os.access(folder, os.W_OK) else gettempdir()
+        self._file = TemporaryFile(dir=self._folder)
+        self._rows, self._row = 0, np.empty(0)
+
+    def add(self, piece: NDArray[Any]) -> None:
+        """Write a piece.
+
+        Raises:
+            OSError: on a full disk; the folder is named.
+        """
+        try:
+            self._file.write(np.ascontiguousarray(piece).data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._folder) from error
+        self._rows += len(piece)
+        self._row = piece[:0]
+
+    def array(self) -> NDArray[Any]:
+        """All pieces, to read; nothing can be added any more. There must be one that is not empty."""
+        with self._file as file:
+            file.flush()
+            return np.memmap(file, self._row.dtype, "r", shape=(self._rows, *self._row.shape[1:]))
