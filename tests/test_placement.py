@@ -16,7 +16,7 @@ from unisync_loss.pair_stages import see
 from unisync_loss.parallel import ALONE
 from unisync_loss.recipe import TrainConfig, expert_config
 from unisync_loss.representations.landmarks import _fit_tables
-from unisync_loss.representations.mel import mel_spectrogram
+from unisync_loss.representations.mel import _filter_bank, mel_spectrogram
 from unisync_loss.stages import Learner
 
 GPU = torch.device("cuda", 0)
@@ -42,7 +42,10 @@ class Made(TorchDispatchMode):
 
 @pytest.fixture
 def fake(monkeypatch):
-    mel_spectrogram(torch.zeros(1, 640))  # its filters are made once and kept: for real
+    # what is made once and kept is made anew, for real: other tests may have made it in inference mode
+    _filter_bank.cache_clear()
+    mel_spectrogram(torch.zeros(1, 640))
+    _fit_tables.cache_clear()
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self: np.zeros(tuple(self.shape), np.float32))
     with FakeTensorMode(allow_non_fake_inputs=True), Made():
         yield
