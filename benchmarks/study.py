@@ -61,7 +61,10 @@ def budget(config: recipe.TrainConfig, samples: int) -> list[str]:
     """Settings with which a run sees so many samples and is validated about every 11,520."""
     segment = config.frames - WINDOW_FRAMES + 1
     windows = config.batch if config.pairs == "random" else config.clips * config.segments * segment
+    windows *= config.accumulate
     steps = samples // windows
+    if not steps:
+        sys.exit(f"--samples: expected a batch of {windows} or more, got {samples}")
     # of small experts on rgb; what starts from an expert has the last stage alone
     geometry, sync = (0, 0) if config.init else (steps // 6, steps // 5)
     stages = {"steps": steps, "geometry_steps": geometry, "sync_steps": sync, "joint_steps": steps - geometry - sync}
@@ -152,8 +155,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--audio", default="mel")
     parser.add_argument("--visual", default="rgb")
-    parser.add_argument("--cells", nargs="+", help="only these recipes or ablations; several machines share the work")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cells", nargs="+", help="only these recipes or ablations; settings come before")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the seeds, not their number")
     parser.add_argument("--samples", type=int, default=1_000_000, help="of a run")
     parser.add_argument("--init", help="expert that all runs start from; {seed} stands for the run's")
     parser.add_argument("--plot", type=Path, help="curves of convergence, a picture")

@@ -17,7 +17,7 @@ from unisync_loss.parallel import ALONE
 from unisync_loss.recipe import TrainConfig, expert_config
 from unisync_loss.representations.landmarks import _fit_tables
 from unisync_loss.representations.mel import _filter_bank, mel_spectrogram
-from unisync_loss.stages import Learner
+from unisync_loss.stages import Learner, hear
 
 GPU = torch.device("cuda", 0)
 PAIRS = [(audio, visual) for audio in ("mel", "hubert") for visual in ("rgb", "parsing", "landmarks", "3dmm")]
@@ -110,5 +110,9 @@ def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, 
             terms = stage.loss(moved(learner), batch.to(GPU))
         assert {value.device for value in terms.values()} == {GPU}
     with GPU:  # as validation does
-        seen = see(stages[-1][1], drawn[-1].to(GPU), augmented=False)
-    assert seen.device == GPU
+        learner, batch = stages[-1][1], drawn[-1].to(GPU)
+        seen, heard = (
+            see(learner, batch, augmented=False),
+            hear(learner, batch, 13 if pairs == "all" else 5, augmented=False),
+        )
+    assert seen.device == heard.device == GPU

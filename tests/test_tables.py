@@ -45,12 +45,20 @@ def test_the_file_has_no_name_and_goes_with_the_array(tmp_path):
     assert held() == 0
 
 
+@pytest.mark.parametrize("other", [np.zeros((1, 2, 3), np.float16), np.zeros((1, 2, 2))], ids=["shape", "dtype"])
+def test_rows_of_another_kind(tmp_path, other):
+    table = Table(tmp_path)
+    fill(table)
+    with pytest.raises(ValueError, match=r"expected rows of \(dtype\('float16'\), \(2, 2\)\), got"):
+        table.add(other)
+
+
 def test_where_there_is_no_room_the_folder_is_named(tmp_path):
     table, limits = Table(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match=tmp_path.name):
-            table.add(np.zeros(10**6))
+            [table.add(np.zeros(10)) for _ in range(13)]  # small pieces are not kept back
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 

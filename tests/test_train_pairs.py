@@ -208,6 +208,15 @@ class TestInit:
         assert (tmp_path / "run" / "curves.png").exists()
         # no aligner: nobody could find the mouths in the files
         assert not any("choosing the threshold" in line for line in lines)
+        lines = run(folder, cache, tmp_path / "aligned", "mel", "rgb", geometry_steps=0, sync_steps=0)
+        assert any("choosing the threshold" in line for line in lines)
+
+    def test_nothing_to_do(self, folder, cache, tmp_path):
+        with pytest.raises(ValueError, match="steps: expected some of a stage that learns sync, got 0"):
+            run(folder, cache, tmp_path / "run", "mel", "rgb", sync_steps=0, joint_steps=0)
+        with pytest.raises(ValueError, match="joint_steps: expected 0 or more, got -1"):
+            run(folder, cache, tmp_path / "run", "mel", "rgb", joint_steps=-1)
+        assert not (tmp_path / "run").exists()
 
     def test_an_ear_of_one_and_an_eye_of_another_that_is_held(self, folder, cache, tmp_path):
         """What is held stays as it is, to the bit, in mode of evaluation too; the other learns."""

@@ -1,4 +1,4 @@
-"""What a run starts from: clips in memory, the model that listens, weights of an earlier expert."""
+"""What a run starts from: clips, the model that listens, weights of an earlier expert."""
 
 from __future__ import annotations
 

@@ -158,7 +158,8 @@ def draw_curves(out: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    records = read_log(out)
+    if not (records := read_log(out)):  # a first stage of 0 steps
+        return
     stages = list(dict.fromkeys(record["stage"] for record in records))
     panels = (
         ("loss", ("loss", "margin", "plateau")),

@@ -66,7 +66,8 @@ class TrainConfig(PairPlan):
         hubert: HuBERT of the features, ``owner/name[@revision]`` or a folder; None is the expert's.
         preset: ``"fast"`` or ``"paper"``, already applied to the values here.
         seed: of everything drawn.
-        align_steps: steps of the aligner stage (small experts on rgb).
+        align_steps: steps of the aligner stage (small experts on rgb); with 0, the threshold is that of mouths cut by
+            landmarks.
         geometry_steps: steps of the mouth-motion stage (the same, preset fast).
         sync_steps: steps of contrast on the measured motion (the same).
         joint_steps: steps of contrast with everything unfrozen (the same).
@@ -154,6 +155,9 @@ class TrainConfig(PairPlan):
         for name in ("clips", "segments", "batch", "accumulate", "val_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("align_steps", "geometry_steps", "sync_steps", "joint_steps", "steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.frames < 5:
             raise ValueError(f"frames: expected 5 or more, got {self.frames}")
         if len(self.betas) != 2:

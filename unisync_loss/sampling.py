@@ -60,7 +60,8 @@ class ClipData:
         progress: told the clips done and in all.
 
     Raises:
-        ValueError: when no clip is long enough.
+        ValueError: when no clip is long enough, or a file of the cache is of another kind than the others.
+        OSError: on a full disk.
     """
 
     def __init__(

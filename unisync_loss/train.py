@@ -34,6 +34,7 @@ from unisync_loss.validation import validate
 SHORTEST_VAL = 7  # frames: two windows that are two frames apart
 _TELL_SECONDS = 10.0  # between records of progress
 STATE = "state.safetensors"
+TEACHING = ("align", "geometry")  # stages that learn from landmarks, without a voice
 
 
 def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, say: Say) -> None:
@@ -46,12 +47,15 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, sa
         say: takes lines of progress.
 
     Raises:
-        ValueError: for an expert that cannot be trained from video files, or unusable data.
+        ValueError: for an expert that cannot be trained from video files, unusable data, or nothing to do.
+        OSError: on a full disk.
         FileExistsError: when ``OUT`` holds a run and ``resume`` is False.
         FloatingPointError: when the loss is not finite; the batch is saved.
     """
     if expert_config.visual != "rgb":
         check_provided(expert_config)
+    if not any(steps for name, _, steps, _ in config.stages(expert_config) if name not in TEACHING):
+        raise ValueError("steps: expected some of a stage that learns sync, got 0")
     out = Path(config.out)
     if (out / LOG).exists() and not resume:
         raise FileExistsError(f"{out} holds a run: pass --resume to go on, or choose another --out")
@@ -78,16 +82,7 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     cache = Path(config.cache or out / "cache")
     expert_config, listen = listener(expert_config, config.hubert, cache / "hubert", device)
     torch.manual_seed(config.seed)
-    load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, say=say)
-    if not world.first:
-        world.wait()  # the first process fills the cache
-    shortest = SHORTEST if config.pairs == "random" else config.frames
-    data = load(config.data, shortest=shortest, mix=config.mix)
-    val = load([config.val], shortest=SHORTEST_VAL) if config.val else None
-    if world.first:
-        world.wait()
     learner = Learner(expert_config)
-    standardise(learner.expert, data)
     taken: set[str] = set()
     for init in config.init:
         taken |= (sides := take_over(learner.expert, init))
@@ -96,6 +91,16 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
         raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
     if config.hold and config.hold not in taken:
         raise ValueError(f"hold: expected a tower taken over ({', '.join(taken)}), got {config.hold}")
+    load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, say=say)
+    if not world.first:
+        world.wait()  # the first process fills the cache
+    shortest = SHORTEST if config.pairs == "random" else config.frames
+    data = load(config.data, shortest=shortest, mix=config.mix)
+    val = load([config.val], shortest=SHORTEST_VAL) if config.val else None
+    if world.first:
+        world.wait()
+    if "visual" not in taken:
+        standardise(learner.expert, data)
     engine = Engine(config, learner.to(device), data, world)
     return Run(config, engine, val, say)
 
@@ -114,7 +119,7 @@ class Run:
         """Start at the first step of the first stage."""
         self.config, self.engine, self.val, self.say = config, engine, val, say
         self.out, self.world, self.expert = Path(config.out), engine.world, engine.learner.expert
-        self.stages = [stage for stage in config.stages(self.expert.config) if stage[2] > 0]
+        self.stages = config.stages(self.expert.config)
         self.log = Log(self.out, say) if self.world.first else None
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
@@ -152,8 +157,7 @@ class Run:
                 self.log.close()
         if self.stopped:
             return
-        finds_mouths = bool(self.config.init) or self.stages[0][0] == "align"
-        if self.world.first and self.config.val and (self.out / "best").is_dir() and finds_mouths:
+        if self.world.first and self.config.val and (self.out / "best").is_dir() and self.config.align_steps > 0:
             if self.expert.config.visual == "rgb" and self.expert.config.architecture == "small":
                 self._choose_threshold(self.config.val)  # the aligner has not been asked yet
 
@@ -171,7 +175,7 @@ class Run:
     def _run_stage(self, name: str, stage: Stage[Any], steps: int, rate: float) -> None:
         engine, config = self.engine, self.config
         engine.prepare(stage, rate)
-        contrasts, watch = name not in ("align", "geometry"), self.watch()
+        contrasts, watch = name not in TEACHING, self.watch()
         pace, saved, terms = _Pace(engine, self.step), time.monotonic(), {}
         while self.step < steps and not self.stopped:
             terms = engine.step(stage, (self.stage, self.step), steps, rate)
