@@ -119,6 +119,11 @@ class UniSyncConfig:
         return WINDOW_STEPS[self.audio]
 
     @property
+    def finds_mouths(self) -> bool:
+        """Whether the expert has an aligner, which finds the mouth in each picture: ``small`` on RGB."""
+        return self.visual == "rgb" and self.architecture == "small"
+
+    @property
     def steps_per_frame(self) -> Fraction:
         """Audio steps per video frame: 16/5 for mel, 2 for HuBERT."""
         return Fraction(STEP_RATE[self.audio], FPS)

@@ -179,12 +179,12 @@ class TrainConfig(PairPlan):
         """
         augment, shuffled = self.augment, self.shuffle_labels
         size = BatchSize(self.clips, self.segments, self.frames, self, self.skip_silence, augment, shuffled)
-        aligned = expert.visual == "rgb" and expert.architecture == "small"
         align: tuple[str, Stage[Any], int, float] = ("align", AlignStage(), self.align_steps, 1e-3)
         if self.pairs == "random":
             pairs = RandomPairStage(self, self.batch, augment, self.skip_silence, shuffled)
-            return [align] * (aligned and not self.init) + [("pairs", pairs, self.steps, self.learning_rate)]
-        if not aligned:
+            before = [align] if expert.finds_mouths and not self.init else []
+            return [*before, ("pairs", pairs, self.steps, self.learning_rate)]
+        if not expert.finds_mouths:
             return [("sync", ContrastStage(size), self.steps, self.learning_rate)]
         joint: tuple[str, Stage[Any], int, float] = (
             "joint",

@@ -54,7 +54,7 @@ class Learner(nn.Module):
         """Build the expert and the softmax scale."""
         super().__init__()
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.visual == "rgb" and config.architecture == "small":
+        if config.finds_mouths:
             first = self.visual.trunk[0]
             assert isinstance(first, nn.Conv1d)
             with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without

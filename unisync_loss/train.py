@@ -87,7 +87,7 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     for init in config.init:
         taken |= (sides := take_over(learner.expert, init))
         say(f"taken over from {init}: {' and '.join(sorted(sides))}")
-    if taken == {"audio"} and expert_config.visual == "rgb" and expert_config.architecture == "small":
+    if taken == {"audio"} and expert_config.finds_mouths:
         raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
     if config.hold and config.hold not in taken:
         raise ValueError(f"hold: expected a tower taken over ({', '.join(taken)}), got {config.hold}")
@@ -157,9 +157,9 @@ class Run:
                 self.log.close()
         if self.stopped:
             return
-        if self.world.first and self.config.val and (self.out / "best").is_dir() and self.config.align_steps > 0:
-            if self.expert.config.visual == "rgb" and self.expert.config.architecture == "small":
-                self._choose_threshold(self.config.val)  # the aligner has not been asked yet
+        aligned = self.expert.config.finds_mouths and self.config.align_steps > 0
+        if self.world.first and self.config.val and (self.out / "best").is_dir() and aligned:
+            self._choose_threshold(self.config.val)  # the aligner has not been asked yet
 
     def _choose_threshold(self, folder: str) -> None:
         """Set the best checkpoint's threshold on whole validation files, just as ``unisync eval`` reads them."""
