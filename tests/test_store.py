@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import tarfile
 
 import numpy as np
@@ -10,11 +9,10 @@ import pytest
 from safetensors.numpy import load, save
 from small_store import write_store
 
-from unisync_loss.clips import decode_window, list_clips, list_split, load_clip
+from unisync_loss.clips import list_clips, list_split, load_clip
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.decoded import DecodedClips
 from unisync_loss.materials import load_clips
-from unisync_loss.media import encode_frames, encode_wav, read_clip, write_clip
+from unisync_loss.media import encode_frames, encode_wav
 from unisync_loss.shards import Gatherer, Part, open_store, read_part
 from unisync_loss.store import is_store, list_records, read_features, read_member, read_record, read_window
 
@@ -101,30 +99,6 @@ def test_windows_outside(root, start, frames):
         read_window(list_records(root)[0], start, frames)
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_decoded_once(root, tmp_path, monkeypatch, caplog, on_disk):
-    folder = tmp_path / "decoded" if on_disk else None
-    with caplog.at_level("INFO"):
-        clips = DecodedClips(list_records(root), folder)
-    assert f"3 clips decoded take 0.02 GB in {folder or 'RAM'}" in caplog.text
-    assert clips.bytes == 3 * 60 * 192 * 192 * 3
-    expected = read_window(clips.records[1], 7)
-    window = clips.window(1, 7)
-    monkeypatch.setattr("unisync_loss.decoded.read_record", None)  # from here on nothing can be decoded
-    again = DecodedClips(list_records(root), folder) if on_disk else clips
-    for found in (window, clips.window(1, 7), again.window(1, 7)):
-        assert np.array_equal(found.frames, expected.frames)
-        assert np.array_equal(found.waveform, expected.waveform)
-    assert np.shares_memory(clips.frames(1), clips.window(1, 7).frames)
-    with pytest.raises(ValueError, match=r"expected frames within 0\.\.60"):
-        clips.window(1, 56)
-    if on_disk:
-        assert [path.stat().st_size // 1000 for path in folder.iterdir()] == [60 * 192 * 192 * 3 // 1000]
-        monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 8, 1))
-        with pytest.raises(ValueError, match=r"expected room for 0\.0 GB, got 0\.0 GB"):
-            DecodedClips(list_records(root), folder)
-
-
 def test_damaged_stores(root):
     index = sorted((root / "shards").glob("*.jsonl"))[0]
     tar = index.with_suffix(".tar")
@@ -141,7 +115,7 @@ def test_damaged_stores(root):
         list_records(root)
 
 
-def test_training_reads_a_store_like_a_folder(root, clips, tmp_path):
+def test_training_reads_a_store_like_a_folder(root):
     (root / "offsets.csv").write_text("clip,offset_frames\nc/s0/clip_000.mp4,2\nc/s1/clip_001.mp4,\n")
     entries = list_clips(root)
     assert is_store(root)
@@ -150,13 +124,6 @@ def test_training_reads_a_store_like_a_folder(root, clips, tmp_path):
         ("c/s0/clip_002.mp4", "c/s0", 0.0),
     ]
     assert len(load_clip(entries[0]).frames) == 58
-    assert decode_window(entries[0], 3).frames.shape == (5, 192, 192, 3)
-    frames, sound = clips["c/s0/clip_000"]
-    path = tmp_path / "plain" / "c" / "s" / "a.mp4"
-    path.parent.mkdir(parents=True)
-    write_clip(path, frames, sound)
-    window = decode_window(list_clips(tmp_path / "plain")[0], 30)
-    assert np.array_equal(window.frames, read_clip(path).frames[30:35])
 
 
 def test_splits_of_a_store(clips, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_media import clicks, film, mux, onsets
 
-from unisync_loss.media import read_clip, read_stretch
+from unisync_loss.media import read_clip
 from unisync_loss.streams import Sound, open_media, read_facts, stream_pictures
 
 
@@ -82,39 +82,6 @@ def test_large_pictures_are_shrunk(tmp_path):
     write(tmp_path / "a.mkv", np.arange(5) / 25, size=(128, 96))
     with open_media(tmp_path / "a.mkv") as container:
         assert next(stream_pictures(container, short_side=48)).frame.shape == (48, 64, 3)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [("mkv", "libx264"), ("mpg", "mpeg2video"), ("webm", "libvpx-vp9"), ("avi", "mpeg4")]
-)
-def test_a_stretch_is_what_the_whole_shows_there(tmp_path, suffix, codec):
-    path = tmp_path / f"a.{suffix}"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream(codec, rate=25, options={"g": "30"})
-        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-        sound = container.add_stream({"webm": "libopus", "mkv": "aac"}.get(suffix, "mp2"), rate=48000, layout="mono")
-        for picture in film(90):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        samples = clicks(3.6, 48000, at=(0.5, 2.0, 3.2))
-        size = sound.codec_context.frame_size or 960
-        form = sound.codec_context.format.name
-        for start in range(0, samples.size - size, size):
-            block = samples[None, start : start + size]
-            block = block if form.startswith("flt") else (block * 32767).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format=form, layout="mono")
-            frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), start
-            container.mux(sound.encode(frame))
-        container.mux(video.encode(None))
-        container.mux(sound.encode(None))
-    whole = read_clip(path)
-    for start in (0, 7, 44, 80):
-        part = read_stretch(path, start, 5)
-        assert np.array_equal(part.frames, whole.frames[start : start + 5])
-        assert part.waveform.shape == (3200,)
-    later = read_stretch(path, 45, 10)  # 1.8 … 2.2 s
-    assert onsets(later.waveform)[0] == pytest.approx(onsets(whole.waveform)[1] - 1.8, abs=0.0015)
-    with pytest.raises(ValueError, match=r"expected frames 88\.\.93, got 2"):
-        read_stretch(path, 88, 5)
 
 
 def test_facts(tmp_path):

@@ -28,7 +28,6 @@ _SKIN = (50, 280, 205, 425, 151, 9)  # points of the mesh: cheeks, forehead
 _LEAP = 6  # frames between which movement is measured
 _SLICE, _STEP = 1024, 256  # samples of a spectrum, and between two
 _HELD = 21  # spectra, a third of a second: a note is held so long, a vowel glides
-_BROAD = 21  # bins, 330 Hz
 
 Picture = NDArray[np.uint8]
 Array = NDArray[np.float64]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
-from unisync_loss.media import Clip, read_clip, read_stretch
-from unisync_loss.store import Record, is_store, list_records, read_record, read_window
+from unisync_loss.media import Clip, read_clip
+from unisync_loss.store import Record, is_store, list_records, read_record
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
@@ -121,25 +121,6 @@ def decode_clip(entry: ClipEntry) -> Clip:
         ValueError: when it cannot be decoded.
     """
     return read_clip(entry.path) if entry.record is None else read_record(entry.record)
-
-
-def decode_window(entry: ClipEntry, start: int, frames: int = WINDOW_FRAMES) -> Clip:
-    """Decode a stretch of a clip as it lies, from the key frame before it on.
-
-    Args:
-        entry: the clip.
-        start: first frame.
-        frames: number of frames.
-
-    Returns:
-        Frames (frames, H, W, 3) and waveform (640 frames,), as :func:`decode_clip` gives them there.
-
-    Raises:
-        ValueError: for a stretch outside of the clip, or when it cannot be decoded.
-    """
-    if entry.record is not None:
-        return read_window(entry.record, start, frames)
-    return read_stretch(entry.path, start, frames)
 
 
 def load_clip(entry: ClipEntry) -> Clip:

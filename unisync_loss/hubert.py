@@ -119,7 +119,7 @@ class HubertEncoder:
                 seconds and with the command that fetches it.
             ImportError: without transformers.
         """
-        network, preprocessor, identity = load_model("hubert", model, revision)
+        network, preprocessor, identity = load_model(model, revision)
         if preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise ValueError(f"HuBERT {model}: expected a model of 16000 Hz, got {preprocessor['sampling_rate']}")
         normalize = bool(preprocessor.get("do_normalize", True))

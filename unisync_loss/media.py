@@ -62,44 +62,17 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, sh
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
 
 
-def read_stretch(path: str | os.PathLike[str], start: int, frames: int) -> Clip:
-    """Decode a stretch of a video file from the key frame before it on; the same frames as `read_clip` gives there.
-
-    Args:
-        path: any file that FFmpeg reads.
-        start: first frame of 25 fps.
-        frames: number of frames.
-
-    Returns:
-        The stretch; its sound may differ from that of the whole in phase by half a sample of 16 kHz.
-
-    Raises:
-        ValueError: for a stretch outside of the video, or a file that cannot be decoded.
-        FileNotFoundError: when there is no such file.
-    """
-    facts = read_facts(path)
-    with open_media(path) as container:
-        shown = list(islice(every_frame(stream_pictures(container, start, zero=facts.zero), start), frames))
-    if start < 0 or len(shown) < frames:
-        raise ValueError(f"{path}: expected frames {start}..{start + frames}, got {len(shown)} of them")
-    with open_media(path) as container:
-        blocks = stream_sound(container, facts.zero + start / FPS, enter=start > 0)
-        sound = Sound(blocks).read(0, frames * SAMPLES_PER_FRAME)
-    return Clip(np.stack(shown), np.pad(sound, (0, frames * SAMPLES_PER_FRAME - sound.size)))
-
-
-def every_frame(pictures: Iterator[Picture], start: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """The frame on show at every tick from one on: in a hole the last one before it stays on show.
+def every_frame(pictures: Iterator[Picture]) -> Iterator[NDArray[np.uint8]]:
+    """Yield one frame per tick from 0 on; in a gap the frame before it is repeated.
 
     Args:
         pictures: of :func:`unisync_loss.streams.stream_pictures`.
-        start: first tick.
 
     Yields:
         (H, W, 3) uint8 RGB.
     """
     shown: NDArray[np.uint8] | None = None
-    tick = start
+    tick = 0
     for picture in pictures:
         for _ in range(tick, picture.tick):
             yield picture.frame if shown is None else shown

@@ -1,4 +1,4 @@
-"""Models of ``transformers``: bundled, of a folder or of the Hub, whole or not at all.
+"""HuBERT models of ``transformers``: bundled, from a folder or from the Hub, whole or not at all.
 
 A model is three files of one commit, or of one folder: ``config.json``, ``preprocessor_config.json`` and
 ``model.safetensors``. Older repositories (``facebook/hubert-*`` among them) hold ``pytorch_model.bin`` in its place;
@@ -14,22 +14,20 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from unisync_loss.hub import hub_source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import HubertModel
 
 #: what the package carries, one folder a name: experts, and the HuBERT that they hear through
 BUNDLED = Path(__file__).parent / "weights"
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS, _OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
 _SHA256 = re.compile("[0-9a-f]{64}")
-_NAMES = {"hubert": "HuBERT", "segformer": "SegFormer"}
-_CLASSES = {"hubert": "HubertModel", "segformer": "SegformerForSemanticSegmentation"}
 
 
 class LoadedModel(NamedTuple):
@@ -41,16 +39,15 @@ class LoadedModel(NamedTuple):
         identity: what tells the weights from any others: the commit, or the sha256 of a folder's weights.
     """
 
-    model: PreTrainedModel
+    model: HubertModel
     preprocessor: dict[str, Any]
     identity: str
 
 
-def load_model(kind: Literal["hubert", "segformer"], name: str | os.PathLike[str], revision: str) -> LoadedModel:
+def load_model(name: str | os.PathLike[str], revision: str) -> LoadedModel:
     """Load a bundled model, that of a folder, or of the Hub (the cache first, where the revision is a full commit).
 
     Args:
-        kind: of model.
         name: a folder, a bundled name, or ``owner/name`` on the Hub, looked for in this order.
         revision: of the Hub; of files on this disk the sha256 of their weights, if they are to be those and no others.
 
@@ -62,9 +59,9 @@ def load_model(kind: Literal["hubert", "segformer"], name: str | os.PathLike[str
     text = os.fspath(name)
     try:
         folder, identity = _find(text, revision)
-        return LoadedModel(_load(kind, folder), _read_json(folder / _PREPROCESSOR), identity)
+        return LoadedModel(_load(folder), _read_json(folder / _PREPROCESSOR), identity)
     except ValueError as error:
-        raise ValueError(f"{_NAMES[kind]} {text}@{revision}: {error}") from error
+        raise ValueError(f"HuBERT {text}@{revision}: {error}") from error
 
 
 def _find(name: str, revision: str) -> tuple[Path, str]:
@@ -122,26 +119,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _load(kind: str, folder: Path) -> PreTrainedModel:
+def _load(folder: Path) -> HubertModel:
     """Build the model from local files only; every weight must be in them."""
-    found_kind = _read_json(folder / _CONFIG).get("model_type")
-    if found_kind != kind:
-        raise ValueError(f"{_CONFIG}: expected a model of type {kind!r}, got {found_kind!r}")
+    kind = _read_json(folder / _CONFIG).get("model_type")
+    if kind != "hubert":
+        raise ValueError(f"{_CONFIG}: expected a model of type 'hubert', got {kind!r}")
     try:
-        import transformers
+        from transformers import HubertModel
     except ImportError as error:
-        raise ImportError(f"{_NAMES[kind]} needs transformers: pip install 'transformers>=5,<6'") from error
-    build = getattr(transformers, _CLASSES[kind]).from_pretrained
+        raise ImportError("HuBERT needs transformers: pip install 'transformers>=5,<6'") from error
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
-            model, found = build(folder, local_files_only=True, output_loading_info=True)
+            model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except Exception as error:  # the parsers of weights and config raise types of their own
             problem = " ".join(str(error).split())[:300]
             raise ValueError(f"cannot be loaded ({type(error).__name__}: {problem})") from error
     missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # of pre-training alone
     if missing:
         raise ValueError(f"{folder}: lacks {len(missing)} weights of the model, such as {missing[0]}")
-    loaded: PreTrainedModel = model
+    loaded: HubertModel = model
     return loaded
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_PICTURE = 1.0  # s that a picture may stay on show; a longer gap holds no pictures at all
-_RUN_IN = 0.2  # s of sound decoded before the first sample wanted: decoders need a packet or two to settle
 _NO_JUMPS = ("avi", "mpeg")  # containers in which times are guesses after a jump: read from the beginning
 _MOST_PIXELS = 2**27  # of a picture, 16K: decoding and turning it to RGB takes five bytes a pixel
 _KEPT = 60 * SAMPLE_RATE  # samples held behind what is being read
@@ -264,22 +263,18 @@ def upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
 
 
-def stream_sound(container: InputContainer, zero: float, *, enter: bool = False) -> Iterator[NDArray[np.float32]]:
+def stream_sound(container: InputContainer, zero: float) -> Iterator[NDArray[np.float32]]:
     """Decode the sound as 16 kHz mono from a time on, gaps filled with silence.
 
     Args:
         container: of :func:`open_media`.
         zero: time stamp in seconds of the first sample wanted: that of the first picture.
-        enter: go to that time, and do not decode what is before it.
 
     Yields:
         Blocks (S,) float32 in [-1, 1]; together they begin exactly at ``zero``.
     """
     written = 0  # samples since zero
     stream = audio_stream(container)
-    if enter and container.format.name not in _NO_JUMPS:
-        assert stream.time_base is not None
-        container.seek(int((zero - _RUN_IN) / stream.time_base), stream=stream)
     for begun, given, block in _runs(_decoded(container, stream)):
         place = round((begun - zero) * SAMPLE_RATE) + given
         for size in _portions(place - written):
