@@ -13,9 +13,27 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_FRAME, UniSyncConfig
 from unisync_loss.demo import Judge, bootstrap, run_demo
-from unisync_loss.demo_generator import LipGenerator, draw_batch, faces_of, generate, motion_correlation
-from unisync_loss.demo_material import GAP, SIZE, load_material, mel_around, references_of, split_time
+from unisync_loss.demo_generator import (
+    LipGenerator,
+    batch_losses,
+    draw_batch,
+    faces_of,
+    generate,
+    lower_half,
+    motion_correlation,
+)
+from unisync_loss.demo_material import (
+    GAP,
+    SIZE,
+    Material,
+    audio_windows,
+    load_material,
+    mel_around,
+    references_of,
+    split_time,
+)
 from unisync_loss.expert import UniSyncExpert
+from unisync_loss.loss import UniSyncLoss
 from unisync_loss.media import read_clip, write_clip
 
 FRAMES = 92  # a little over 3.5 s
@@ -44,6 +62,12 @@ def expert() -> UniSyncExpert:
     """A random expert of the smallest kind."""
     torch.manual_seed(0)
     return UniSyncExpert(UniSyncConfig(embedding=8))
+
+
+@pytest.fixture(scope="module")
+def material(clip: Path, expert: UniSyncExpert) -> Material:
+    """The clip as the generator takes it."""
+    return load_material(clip, expert)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +141,7 @@ def test_trainings_differ_by_the_loss_alone(out: Path) -> None:
     runs = json.loads((out / "demo.json").read_text())["runs"]
     # same weights and data: until the sync loss is faded in, after 10 % of the steps, the losses are the same
     assert runs["reconstruction"]["reconstruction"][0] == runs["unisync"]["reconstruction"][0]
+    assert runs["reconstruction"]["l1"] != runs["unisync"]["l1"]  # the sync term of the second step took part
 
 
 @pytest.mark.parametrize("frames", [88, 100, 250, 500])
@@ -128,8 +153,7 @@ def test_split_has_a_gap(frames: int) -> None:
     assert len(held) >= 20
 
 
-def test_held_out_part_never_trains(clip: Path, expert: UniSyncExpert) -> None:
-    material = load_material(clip, expert)
+def test_held_out_part_never_trains(material: Material) -> None:
     random = torch.Generator().manual_seed(0)
     batches = [draw_batch(material.train, random).frames for _ in range(100)]
     drawn = torch.cat(batches)
@@ -173,8 +197,7 @@ def test_upper_half_is_the_target() -> None:
     assert drawn.max() <= 1
 
 
-def test_generator_never_sees_the_lower_half_and_hears(clip: Path, expert: UniSyncExpert) -> None:
-    material = load_material(clip, expert)
+def test_generator_gets_audio_and_no_lower_half(material: Material) -> None:
     faces = faces_of(material, torch.arange(4))
     assert faces[:, :3, SIZE // 2 :].abs().max() == 0
     torch.manual_seed(0)
@@ -185,15 +208,48 @@ def test_generator_never_sees_the_lower_half_and_hears(clip: Path, expert: UniSy
     assert not torch.equal(drawn, generate(generator, material, late=5))
 
 
-def test_judge_shifts_the_audio(clip: Path, expert: UniSyncExpert) -> None:
-    material = load_material(clip, expert)
+def test_first_output_is_the_reference(material: Material) -> None:
+    frames = torch.arange(4)
+    drawn = LipGenerator()(mel_around(material.mel, frames), faces_of(material, frames))
+    torch.testing.assert_close(lower_half(drawn), lower_half(material.references[:4]).clamp(0.01, 0.99))
+
+
+def test_sync_loss_reaches_the_generator(material: Material, expert: UniSyncExpert) -> None:
+    generator = LipGenerator()
+    batch = draw_batch(material.train, torch.Generator().manual_seed(0))
+    _, sync = batch_losses(generator, material, batch, UniSyncLoss(expert))
+    sync.backward()
+    assert generator.out.weight.grad is not None
+    assert generator.out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("audio", ["mel", "hubert"])
+def test_audio_windows_embed_as_the_whole(material: Material, expert: UniSyncExpert, audio: str) -> None:
+    waveform = torch.from_numpy(material.waveform)[None]
+    if audio == "hubert":
+        torch.manual_seed(0)
+        expert = UniSyncExpert(UniSyncConfig(audio="hubert", audio_features=32, embedding=8))
+        whole_input = torch.randn(1, 2 * FRAMES, 32)
+        material = material._replace(audio="hubert", audio_input=whole_input[0])
+    else:
+        whole_input = waveform
+    expert.eval()
+    starts = torch.tensor([0, 1, 7, 40])
+    with torch.no_grad():
+        whole = expert.encode_audio(whole_input, FRAMES)[0]
+        windows = expert.encode_audio(audio_windows(material, starts), 5)[:, 0]
+    torch.testing.assert_close(windows, whole[starts], atol=1e-4, rtol=0)
+    torch.testing.assert_close(Judge(expert, material).audio, whole, atol=1e-4, rtol=0)
+
+
+def test_judge_shifts_the_audio(material: Material, expert: UniSyncExpert) -> None:
     judge = Judge(expert.eval(), material)
     truth = material.frames[material.held.start :]
     whole = expert(material.frames[None], torch.from_numpy(material.waveform)[None])[0]
     torch.testing.assert_close(judge.probability(truth), whole[material.held.start :], atol=1e-4, rtol=0)
     assert len(judge.probability(truth, 5)) == len(truth) - 4  # the gap and the training part lend their sound
     assert len(judge.probability(truth, -5)) == len(truth) - 4 - 5
-    late = Judge(expert, material._replace(heard=material.heard.roll(16, dims=0)))  # 16 steps are 5 frames
+    late = Judge(expert, material._replace(audio_input=material.audio_input.roll(16, dims=0)))  # 16 steps are 5 frames
     torch.testing.assert_close(late.probability(truth), judge.probability(truth, 5), atol=1e-4, rtol=0)
 
 
@@ -246,3 +302,7 @@ def test_files_that_cannot_be_used(expert: UniSyncExpert, tmp_path: Path) -> Non
 def test_options_that_cannot_be_used(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         run_demo(clip, tmp_path, UniSyncExpert(UniSyncConfig(embedding=8)), steps=0)
+    landmarks = UniSyncExpert(UniSyncConfig(visual="landmarks", visual_features=136, embedding=8))
+    with pytest.raises(ValueError, match="expected an expert on rgb, got mel-landmarks"):
+        run_demo(clip, tmp_path / "out", landmarks, steps=1)
+    assert not (tmp_path / "out").exists()

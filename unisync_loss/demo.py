@@ -1,9 +1,7 @@
-"""The demonstration: one small generator, trained twice on one clip, without and with the sync loss.
+"""Demonstration: one small generator, trained twice on one clip, without and with the sync loss.
 
 Both trainings share the seed, the first weights, the order of the data and the number of steps; the sync loss is the
-only difference. What is measured lies later in the clip than everything that was trained on.
-
-Axes: T frames, W windows of 5 frames.
+only difference. Measures are taken on frames later in the clip than all training frames.
 """
 
 from __future__ import annotations
@@ -21,17 +19,17 @@ from torch import Tensor
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.demo_generator import (
     SYNC_WEIGHT,
-    Generator,
+    LipGenerator,
     generate,
-    made_part,
+    lower_half,
     motion_correlation,
-    new_generator,
     train_generator,
 )
 from unisync_loss.demo_judge import Judge, Measure, bootstrap
-from unisync_loss.demo_material import Material, load_material, to_colours
+from unisync_loss.demo_material import Material, load_material
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.loss import UniSyncLoss
+from unisync_loss.progress import Pace
 from unisync_loss.report import new_figure, write_report
 from unisync_loss.report_page import LABELS
 
@@ -39,32 +37,31 @@ logger = logging.getLogger(__name__)
 DEFAULT_CLIP = Path(__file__).parent / "assets" / "demo.mp4"
 SHIFT = 5  # frames of the control that must score lower
 STEPS = 240
-CHECKS = 12  # times that training is interrupted to measure held-out frames
+CHECKS = 12  # number of times that held-out frames are measured during training
+SYNC_COST = 1.6  # time of a step with the sync loss, relative to one without
 
 RUNS = ("reconstruction", "unisync")
 LATE = (
     "The expert finds the clip's own audio {0:+d} frames ({1:+d} ms) late: both trainings learn from pairs out "
-    "of sync. Put it right first (unisync align)."
+    "of sync. Correct it first (unisync align)."
 )
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One training and what came of it.
+    """One training and its measures on held-out frames.
 
     Attributes:
-        seconds: training took.
-        l1: mean absolute error of what is generated on held-out frames: the lower half of pictures, all of the numbers.
+        seconds: duration of the training.
+        l1: mean absolute error of the lower half.
         psnr: the same in dB.
-        mouth_correlation: over time, of the mouth's motion with that of the true held-out frames.
+        mouth_correlation: over time, of the mouth's motion with that of the true frames.
         mouth_correlation_shifted: the same with the generator driven by audio that is 5 frames late.
-        offset_frames: estimated on held-out frames, positive = audio is late.
-        steps: of the points of ``reconstruction`` and ``sync``.
+        offset_frames: estimated, positive = audio is late.
         reconstruction: L1 of each step.
         sync: sync loss of each step, empty where it was not trained with.
         check_steps: steps at which held-out frames were measured.
-        check_probability: their mean probability; nothing is chosen by it.
+        check_probability: their mean probability; no choice depends on it.
     """
 
     seconds: float
@@ -81,12 +78,11 @@ class RunResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration measured; ``to_json`` is what ``demo.json`` holds.
+    """Measures of the demonstration; ``demo.json`` holds them.
 
     Attributes:
         clip: name of the clip.
-        expert: representations and architecture of the judge.
-        visual: what is generated.
+        expert: representations and architecture of the expert.
         seed: of weights and data order.
         steps: of each training.
         sync_weight: full weight of the sync loss.
@@ -94,17 +90,16 @@ class DemoResult:
         frames: of the clip, with ``train`` and ``held`` as [first, last) frames.
         probability: of held-out windows: ``truth``, ``truth_shifted``, ``reconstruction``, ``unisync`` and
             ``unisync_shifted``.
-        gain: ``unisync`` minus ``reconstruction``, window by window.
+        gain: ``unisync`` minus ``reconstruction``, per window.
         truth_offset_frames: estimated on the whole clip, positive = audio is late.
         runs: by name, ``reconstruction`` and ``unisync``.
         series: probability of every held-out window, for the plots.
-        seconds: everything took.
+        seconds: total duration.
         notes: warnings about the clip.
     """
 
     clip: str
     expert: str
-    visual: str
     seed: int
     steps: int
     sync_weight: float
@@ -122,7 +117,7 @@ class DemoResult:
 
     @property
     def learnt(self) -> bool:
-        """Whether the sync loss taught the lips: a sure gain, and sensitive to the audio's place."""
+        """Whether the gain is above zero with confidence, and late audio scores lower."""
         sensitive = self.probability["unisync"].mean > self.probability["unisync_shifted"].mean
         return self.gain.low > 0 and sensitive
 
@@ -140,62 +135,38 @@ class DemoResult:
 
     def to_json(self) -> str:
         """Return the result as JSON text."""
-        values = {**asdict(self), "learnt": self.learnt}
-        return json.dumps(values, indent=2) + "\n"
+        return json.dumps({**asdict(self), "learnt": self.learnt}, indent=2) + "\n"
 
 
-class Reporter:
-    """Says how far the work is, at most every two seconds."""
-
-    def __init__(self, progress: Progress, steps: int) -> None:
-        """Start the clock."""
-        self.progress, self.steps = progress, steps
-        self.start = self.last = time.monotonic()
-
-    def say(self, run: str, step: int, note: str) -> None:
-        """Report a step of a run with the time that is left of both."""
-        now = time.monotonic()
-        if now - self.last < 2 and step < self.steps:
-            return
-        self.last = now
-        dearer = 1.6  # a step with the sync loss against one without
-        done = step if run == "reconstruction" else self.steps + dearer * step
-        left = (now - self.start) / done * ((1 + dearer) * self.steps - done)
-        self.progress(f"{LABELS[run]}: step {step}/{self.steps}, {note}, {left // 60:.0f}:{left % 60:02.0f} left")
-
-
-def run_one(
-    run: str, material: Material, judge: Judge, steps: int, seed: int, reporter: Reporter
-) -> tuple[RunResult, Tensor]:
+def run_one(run: str, material: Material, judge: Judge, steps: int, seed: int, pace: Pace) -> tuple[RunResult, Tensor]:
     """Train once and measure the held-out frames.
 
     Returns:
-        The result and the held-out frames as generated, (T, …) as ``material.frames``.
+        The result and the held-out frames as generated, (T, 3, 96, 96).
     """
     start = time.monotonic()
     check_steps: list[int] = []
     check_probability: list[float] = []
 
-    def each(step: int, generator: Generator) -> None:
+    def each(step: int, generator: LipGenerator) -> None:
         if step % max(1, steps // CHECKS) == 0 or step == steps:
             check_steps.append(step)
             check_probability.append(float(judge.probability(generate(generator, material)).mean()))
-        reporter.say(run, step, f"probability {check_probability[-1]:.2f}" if check_probability else "starting")
+        done = step if run == "reconstruction" else steps + SYNC_COST * step
+        note = f", probability {check_probability[-1]:.2f}" if check_probability else ""
+        pace.tell(done, f"{LABELS[run]}: step {step}/{steps}{note}")
 
     sync_loss = UniSyncLoss(judge.expert) if run == "unisync" else None
     generator, reconstruction, sync = train_generator(material, steps, seed, sync_loss, each)
     drawn, shifted = generate(generator, material), generate(generator, material, late=SHIFT)
     truth = material.frames[material.held.start :]
-    error = made_part(material, drawn - truth)
-    pictures, true_pictures, shifted_pictures = (
-        to_colours(material.visual, video) for video in (drawn, truth, shifted)
-    )
+    error = lower_half(drawn - truth)
     result = RunResult(
         seconds=time.monotonic() - start,
         l1=float(error.abs().mean()),
         psnr=float(-10 * error.square().mean().clamp(min=1e-12).log10()),
-        mouth_correlation=motion_correlation(pictures, true_pictures),
-        mouth_correlation_shifted=motion_correlation(shifted_pictures, true_pictures),
+        mouth_correlation=motion_correlation(drawn, truth),
+        mouth_correlation_shifted=motion_correlation(shifted, truth),
         offset_frames=judge.offset(drawn, material.held.start),
         reconstruction=reconstruction,
         sync=sync,
@@ -212,41 +183,39 @@ def run_demo(
     *,
     seed: int = 0,
     steps: int | None = None,
-    progress: Progress = logger.info,
+    progress: Callable[[str], None] = logger.info,
 ) -> DemoResult:
     """Train both generators, measure them on held-out frames and write the report.
 
     Args:
         video: a clip of one face of at least 3.5 s; None takes the one that comes with the library.
         out: folder for ``report.html``, ``demo.mp4``, ``demo.json`` and pictures; made where missing.
-        expert: on the CPU; its visual representation is what the generators make.
+        expert: on RGB, on the CPU.
         seed: the same seed gives the same numbers on the same machine.
         steps: of each training; None takes 240, some three minutes on two cores.
-        progress: takes a line of text now and then.
+        progress: takes lines of text.
 
     Raises:
         ValueError: for a clip or an expert that cannot be used, or fewer than one step.
-        ImportError: without matplotlib; without MediaPipe, which makes all but RGB from video.
+        ImportError: without matplotlib.
         FileNotFoundError: when there is no such clip.
     """
     start = time.monotonic()
     steps = STEPS if steps is None else steps
     if steps < 1:
         raise ValueError(f"expected at least 1 step, got {steps}")
-    new_figure(1, 1)  # a missing matplotlib is better found now than after the trainings
+    new_figure(1, 1)  # a missing matplotlib is an error before the trainings rather than after them
     video = DEFAULT_CLIP if video is None else Path(video)
     material = load_material(video, expert.eval())
     out.mkdir(parents=True, exist_ok=True)
-    judge, reporter = Judge(expert, material), Reporter(progress, steps)
+    judge, pace = Judge(expert, material), Pace(progress, (1 + SYNC_COST) * steps)
     runs: dict[str, RunResult] = {}
-    drawn: dict[str, Tensor] = {}
+    videos = {"truth": material.frames[material.held.start :]}
     for run in RUNS:
-        runs[run], drawn[run] = run_one(run, material, judge, steps, seed, reporter)
-    result = summarise(video.name, material, judge, runs, drawn, seed=seed, seconds=time.monotonic() - start)
+        runs[run], videos[run] = run_one(run, material, judge, steps, seed, pace)
+    result = summarise(video.name, material, judge, runs, videos, seed=seed, seconds=time.monotonic() - start)
     progress("writing the report")
-    videos = {"truth": material.frames[material.held.start :], **drawn}
-    sound = material.waveform[material.held.start * SAMPLES_PER_FRAME :]
-    write_report(result, {name: to_colours(material.visual, video) for name, video in videos.items()}, sound, out)
+    write_report(result, videos, material.waveform[material.held.start * SAMPLES_PER_FRAME :], out)
     return result
 
 
@@ -255,30 +224,28 @@ def summarise(
     material: Material,
     judge: Judge,
     runs: dict[str, RunResult],
-    drawn: dict[str, Tensor],
+    videos: dict[str, Tensor],
     *,
     seed: int,
     seconds: float,
 ) -> DemoResult:
-    """Let the expert judge every version of the held-out frames."""
-    truth = material.frames[material.held.start :]
+    """Score every version of the held-out frames with the expert."""
     series = {
-        "truth": judge.probability(truth),
-        "truth_shifted": torch.cat([judge.probability(truth, late) for late in (-SHIFT, SHIFT)]),
-        "reconstruction": judge.probability(drawn["reconstruction"]),
-        "unisync": judge.probability(drawn["unisync"]),
-        "unisync_shifted": judge.probability(drawn["unisync"], SHIFT),
+        "truth": judge.probability(videos["truth"]),
+        "truth_shifted": torch.cat([judge.probability(videos["truth"], late) for late in (-SHIFT, SHIFT)]),
+        "reconstruction": judge.probability(videos["reconstruction"]),
+        "unisync": judge.probability(videos["unisync"]),
+        "unisync_shifted": judge.probability(videos["unisync"], SHIFT),
     }
     values = {name: probability.double().numpy() for name, probability in series.items()}
     late, config = judge.offset(material.frames, 0), judge.expert.config
     return DemoResult(
         clip=clip,
         expert=f"{config.name} ({config.architecture})",
-        visual=material.visual,
         seed=seed,
         steps=len(runs["unisync"].reconstruction),
         sync_weight=SYNC_WEIGHT,
-        parameters=sum(parameter.numel() for parameter in new_generator(material).parameters()),
+        parameters=sum(parameter.numel() for parameter in LipGenerator().parameters()),
         frames=len(material.frames),
         train=(material.train.start, material.train.stop),
         held=(material.held.start, material.held.stop),

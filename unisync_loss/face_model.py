@@ -1,7 +1,7 @@
 """A linear face model of our own: coefficients of an expression, from MediaPipe's mesh.
 
 A mean face and 40 axes, the principal components of how the training speakers' faces move within a clip
-(``examples/fit_face_model.py``). It stands in for the 3-D morphable models of the field without their licences, and is
+(``tools/fit_face_model.py``). It stands in for the 3-D morphable models of the field without their licences, and is
 neither equal nor convertible to any: coefficients of the Basel model or of FLAME need experts of their own. Who speaks
 adds a constant to the coefficients of a clip: axes of identity would share the mouth with those of expression, and take
 a third of its opening (measured).
@@ -42,19 +42,6 @@ def expression_of_mesh(mesh: Tensor) -> Tensor:
     points = rearrange(normalise_landmarks(mesh), "... n d -> ... (n d)")
     mean, solver = (table.to(points) for table in _tables())
     return (points - mean) @ solver
-
-
-def landmarks_of_expression(expression: Tensor) -> Tensor:
-    """The face that coefficients stand for, for looking at.
-
-    Args:
-        expression: (..., 40) of :func:`expression_of_mesh`.
-
-    Returns:
-        (..., 468, 3) as :func:`unisync_loss.representations.landmarks.normalise_landmarks` gives a mesh.
-    """
-    mean, solver = (table.to(expression) for table in _tables())
-    return rearrange(mean + expression @ torch.linalg.pinv(solver), "... (n d) -> ... n d", d=3)
 
 
 @functools.cache

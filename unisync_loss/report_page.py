@@ -20,19 +20,6 @@ LABELS = {
     "unisync": "with UniSyncLoss",
     "unisync_shifted": "with UniSyncLoss, audio 5 frames late",
 }
-_DRAWN = """a U-Net of {parameters} M parameters with Wav2Lip's inputs (target without its lower half, a reference,
-0.2 s of mel) at 96 &times; 96. It draws the lower half; the upper half is the target's. The reference is the mean of
-six training frames of other times in the most similar pose, not one frame: that spares such a small network the turning
-of the head."""
-_MOVED = """convolutions over 0.2 s of mel and two linear layers, {parameters} M parameters, which move a face at rest,
-the mean of the training part. Place, size and turn of the head are taken out of all faces first."""
-#: what the generator of each representation is
-GENERATORS = {
-    "rgb": _DRAWN,
-    "parsing": _DRAWN + " What it draws are probabilities of skin, nose, lips and mouth, shown here as colours.",
-    "landmarks": _MOVED + " What it moves are landmarks, shown here as lines.",
-    "3dmm": _MOVED + " What it moves are coefficients of a linear face model, shown here as that model's landmarks.",
-}
 
 
 def page(result: DemoResult, curves: bytes, film: bytes) -> str:
@@ -63,7 +50,7 @@ def page(result: DemoResult, curves: bytes, film: bytes) -> str:
         steps=result.steps,
         seed=result.seed,
         weight=f"{result.sync_weight:g}",
-        generator=GENERATORS[result.visual].format(parameters=f"{result.parameters / 1e6:.2f}"),
+        parameters=f"{result.parameters / 1e6:.2f}",
         minutes=f"{result.seconds / 60:.1f}",
     )
 
@@ -78,7 +65,7 @@ def other_rows(result: DemoResult) -> str:
     """Rows of what does not come from the expert, then of the offset and the time."""
     before, after = result.runs["reconstruction"], result.runs["unisync"]
     rows = (
-        ("error of what is generated (L1) ↓", f"{before.l1:.4f}", f"{after.l1:.4f}"),
+        ("error of the lower half (L1) ↓", f"{before.l1:.4f}", f"{after.l1:.4f}"),
         ("the same as PSNR ↑", f"{before.psnr:.2f} dB", f"{after.psnr:.2f} dB"),
         (
             "motion, correlation with the true lips ↑",
@@ -145,7 +132,10 @@ $notes
 <table><tr><th></th><th>reconstruction only</th><th>with UniSyncLoss</th></tr>$others</table>
 <h2>How it was made</h2>
 <ul>
-<li>Generator: $generator</li>
+<li>Generator: a U-Net of $parameters M parameters with Wav2Lip's inputs (target without its lower half, a reference,
+0.2 s of mel) at 96 &times; 96. It draws the lower half; the upper half is the target's. The reference is the mean of
+six training frames of other times in the most similar pose, not one frame: that spares such a small network the turning
+of the head.</li>
 <li>Both trainings: seed $seed, the same first weights, data order and $steps steps. The only difference: L1 against
 L1 + $weight &times; UniSyncLoss, faded in from 10 % to 35 % of the steps.</li>
 <li>Held out: the end of the clip, after a gap of 5 frames. Nothing was chosen on the held-out
