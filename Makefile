@@ -25,6 +25,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy adapters
+	$(BIN)/mypy research
+	$(BIN)/mypy tools
 
 clean:
 	rm -rf .venv out build dist *.egg-info

@@ -3,7 +3,7 @@
     python benchmarks/kill_resume.py --data FOLDER --out out/kill --kills 10 --json out/kill.json [KEY=VALUE …]
 
 Every process is killed after a random number of steps and a random moment more; settings may follow as of `unisync
-train`. A small folder will do, such as `examples/make_synthetic_clips.py` makes. On a CPU the weights must be equal to
+train`. A small folder will do, such as `python -m tools.synthetic` makes. On a CPU the weights must be equal to
 the bit.
 """
 

@@ -1,6 +1,6 @@
 """CPU seconds that ``unisync prepare`` takes per second of 25 fps video, and where they go.
 
-    python benchmarks/prepare_cost.py [VIDEO …] --json prepare_cost.json
+    python -m benchmarks.prepare_cost [VIDEO …] --json prepare_cost.json
 
 One input after the other in one process and one decoding thread, by process time: the load of other programs does not
 count. Each stage is charged what it does itself, without the stages that it calls. Without videos: a drawn face, 512².
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tools.synthetic.clip import synthesize_clip
 from unisync_loss import footage, prepare, tracks
 from unisync_loss.config import FPS
 from unisync_loss.face_finder import Boxes, Frame
@@ -26,7 +27,6 @@ from unisync_loss.media import write_clip
 from unisync_loss.shards import Part
 from unisync_loss.sources import list_sources
 from unisync_loss.streams import read_facts
-from unisync_loss.synthetic import synthesize_clip
 
 #: stages of the path that the target of 0.35 CPU seconds is for: what turns a picture into landmarks
 PATH = ("decode", "scene cut", "faces", "tracking", "crop", "landmarks")

@@ -1,6 +1,6 @@
 """Peak memory of ``unisync prepare`` on a short and on a long video: one drawn talking face, repeated.
 
-    python benchmarks/prepare_memory.py --minutes 10 120 --json prepare_memory.json
+    python -m benchmarks.prepare_memory --minutes 10 120 --json prepare_memory.json
 
 Each length is prepared by a program of its own; the peak is that of its largest process, the worker (Linux only).
 """
@@ -20,8 +20,8 @@ from typing import Any
 import av
 import numpy as np
 
+from tools.synthetic.clip import synthesize_clip
 from unisync_loss.media import write_clip
-from unisync_loss.synthetic import synthesize_clip
 
 SECONDS = 8  # of the face that is repeated
 

@@ -34,8 +34,8 @@ def expert():
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """Clips of three drawn people, two of each."""
+    from tools.synthetic.clip import synthesize_clip
     from unisync_loss.media import write_clip
-    from unisync_loss.synthetic import synthesize_clip
 
     root = tmp_path_factory.mktemp("clips")
     for speaker in range(3):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from small_store import write_store
 
+from tools.synthetic.clip import synthesize_clip
 from unisync_loss import load_expert
 from unisync_loss.clips import shift_audio
 from unisync_loss.doctor import examine, list_patients
 from unisync_loss.doctor_report import to_table, write_page
 from unisync_loss.media import Clip, encode_frames, encode_wav, write_clip
-from unisync_loss.synthetic import synthesize_clip
 
 pytest.importorskip("mediapipe")
 pytest.importorskip("scipy")

@@ -15,7 +15,7 @@ from unisync_loss.score import TrackScores, VideoScores
 from unisync_loss.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ["config", "functional", "expert", "loss", "metrics", "synthetic", "adapters.wav2lip", "adapters.geneface"]
+MODULES = ["config", "functional", "expert", "loss", "metrics", "adapters.wav2lip", "adapters.geneface"]
 
 
 @pytest.mark.parametrize("name", MODULES)

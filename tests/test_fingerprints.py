@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tools.synthetic.voice import random_sentence, random_voice, synthesize_voice
 from unisync_loss.fingerprints import (
     GRID,
     Repeat,
@@ -12,7 +13,6 @@ from unisync_loss.fingerprints import (
     print_sound,
     shrink_pictures,
 )
-from unisync_loss.synthetic_voice import random_sentence, random_voice, synthesize_voice
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from test_media import clicks, mux, onsets
 
+from tools.synthetic.clip import synthesize_clip
 from unisync_loss.clips import list_clips
 from unisync_loss.footage import Outcome, clips_of
 from unisync_loss.prepare import Task, part_name, prepare, prepare_one
 from unisync_loss.sources import list_sources
 from unisync_loss.store import list_records, read_features, read_lines, read_member, read_record
-from unisync_loss.synthetic import synthesize_clip
 
 
 def video(path, frames=50, *, fps=25, sound=None, start=0.0, boxes=True, size=96, sample_rate=16000):

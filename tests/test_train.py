@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tools.synthetic.clip import synthesize_clip
 from unisync_loss import UniSyncConfig, load_expert
 from unisync_loss.augment import (
     augment_motion,
@@ -23,7 +24,7 @@ from unisync_loss.cache import build_cache, load_cached
 from unisync_loss.clips import list_clips
 from unisync_loss.faces import MIRRORED_MOUTH
 from unisync_loss.media import write_clip
-from unisync_loss.objective import all_pairs_margin_loss, contrastive_loss, pair_kinds
+from unisync_loss.objective import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
 from unisync_loss.pairs import PairPlan
 from unisync_loss.recipe import TrainConfig
 from unisync_loss.sampling import ClipData, speaker_odds
@@ -33,11 +34,11 @@ from unisync_loss.stages import (
     BatchSize,
     Learner,
     SyncStage,
+    hear,
     motion_features,
     pose_error,
     sync_terms,
 )
-from unisync_loss.synthetic import synthesize_clip
 from unisync_loss.train import train
 
 
@@ -180,15 +181,16 @@ class TestObjective:
         assert kinds.cross.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
         assert kinds.ignored.int().tolist() == [[0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
 
-    def test_mismatches_come_nearer_as_the_curriculum_goes_on(self, data):
-        plan = PairPlan(far_shift=7, curriculum_steps=10)
-        nearest = []
-        for step in (0, 5, 10):
-            batch = SyncStage(BatchSize(clips=3, plan=plan)).draw(data, np.random.default_rng(0), step)
-            clip, speaker, time = batch.window_labels()
-            kinds = pair_kinds(clip, speaker, time, nearest=batch.nearest)
-            nearest.append((time[:, None] - time).abs()[kinds.same].min().item())
-        assert nearest == pytest.approx([7, 4, 2], abs=1)
+    def test_mismatches_of_a_clip_are_min_shift_apart(self, data):
+        torch.manual_seed(0)
+        learner = Learner(UniSyncConfig(visual="landmarks", embedding=16)).eval()
+        batch, visual = data.segments(np.array([2]), np.array([0]), 13), torch.rand(1, 9, 16)
+        probability = all_pairs(hear(learner, batch, 13, augmented=False)[0], visual[0])
+        apart = (torch.arange(9)[:, None] - torch.arange(9)).abs()
+        for shift, nearest in ((1, 2), (2, 2), (4, 4)):
+            size = BatchSize(plan=PairPlan(min_shift=shift), skip_silence=False, augment=False)
+            terms = sync_terms(learner, batch, visual, size)
+            assert terms["p_same"].item() == pytest.approx(probability[apart >= nearest].mean().item(), rel=1e-5)
 
     def test_all_pairs_know_which_windows_are_silent(self, folder, cache):
         quiet = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
@@ -300,7 +302,7 @@ def test_the_aligner_learns(data):
     errors = []
     for _ in range(40):
         optimiser.zero_grad()
-        terms = stage.loss(learner, stage.draw(data, generator, 0))
+        terms = stage.loss(learner, stage.draw(data, generator))
         terms["loss"].backward()
         optimiser.step()
         errors.append(terms["loss"].item())
@@ -311,7 +313,7 @@ def test_the_sync_stage_looks_at_no_picture(data):
     torch.manual_seed(0)
     learner = Learner(UniSyncConfig())
     stage = SyncStage(BatchSize(clips=3))
-    terms = stage.loss(learner, stage.draw(data, np.random.default_rng(0), 0))
+    terms = stage.loss(learner, stage.draw(data, np.random.default_rng(0)))
     terms["loss"].backward()
     assert all(parameter.grad is None for parameter in learner.stem.parameters())
     assert learner.visual.trunk[0].weight.grad[:, :MOTION_FEATURES].abs().sum() > 0
@@ -336,7 +338,7 @@ def finished(folder, cache, tmp_path_factory):
 class TestRun:
     def test_leaves_what_it_promises(self, finished):
         names = {path.name for path in finished.iterdir()}
-        assert {"last", "best", "top", "log.jsonl", "curves.png", "config.yaml", "state.safetensors"} <= names
+        assert {"last", "best", "log.jsonl", "curves.png", "config.yaml", "state.safetensors"} <= names
         expert = load_expert(finished / "last")
         assert expert(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
         log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
-from unisync_loss.hub import COMMIT, hub_source
+from unisync_loss.hub import hub_source
 from unisync_loss.model_files import BUNDLED
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -132,35 +132,6 @@ def save_pretrained(
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def pin(name: str, *, repo: str | None = None, revision: str | None = None) -> PretrainedInfo:
-    """Release ``weights/<name>``: check it and record it in ``weights/released.json``.
-
-    From a checkout: ``python -c "from unisync_loss.pretrained import pin; pin('mel-rgb')"``.
-
-    Args:
-        name: of the folder.
-        repo: ``owner/name`` where the same files are published; serves when the package does not carry them.
-        revision: full commit of that repository.
-
-    Raises:
-        ValueError: for a folder that does not load, or a repository without a full commit.
-    """
-    if (repo is None) != (revision is None) or not COMMIT.fullmatch(revision or "0" * 40):
-        raise ValueError(f"expected a repo with a revision of 40 hex digits, or neither, got {repo!r} and {revision!r}")
-    expert = load_expert(BUNDLED / name)
-    content = (BUNDLED / name / WEIGHTS).read_bytes()
-    entry = {
-        "config": asdict(expert.config),
-        "parameters": sum(parameter.numel() for parameter in expert.parameters()),
-        "size": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        **({} if repo is None else {"repo": repo, "revision": revision}),
-    }
-    table = dict(sorted({**_released(), name: entry}.items()))
-    _write(BUNDLED, {RELEASED: (json.dumps(table, indent=2) + "\n").encode()})
-    return list_pretrained()[name]
 
 
 def _released() -> dict[str, Any]:

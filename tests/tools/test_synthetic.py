@@ -1,3 +1,4 @@
+import doctest
 import itertools
 import subprocess
 import sys
@@ -6,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tools.synthetic.clip
+from tools.synthetic.clip import articulate, plan_clip, synthesize_clip
 from unisync_loss.media import read_clip
-from unisync_loss.synthetic import articulate, plan_clip, synthesize_clip
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_lips_close_for_p_b_m_and_at_rest():
     shut = 0
     for seed in range(10):
         segments = plan_clip(seed, 4.0).segments
-        opening = articulate(segments)[:, 0]  # a row a millisecond
+        opening = articulate(segments)[:, 0]  # one row per millisecond
         for segment in segments:
             middle = round(500 * (segment.start + segment.release))
             if segment.symbol in "pbm":
@@ -87,10 +89,16 @@ def test_the_embedded_clip():
     assert clip.frames.shape == (225, 192, 192, 3)
 
 
-def test_example(tmp_path):
-    command = [sys.executable, ROOT / "examples" / "make_synthetic_clips.py", "--out", tmp_path]
+def test_docstrings():
+    failed, tried = doctest.testmod(tools.synthetic.clip)
+    assert tried > 0
+    assert failed == 0
+
+
+def test_command(tmp_path):
+    command = [sys.executable, "-m", "tools.synthetic", "--out", tmp_path]
     options = ["--speakers", "2", "--clips", "1", "--seconds", "0.4", "--size", "64"]
-    subprocess.run([*command, *options], check=True, timeout=120)
+    subprocess.run([*command, *options], cwd=ROOT, check=True, timeout=120)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mp4")) == [
         "synthetic/s00/0.mp4",
         "synthetic/s01/0.mp4",

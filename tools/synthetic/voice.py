@@ -2,7 +2,7 @@
 
 After Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67 (1980): a glottal pulse train and noise go
 through a cascade of resonators, friction noise past it. Everything happens on a grid of control ticks of 1 ms, shared
-with the mouth (`unisync_loss.synthetic`), so that sound and picture cannot drift apart.
+with the mouth (`tools.synthetic.clip`), so that sound and picture cannot drift apart.
 """
 
 from __future__ import annotations

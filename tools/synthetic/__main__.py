@@ -1,10 +1,10 @@
-"""Make talking faces that belong to nobody: a data folder for a first training, or one clip.
+"""Draw talking faces: a data folder for a first training, or one clip.
 
-    python examples/make_synthetic_clips.py --out DIR --speakers 24 --clips 3 --seconds 3
-    python examples/make_synthetic_clips.py --clip unisync_loss/assets/demo.mp4 --seconds 9 --seed 21 --crf 26
+    python -m tools.synthetic --out DIR --speakers 24 --clips 3 --seconds 3
+    python -m tools.synthetic --clip unisync_loss/assets/demo.mp4 --seconds 9 --seed 21 --crf 26
 
-The second line made the clip that `unisync demo` uses. Every speaker has a face and a voice of their own; those of the
-first line have seeds of 700 and up, so that the demo's is none of them.
+The second line made the clip that `unisync demo` uses. Every speaker has one face and one voice; the first line takes
+speaker seeds from 700 on, so that none of its speakers is that of the demo.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from tools.synthetic.clip import synthesize_clip
 from unisync_loss.media import write_clip
-from unisync_loss.synthetic import synthesize_clip
 
 FIRST_SPEAKER = 700
 FIRST_CLIP = 5000
@@ -22,18 +22,17 @@ FIRST_CLIP = 5000
 
 def main() -> None:
     """Write a folder or a clip."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder to fill with synthetic/<speaker>/<clip>.mp4")
-    parser.add_argument("--clip", type=Path, help="write one clip here instead")
+    parser = argparse.ArgumentParser(prog="python -m tools.synthetic", description=__doc__.splitlines()[0])
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, help="folder to fill with synthetic/<speaker>/<clip>.mp4")
+    target.add_argument("--clip", type=Path, help="write one clip here instead")
     parser.add_argument("--speakers", type=int, default=24)
-    parser.add_argument("--clips", type=int, default=3, help="of each speaker")
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--clips", type=int, default=3, help="per speaker")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per clip")
     parser.add_argument("--size", type=int, default=192, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--crf", type=int, default=23, help="H.264 quality, lower is better")
     options = parser.parse_args()
-    if (options.out is None) == (options.clip is None):
-        parser.error("expected either --out or --clip")
     if options.clip is not None:
         clip = synthesize_clip(options.seed, options.seconds, size=options.size)
         write_clip(options.clip, clip.frames, clip.waveform, crf=options.crf)

@@ -1,6 +1,6 @@
 """Fit the library's linear face model to the faces of a data folder.
 
-    python examples/fit_face_model.py --data ROOT --out unisync_loss/assets/face_model.safetensors
+    python -m tools.fit_face_model --data ROOT --out unisync_loss/assets/face_model.safetensors
 
 ROOT is as for `unisync train`. Three clips of each speaker, every second frame of their first six seconds; speakers
 weigh the same. The file that the package carries was made by this line from the training clips.

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.synthetic_face import FacePainter
-from unisync_loss.synthetic_parts import Identity, Mouth, Pose, random_identity
-from unisync_loss.synthetic_voice import (
+from tools.synthetic.face import FacePainter
+from tools.synthetic.parts import Identity, Mouth, Pose, random_identity
+from tools.synthetic.voice import (
     PHONEMES,
     TICKS,
     Array,
@@ -21,6 +20,7 @@ from unisync_loss.synthetic_voice import (
     smooth,
     synthesize_voice,
 )
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 
 #: targets of the lips for each sound: opening, jaw, width, rounding, upper lip, tuck, tongue; then how firmly they hold
 VISEMES: dict[str, tuple[float, ...]] = {
@@ -157,7 +157,7 @@ def articulate(segments: list[Segment]) -> Array:
     leads as much as it lags, so the picture is neither early nor late); bilabial closures and rest are then enforced.
 
     Args:
-        segments: as `unisync_loss.synthetic_voice.random_sentence` gives them.
+        segments: as `tools.synthetic.voice.random_sentence` gives them.
 
     Returns:
         (ticks, 7) the fields of `Mouth`, one row a millisecond.

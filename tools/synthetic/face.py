@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.synthetic_parts import (
+from tools.synthetic.parts import (
     DROP,
     EYE_U,
     EYE_V,
@@ -45,7 +45,6 @@ class FacePainter:
     """
 
     def __init__(self, identity: Identity, size: int) -> None:
-        """Paint what never changes."""
         self.identity, self.size = identity, size
         self.side = round(2 * REACH * UNIT * size * FINENESS)
         self.canvas = _paint_canvas(identity, self.side)

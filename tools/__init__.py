@@ -1,0 +1,1 @@
+"""Programs that made files of this repository; not installed with the library."""

@@ -1,0 +1,1 @@
+"""Drawn talking faces with synthetic voices: ``python -m tools.synthetic``."""
