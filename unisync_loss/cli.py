@@ -16,7 +16,6 @@ import typer
 
 from unisync_loss import __version__
 from unisync_loss.files import to_json, write_atomically
-from unisync_loss.pretrain_command import pretrain
 from unisync_loss.progress import Pace, printable
 
 app = typer.Typer(
@@ -25,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lip-sync expert, loss and measures.",
 )
-app.command()(pretrain)
 #: what a user's input can cause; anything else is our defect and keeps its traceback
 INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
@@ -54,16 +52,15 @@ def write_text(path: Path, text: str) -> None:
 def demo(
     video: Annotated[Path | None, typer.Option(help="A clip of one face; default: the embedded drawn face.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("out/demo"),
-    visual: Annotated[str, typer.Option(help="What the generator makes: rgb, landmarks, parsing or 3dmm.")] = "rgb",
-    model: Annotated[str | None, typer.Option(help="Expert of that; default: mel-VISUAL as released.")] = None,
+    model: Model = "mel-rgb",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of a training; default: three minutes.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Train a small generator with and without the loss, and show what it learnt."""
     from unisync_loss.demo import run_demo
-    from unisync_loss.demo_judge import load_judge
+    from unisync_loss.pretrained import load_expert
 
-    result = run_demo(video, out, load_judge(visual, model), seed=seed, steps=steps, progress=say)
+    result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, progress=say)
     typer.echo(result.table())
     typer.echo(f"report: {out / 'report.html'}")
 
@@ -161,7 +158,7 @@ def align(
     unseen: Annotated[
         list[Path] | None, typer.Option(help="One for each model: fold, or list, of the clips it was not trained on.")
     ] = None,
-    zero: Annotated[str | None, typer.Option(help="physical, or a corpus known to be in sync.")] = None,
+    zero: Annotated[str | None, typer.Option(help="Corpus known to be in sync.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Do not align: write so many folds to train on.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the folds.")] = None,
     json_file: Json = None,
