@@ -11,7 +11,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from unisync_loss.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluate import embed_clips
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import to_json, write_atomically
-from unisync_loss.physical_zero import PHYSICAL, read_rises, settle_zeros
 from unisync_loss.progress import Pace
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
@@ -98,39 +97,33 @@ def align(
     Args:
         root: store, or folder of ``<corpus>/<speaker>/<clip>``, judged as found.
         judges: experts; those that have not seen a clip judge it together.
-        zero: name of a corpus known to be in sync: its mean is made 0 for all, whatever the expert's own zero; or
-            ``"physical"``: of each corpus, where closed lips part as their release is heard.
+        zero: name of a corpus known to be in sync: its mean becomes 0 for all corpora, whatever the expert's own zero.
         say: takes lines of progress.
 
     Returns:
         Counts ``clips``, ``shifted``, ``untouched``, ``left_out``; ``moved``, mean frames by which offsets changed
-        since the last round; ``corpora``: each one's ``zero`` as the expert sees it, its ``sd``, and its spreads;
-        ``physical``: what `settle_zeros` says of each corpus, empty unless asked for.
+        since the last round; ``corpora``: each one's ``zero`` as the expert sees it, its ``sd``, and its spreads.
 
     Raises:
-        ValueError: for no judge, a clip that all judges have seen, a corpus that is not there or not sure, or no corpus
-            that shows a physical zero clearly. Nothing is written then.
+        ValueError: for no judge, a clip that all judges have seen, or a corpus that is not there or not sure.
+            Nothing is written then.
         FileNotFoundError: when the folder does not exist.
     """
     root = Path(root)
     entries = list_clips(root, as_found=True)
     before = read_offsets(root / "offsets.csv")
     names = sorted({entry.corpus for entry in entries})
-    if zero not in (None, PHYSICAL, *names):
-        raise ValueError(f"zero: expected {PHYSICAL} or one of {names}, got {zero!r}")
+    if zero not in (None, *names):
+        raise ValueError(f"zero: expected one of {names}, got {zero!r}")
     for entry in entries:
         if not any(judge.unseen is None or entry.name in judge.unseen for judge in judges):
             raise ValueError(f"{entry.name}: expected an expert that has not seen it, all {len(judges)} have")
     curves, problems = read_curves(entries, judges, say)
     decisions, corpora = decide(entries, curves, problems, before)
-    physical: dict[str, dict[str, Any]] = {}
-    if zero == PHYSICAL:
-        physical = settle_zeros(read_rises(entries, [row.estimate for row in decisions], say))
-        decisions = move_zero(entries, decisions, {name: row["zero"] for name, row in physical.items()})
-    elif zero is not None:
+    if zero is not None:
         if zero not in corpora:
             raise ValueError(f"zero: expected a corpus with sure clips, {zero} has none")
-        decisions = move_zero(entries, decisions, dict.fromkeys(names, corpora[zero]["zero"]))
+        decisions = move_zero(decisions, corpora[zero]["zero"])
     write_decisions(root, decisions)
     known = [row for row in decisions if row.offset_frames is not None and row.before is not None]
     moves = [abs((row.offset_frames or 0.0) - (row.before or 0.0)) for row in known]
@@ -144,18 +137,15 @@ def align(
         "left_out": sum(row.offset_frames is None for row in decisions),
         "moved": round(float(np.mean(moves)), 3) if moves else None,
         "corpora": corpora,
-        "physical": physical,
     }
 
 
-def move_zero(
-    entries: Sequence[ClipEntry], decisions: Sequence[Decision], zeros: Mapping[str, float]
-) -> list[Decision]:
-    """Decisions once the zero of each corpus is made 0, given in frames as the expert sees it."""
+def move_zero(decisions: Sequence[Decision], zero: float) -> list[Decision]:
+    """Decisions with the expert's zero, in frames, subtracted from every estimate."""
     moved = []
-    for entry, row in zip(entries, decisions, strict=True):
+    for row in decisions:
         if row.estimate is not None:
-            value = row.estimate - zeros[entry.corpus]
+            value = row.estimate - zero
             row = replace(row, offset_frames=settle(value), estimate=round(value, 3))
         moved.append(row)
     return moved
@@ -307,12 +297,6 @@ def to_lines(report: dict[str, Any]) -> str:
         f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips"
         for corpus, row in report["corpora"].items()
     ]
-    for corpus, row in report["physical"].items():
-        measured = "" if row["interval"] is None else " [{:+.2f}, {:+.2f}]".format(*row["interval"])
-        lines.append(
-            f"{corpus}: in sync where the expert sees {row['zero']:+.2f} frames, by {row['basis']}; "
-            f"its own{measured} from {row['partings']} partings of lips in {row['clips']} clips"
-        )
     lines.append(
         f"{Path(report['root'], 'offsets.csv')}: {report['shifted']} of {report['clips']} clips shifted, "
         f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"

@@ -1,4 +1,4 @@
-"""What both trainers do with weights: AdamW that decays matrices only, and a running average of the weights."""
+"""AdamW that decays matrices only, and a running average of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The physical zero of the corpora of a folder or store, see `lip_closures`."""
+"""Reference offset of each corpus of a folder or store, see :mod:`research.lip_zero.closures`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.cache import measure_clip
-from unisync_loss.clips import ClipEntry
-from unisync_loss.faces import MESH_POINTS, fill_gaps
-from unisync_loss.lip_closures import (
+from research.lip_zero.closures import (
     CLIPS,
     FEWEST,
     WIDEST,
@@ -22,10 +19,12 @@ from unisync_loss.lip_closures import (
     rises_at,
     sound_rise,
 )
+from unisync_loss.cache import measure_clip
+from unisync_loss.clips import ClipEntry
+from unisync_loss.faces import MESH_POINTS, fill_gaps
 from unisync_loss.progress import Pace
 from unisync_loss.store import read_features, read_sound
 
-PHYSICAL = "physical"
 Rises = NDArray[np.float32]
 _ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
 

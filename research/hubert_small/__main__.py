@@ -1,14 +1,19 @@
-"""``unisync pretrain``."""
+"""Command ``python -m research.hubert_small``: pretrain a small HuBERT from speech alone."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
+from research.hubert_small.masked_prediction import HubertSize
+from research.hubert_small.pretrain import PretrainConfig, pretrain
 
-def pretrain(
+
+def main(
     data: Annotated[
         list[Path],
         typer.Option(help="Folder of <corpus>/<speaker>/<file> of sound or video, or with manifest.csv, or a store."),
@@ -21,7 +26,9 @@ def pretrain(
     channels: Annotated[str, typer.Option(help="Of the seven convolutions.")] = "32,64,96,128,192,256,256",
     units: Annotated[tuple[int, int], typer.Option(min=2, max=32767, help="Of either round.")] = (100, 500),
     steps: Annotated[tuple[int, int], typer.Option(min=1, help="Of either round.")] = (8000, 16000),
-    ear: Annotated[str | None, typer.Option(help="Expert on mel, whose ear is to be had in a third round.")] = None,
+    ear: Annotated[
+        str | None, typer.Option(help="Mel expert whose audio embeddings are distilled in a third round.")
+    ] = None,
     ear_steps: Annotated[int, typer.Option(min=1, help="Of that round.")] = 4000,
     batch_seconds: Annotated[float, typer.Option(min=1, help="Speech of a batch.")] = 320.0,
     learning_rate: Annotated[float, typer.Option(help="Highest of the schedule.")] = 1e-3,
@@ -30,30 +37,31 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
 ) -> None:
     """Train a small HuBERT from speech alone, in two rounds, or three; OUT/hubert is the model."""
-    import torch
-
-    from unisync_loss.masked_prediction import HubertSize
-    from unisync_loss.pretrain import PretrainConfig
-    from unisync_loss.pretrain import pretrain as run
-
     try:
         widths = tuple(int(text) for text in channels.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"expected seven whole numbers, got {channels!r}", param_hint="--channels") from error
-    config = PretrainConfig(
-        data=tuple(str(folder) for folder in data),
-        out=str(out),
-        cache=str(cache) if cache else None,
-        seed=seed,
-        size=HubertSize(hidden=hidden, layers=layers, channels=widths),
-        units=units,
-        steps=steps,
-        ear=ear,
-        ear_steps=ear_steps,
-        batch_seconds=batch_seconds,
-        learning_rate=learning_rate,
-        val_every=val_every,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-    )
-    run(config, resume=resume, say=lambda line: typer.echo(line, err=True))
+    try:
+        config = PretrainConfig(
+            data=tuple(str(folder) for folder in data),
+            out=str(out),
+            cache=str(cache) if cache else None,
+            seed=seed,
+            size=HubertSize(hidden=hidden, layers=layers, channels=widths),
+            units=units,
+            steps=steps,
+            ear=ear,
+            ear_steps=ear_steps,
+            batch_seconds=batch_seconds,
+            learning_rate=learning_rate,
+            val_every=val_every,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+        pretrain(config, resume=resume, say=lambda line: typer.echo(line, err=True))
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"hubert_small: {error}")
     typer.echo(f"HuBERT: {out / 'hubert'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -3,7 +3,7 @@
 Two rounds as in arXiv 2106.07447: units of MFCC, then units of the first round's own features. Unlike the paper's, the
 second round goes on from the first one's weights: on a few hours of speech that saves half the steps. Chance is drawn
 anew from (seed, round, step) at every step, so that a resumed run sees the same batches. A third round may follow, in
-which the HuBERT learns to hear what an expert on mel hears (:class:`unisync_loss.pretrain_tasks.EarTask`);
+which the HuBERT learns to hear what an expert on mel hears (:class:`research.hubert_small.tasks.EarTask`);
 ``RUN/expert`` is then that expert, on HuBERT.
 """
 
@@ -26,17 +26,17 @@ from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from research.hubert_small.abx import abx_error, draw_sentences
+from research.hubert_small.masked_prediction import CropDrawer, HubertSize
+from research.hubert_small.speech import list_speech, load_speech
+from research.hubert_small.tasks import Ear, EarTask, Material, Task, UnitsTask
+from research.hubert_small.units import mfcc_with_deltas
 from unisync_loss.files import write_atomically
 from unisync_loss.hubert import standard, steps_of
-from unisync_loss.masked_prediction import CropDrawer, HubertSize
 from unisync_loss.optimisation import adamw, update_average
-from unisync_loss.phone_abx import abx_error, draw_sentences
-from unisync_loss.pretrain_tasks import Ear, EarTask, Material, Task, UnitsTask
 from unisync_loss.pretrained import save_pretrained
 from unisync_loss.sampling import speaker_odds
-from unisync_loss.speech import list_speech, load_speech
 from unisync_loss.state import load_state, save_state
-from unisync_loss.units import mfcc_with_deltas
 
 if TYPE_CHECKING:
     from transformers import HubertModel
@@ -51,7 +51,7 @@ class PretrainConfig:
     """Everything that a run depends on, saved as ``RUN/config.yaml``.
 
     Args:
-        data: folders, see :func:`unisync_loss.speech.list_speech`.
+        data: folders, see :func:`research.hubert_small.speech.list_speech`.
         out: folder of the run.
         cache: folder of the decoded speech, shared by runs; default ``OUT/cache``.
         seed: of everything drawn.

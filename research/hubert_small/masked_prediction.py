@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from research.hubert_small.speech import Speech, samples_of
 from unisync_loss.config import STEP_RATE
 from unisync_loss.hubert import HOP, standard
-from unisync_loss.speech import Speech, samples_of
 
 if TYPE_CHECKING:
     from transformers import HubertConfig

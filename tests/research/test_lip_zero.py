@@ -1,18 +1,20 @@
 """The physical zero: drawn mouths and voices shifted by known amounts, without pictures."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from small_store import write_store
 
+from research.lip_zero.__main__ import main
+from research.lip_zero.closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
+from research.lip_zero.zero import read_rises, settle_zeros
+from tools.synthetic.clip import articulate, plan_clip
+from tools.synthetic.voice import TICKS, synthesize_voice
 from unisync_loss.clips import ClipEntry, list_clips
 from unisync_loss.faces import MESH_POINTS
-from unisync_loss.lip_closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.media import encode_wav
-from unisync_loss.physical_zero import read_rises, settle_zeros
-from unisync_loss.synthetic import articulate, plan_clip
-from unisync_loss.synthetic_voice import TICKS, synthesize_voice
 
 SECONDS, CLIPS = 5.0, 12
 FRAME = 640
@@ -124,6 +126,21 @@ def test_a_zero_is_measured_from_a_stores_landmarks(store):
     right = settle_zeros(read_rises(entries, [2.0] * len(entries)))
     assert right["a"]["zero"] == pytest.approx(found["a"]["zero"] + 2, abs=0.05)
     assert read_rises(entries, [None] * len(entries)) == {"a": [], "b": []}
+
+
+def test_the_command_measures_from_the_estimates_of_align(store, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="run `unisync align"):
+        main(store)
+    rows = [{"clip": entry.name, "estimate": 2.0} for entry in list_clips(store)]
+    log = store / "align.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    with pytest.raises(SystemExit, match=f"got none for {rows[0]['clip']}"):
+        main(store)
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(store, tmp_path / "zero.json")
+    zero = json.loads((tmp_path / "zero.json").read_text())["a"]["zero"]
+    assert zero == pytest.approx(0, abs=0.5)
+    assert f"a: in sync at an estimate of {zero:+.2f} frames, by corpus; its own [" in capsys.readouterr().out
 
 
 def test_small_corpora_are_measured_together(drawn):

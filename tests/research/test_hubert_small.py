@@ -3,22 +3,25 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from research.hubert_small.abx import abx_error, draw_sentences
+from research.hubert_small.masked_prediction import CropDrawer, HubertSize, draw_mask
+from research.hubert_small.pretrain import PretrainConfig, hold_out, pretrain
+from research.hubert_small.speech import Speech, list_speech, load_speech, samples_of
+from research.hubert_small.tasks import PIECE_STEPS, pieces
+from research.hubert_small.units import fit_groups, mfcc_with_deltas, nearest, perplexity
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, load_expert, save_pretrained
 from unisync_loss.hubert import HubertEncoder, steps_of
-from unisync_loss.masked_prediction import CropDrawer, HubertSize, draw_mask
 from unisync_loss.media import encode_wav
 from unisync_loss.mfcc import mfcc
-from unisync_loss.phone_abx import abx_error, draw_sentences
-from unisync_loss.pretrain import PretrainConfig, hold_out, pretrain
-from unisync_loss.pretrain_tasks import PIECE_STEPS, pieces
-from unisync_loss.speech import Speech, list_speech, load_speech, samples_of
-from unisync_loss.units import fit_groups, mfcc_with_deltas, nearest, perplexity
 
 SIZE = HubertSize(hidden=32, layers=2, channels=(8, 8, 8, 16, 16, 16, 16))
 
@@ -50,7 +53,7 @@ def speech(folder, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_sentences(sentences, monkeypatch):
-    monkeypatch.setattr("unisync_loss.pretrain.draw_sentences", lambda: sentences)
+    monkeypatch.setattr("research.hubert_small.pretrain.draw_sentences", lambda: sentences)
 
 
 def config_of(folder, out, **changes):
@@ -71,7 +74,7 @@ def config_of(folder, out, **changes):
 def run(folder, sentences, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unisync_loss.pretrain.draw_sentences", lambda: sentences)
+        patch.setattr("research.hubert_small.pretrain.draw_sentences", lambda: sentences)
         torch.manual_seed(5)  # the caller's own chance must not matter
         pretrain(config_of(folder, out), resume=False, say=quiet)
     return out
@@ -177,6 +180,13 @@ class TestRun:
         assert not (tmp_path / "run").exists()
 
 
+def test_the_command_names_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "research.hubert_small", "--data", str(tmp_path / "none"), "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("hubert_small: no such data folder")
+
+
 class TestSpeech:
     def test_samples(self, speech, sentences):
         assert speech.speakers == [f"drawn/s{number}" for number in range(4)]
@@ -188,7 +198,7 @@ class TestSpeech:
     def test_decoded_once(self, folder, tmp_path, monkeypatch):
         recordings = list_speech(folder)
         first = load_speech(recordings, tmp_path, quiet)
-        monkeypatch.setattr("unisync_loss.speech._decode", None)
+        monkeypatch.setattr("research.hubert_small.speech._decode", None)
         assert torch.equal(load_speech(recordings, tmp_path, quiet).samples, first.samples)
 
     def test_what_cannot_be_used_is_left_out(self, folder, tmp_path):
@@ -264,7 +274,7 @@ class TestUnits:
 
     def test_slopes(self):
         """MFCC that rise steadily have a constant slope, whose own slope is 0: only scale and ends remain."""
-        from unisync_loss.units import _slopes
+        from research.hubert_small.units import _slopes
 
         ramp = 3 * torch.arange(20.0)[:, None]
         assert torch.allclose(_slopes(ramp)[2:-2], torch.full((16, 1), 3.0))

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from research.hubert_small.speech import Speech
 from unisync_loss.mfcc import mfcc
 from unisync_loss.progress import Pace
-from unisync_loss.speech import Speech
 
 FIT_STEPS = 200_000  # steps that groups are fitted to; more change little
 ROUNDS = 30  # of k-means

@@ -1,9 +1,9 @@
-"""Physical zeros of real clips, as `unisync align --zero physical` measures them, and whether they go with the sound.
+"""Reference offsets of real clips, and whether they move with the audio.
 
-    python benchmarks/physical_zero.py --data VAL --cache CACHE --json physical_zero.json
+    python -m research.lip_zero.benchmark --data VAL --cache CACHE --json lip_zero.json
 
-How late the sound of each corpus is where closed lips part, its offsets.csv put right, as it is and with the sound made
-late by 3 frames. The cache is the trainer's; what is not in it is measured.
+How late the audio of each corpus is where closed lips part, corrected by its offsets.csv, as it is and delayed by
+3 frames. The cache is the trainer's; clips missing from it are measured.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from research.lip_zero.closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.cache import MESH_CENTRE, build_cache, cache_path, load_mesh
 from unisync_loss.clips import list_clips
 from unisync_loss.config import SAMPLES_PER_FRAME
-from unisync_loss.lip_closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.progress import Pace
 
 SHIFT = 3  # frames
@@ -38,7 +39,7 @@ def main() -> None:
     pace = Pace(partial(print, file=sys.stderr), len(entries))
     for done, total, _ in build_cache(entries, arguments.cache, arguments.workers, "mesh"):
         pace.tell(done, f"{done}/{total} clips")
-    rises: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    rises: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
     for entry in entries:
         if not cache_path(entry, arguments.cache, "mesh").exists():  # no face
             continue

@@ -17,16 +17,16 @@ from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from research.hubert_small.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places
+from research.hubert_small.speech import samples_of
+from research.hubert_small.units import label_speech, mfcc_with_deltas, perplexity
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.expert import UniSyncExpert
 from unisync_loss.files import write_atomically
 from unisync_loss.functional import sync_probability
 from unisync_loss.hubert import HOP, standard, steps_of
-from unisync_loss.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places
 from unisync_loss.pretrained import load_expert
-from unisync_loss.speech import samples_of
 from unisync_loss.towers import DenseAudioTower
-from unisync_loss.units import label_speech, mfcc_with_deltas, perplexity
 
 HELD_CROPS = 96  # of up to four seconds, one a recording
 _LONGEST_HELD = 200  # steps

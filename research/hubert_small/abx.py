@@ -1,7 +1,7 @@
 """How well features tell sounds apart, whoever says them: an ABX test on drawn voices, whose every sound is known.
 
 After Schatz et al., "Evaluating speech features with the minimal-pair ABX task" (2013), across speakers, with the mean
-over a sound in place of time warping. The voices are those of :mod:`unisync_loss.synthetic_voice`: no recording, no
+over a sound in place of time warping. The voices are those of :mod:`tools.synthetic.voice`: no recording, no
 transcript, the same numbers everywhere, and easier than people.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tools.synthetic.voice import Segment, random_sentence, random_voice, synthesize_voice
 from unisync_loss.config import STEP_RATE
-from unisync_loss.synthetic_voice import Segment, random_sentence, random_voice, synthesize_voice
 
 VOICES, SECONDS = 10, 12.0
 

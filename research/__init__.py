@@ -1,0 +1,1 @@
+"""Scripts that made files bundled with unisync_loss; not part of the wheel."""

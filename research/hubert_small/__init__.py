@@ -1,0 +1,1 @@
+"""Pretraining of ``hubert-small`` from speech alone."""

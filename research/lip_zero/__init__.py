@@ -1,0 +1,1 @@
+"""Reference offset of each corpus, measured where closed lips part."""
