@@ -31,7 +31,7 @@ def gradients(data, world, name):
     if world.size > 1:
         join_norms(learner)
     learner.world = world
-    loss = stage.loss(learner, stage.draw(data, np.random.default_rng(0), 0, world))["loss"]
+    loss = stage.loss(learner, stage.draw(data, np.random.default_rng(0), world))["loss"]
     loss.backward()
     world.average_gradients(parameters_of(stage, learner))
     parts = world.gather(loss.detach()[None]).mean()

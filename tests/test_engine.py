@@ -19,7 +19,7 @@ from unisync_loss.clips import list_clips
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.engine import Engine, learning_share, make_optimiser
 from unisync_loss.functional import sync_probability
-from unisync_loss.materials import load_clips, mixed
+from unisync_loss.materials import load_clips
 from unisync_loss.pair_stages import RandomPairStage, see
 from unisync_loss.pairs import POSITIVE, PairPlan
 from unisync_loss.parallel import ALONE, World, join_norms
@@ -143,7 +143,7 @@ class TestStep:
         engine.prepare(stage, 0.0)
         losses = []
         for number in range(2):
-            batch = stage.draw(engine.data, engine.generator(0, number)[0], 0)
+            batch = stage.draw(engine.data, engine.generator(0, number)[0])
             losses.append(stage.loss(engine.learner, batch)["loss"].item())
         engine.config = replace(engine.config, accumulate=2)
         terms = engine.step(stage, (0, 0), 4, 0.0)
@@ -179,7 +179,7 @@ class TestStep:
 
     def test_negatives_of_two_silences_have_no_weight(self, engine):
         stage = RandomPairStage(PairPlan(), 16, augment=False, skip_silence=True)
-        batch = stage.draw(engine.data, engine.generator(0, 0)[0], 0)
+        batch = stage.draw(engine.data, engine.generator(0, 0)[0])
         batch = replace(batch, silent=torch.ones(16, dtype=torch.bool))
         learner = engine.learner.eval()
         with torch.no_grad():
@@ -192,7 +192,7 @@ class TestStep:
     def test_a_loss_that_is_no_number_stops_and_leaves_its_batch(self, engine, monkeypatch):
         stage = engine.config.stages(CONFIG)[0][1]
         engine.prepare(stage, 1e-3)
-        batch = stage.draw(engine.data, engine.generator(0, 0)[0], 0)
+        batch = stage.draw(engine.data, engine.generator(0, 0)[0])
         monkeypatch.setattr(type(stage), "loss", lambda *_: {"loss": torch.tensor(torch.nan)})
         with pytest.raises(FloatingPointError, match="expected a finite loss, got loss nan; the batch is in"):
             engine.step(stage, (0, 0), 4, 1e-3)
@@ -255,16 +255,6 @@ class TestRun:
         logs = [(tmp_path / run / "log.jsonl").read_text().count("val_auc") for run in ("broken", "whole")]
         assert logs == [2, 2]
 
-    def test_the_best_checkpoints_are_kept(self, folder, cache, tmp_path):
-        config = settings(folder, cache, tmp_path, val=str(folder), val_every=1, keep=2, steps=4)
-        run = prepare_run(config, expert_config("mel", "landmarks"), lambda line: None)
-        run.begin(resume=False)
-        run.go()
-        kept = {path.name for path in (tmp_path / "top").iterdir()}
-        assert kept == set(run.top)
-        assert len(kept) == 2
-        assert load_expert(tmp_path / "top" / kept.pop()).config.visual == "landmarks"
-
     def test_paper_architecture_on_rgb(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, steps=1, clips=2, segments=1, frames=5)
         train(config, UniSyncConfig(architecture="paper"), resume=False, say=lambda line: None)
@@ -280,12 +270,6 @@ class TestRun:
         assert len(data) == 4
         assert any("left out drawn/s0/0.mp4" in line for line in lines)
         assert any("left out: 2 that cannot be used" in line for line in lines)
-
-    def test_folders_are_mixed_as_asked(self):
-        odds = mixed(np.array([0.6, 0.3, 0.1]), np.array([0, 0, 1]), [1.0, 3.0])
-        assert odds == pytest.approx([1 / 6, 1 / 12, 3 / 4])
-        with pytest.raises(ValueError, match="a usable clip in each"):
-            mixed(np.array([1.0]), np.array([0]), [1.0, 1.0])
 
     def test_what_is_left_without_a_validation(self, folder, cache, tmp_path):
         train(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), resume=False, say=lambda line: None)

@@ -16,8 +16,8 @@ SPEAKER = np.array([0, 1, 0, 2, 1, 2])
 ODDS = np.array([0.3, 0.1, 0.2, 0.2, 0.1, 0.1])
 
 
-def draw(plan, count=20_000, seed=0, step=0, speaker=SPEAKER):
-    return draw_pairs(plan, FRAMES, speaker, ODDS, count, np.random.default_rng(seed), step)
+def draw(plan, count=20_000, seed=0, speaker=SPEAKER):
+    return draw_pairs(plan, FRAMES, speaker, ODDS, count, np.random.default_rng(seed))
 
 
 def test_proportions_are_the_plans():
@@ -73,16 +73,6 @@ def test_the_same_seed_draws_the_same():
     assert not np.array_equal(draw(PairPlan()).start, draw(PairPlan(), seed=1).start)
 
 
-def test_the_curriculum_comes_from_far():
-    plan = PairPlan(positive_share=0, cross_share=0, min_shift=1, far_shift=20, curriculum_steps=100)
-    nearest = []
-    for step in (0, 50, 100):
-        pairs = draw(plan, step=step)
-        long = FRAMES[pairs.clip] > 50
-        nearest.append(np.abs(pairs.voice_start - pairs.start)[long].min())
-    assert nearest == [20, 10, 1]
-
-
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="two speakers at least, got one"):
         draw(PairPlan(), speaker=np.zeros(6, int))
@@ -97,7 +87,7 @@ def test_what_cannot_be_drawn_is_refused():
 def test_sound_and_picture_of_a_pair_are_those_of_its_places(folder, cache):
     data = ClipData(list_clips(folder), cache, UniSyncConfig(visual="landmarks"), 13)
     plan, generators = PairPlan(cross_share=0.5), [np.random.default_rng(3) for _ in range(2)]
-    batch = data.draw_pairs(generators[0], plan, 16, 0)
+    batch = data.draw_pairs(generators[0], plan, 16)
     pairs = draw_pairs(plan, data.frames, data.speaker, data.odds, 16, generators[1])
     for row in range(16):
         seen = data.segments(pairs.clip[row : row + 1], pairs.start[row : row + 1], 5)

@@ -103,7 +103,7 @@ def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, 
     data = load_clips([str(folder)], cache, config, 13, 1, listen, lambda line: None)
     settings = TrainConfig(data=("clips",), out="run", clips=4, batch=16, pairs=pairs)
     stages = [(stage, Learner(config)) for _, stage, _, _ in settings.stages(config)]
-    drawn = [stage.draw(data, np.random.default_rng(0), 0, ALONE) for stage, _ in stages]
+    drawn = [stage.draw(data, np.random.default_rng(0), ALONE) for stage, _ in stages]
     request.getfixturevalue("fake")
     for (stage, learner), batch in zip(stages, drawn, strict=True):
         with GPU:

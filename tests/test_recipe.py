@@ -35,7 +35,7 @@ def test_paper_is_the_papers_recipe(audio, margins):
 
 
 def test_what_is_saved_resolves_to_itself(tmp_path):
-    settled = resolve({**GIVEN, "preset": "paper", "visual": "3dmm"}, None, ["mix=[1]", "expert.embedding=64"])
+    settled = resolve({**GIVEN, "preset": "paper", "visual": "3dmm"}, None, ["seed=3", "expert.embedding=64"])
     (tmp_path / "config.yaml").write_text(to_yaml(*settled))
     assert resolve({}, tmp_path / "config.yaml") == settled
     assert settled[1].visual_features == 40
@@ -61,7 +61,9 @@ def test_later_wins(tmp_path):
         ("precision=fp8", "precision: expected one of fp32, bf16, fp16"),
         ("cross_share=2", "cross_share: expected a share"),
         ("preset=slow", "preset: expected one of fast, paper"),
-        ("mix=[1, 2]", "mix: expected a number for each of 1 data folders, got 2"),
+        ("freeze=both", "freeze: expected one of None, visual, audio, got 'both'"),
+        ("hold=audio", "settings of an earlier version: hold was renamed freeze"),
+        ("expert.crop=face", "settings of an earlier version: crop was removed"),
         ("expert.audio=mfcc", "audio: expected one of mel, hubert"),
         ("frames=4", "frames: expected 5 or more"),
         ("betas=0.9", r"betas: expected two numbers, got \[0\.9\]"),
@@ -86,6 +88,14 @@ def test_an_expert_is_like_the_one_it_starts_from(tmp_path):
         80,
         8,
     )
+
+
+def test_a_file_of_an_earlier_version_names_all_its_retired_settings(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {mix: [], hold: null, far_shift: 15, curriculum_steps: 0, keep: 3}\n")
+    removed = ", ".join(f"{name} was removed" for name in ("far_shift", "curriculum_steps", "keep"))
+    message = f"mix was removed, hold was renamed freeze, {removed}"
+    with pytest.raises(ValueError, match=f"settings of an earlier version: {message}"):
+        resolve(GIVEN, tmp_path / "a.yaml")
 
 
 def test_files_of_something_else_are_refused(tmp_path):

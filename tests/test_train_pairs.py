@@ -218,21 +218,21 @@ class TestInit:
             run(folder, cache, tmp_path / "run", "mel", "rgb", joint_steps=-1)
         assert not (tmp_path / "run").exists()
 
-    def test_an_ear_of_one_and_an_eye_of_another_that_is_held(self, folder, cache, tmp_path):
-        """What is held stays as it is, to the bit, in mode of evaluation too; the other learns."""
+    def test_audio_of_one_and_visual_of_another_with_audio_frozen(self, folder, cache, tmp_path):
+        """The frozen tower stays the same to the bit, batch norm statistics included; the other tower learns."""
         for name, visual in (("ear", "rgb"), ("eye", "landmarks")):
             save_pretrained(UniSyncExpert(UniSyncConfig(visual=visual)), tmp_path / name)
         both = (str(tmp_path / "ear"), str(tmp_path / "eye"))
-        lines = run(folder, cache, tmp_path / "run", "mel", "landmarks", init=both, hold="audio", steps=3, ema=0.0)
+        lines = run(folder, cache, tmp_path / "run", "mel", "landmarks", init=both, freeze="audio", steps=3, ema=0.0)
         assert any("ear: audio" in line for line in lines)
         assert any("eye: audio and visual" in line for line in lines)
         trained, eye = load_expert(tmp_path / "run" / "last").state_dict(), load_expert(both[1]).state_dict()
         changed = {key.split("_")[0] for key, value in trained.items() if not torch.equal(value, eye[key])}
         assert changed == {"visual"}
 
-    def test_nothing_to_hold(self, folder, cache, tmp_path):
+    def test_nothing_to_freeze(self, folder, cache, tmp_path):
         with pytest.raises(ValueError, match="expected an expert to take the audio tower from"):
-            run(folder, cache, tmp_path / "run", "mel", "landmarks", hold="audio")
+            run(folder, cache, tmp_path / "run", "mel", "landmarks", freeze="audio")
         save_pretrained(UniSyncExpert(UniSyncConfig()), tmp_path / "ear")
-        with pytest.raises(ValueError, match=r"hold: expected a tower taken over \(audio\), got visual"):
-            run(folder, cache, tmp_path / "run", "mel", "landmarks", init=(str(tmp_path / "ear"),), hold="visual")
+        with pytest.raises(ValueError, match=r"freeze: expected a tower taken over \(audio\), got visual"):
+            run(folder, cache, tmp_path / "run", "mel", "landmarks", init=(str(tmp_path / "ear"),), freeze="visual")

@@ -99,7 +99,6 @@ class Batch(Drawn):
         tempo: (N,) frames of the clip per frame of the segment.
         silent: (N, W) windows without a voice.
         length: L.
-        nearest: frames between the windows of a mismatch of one clip, at least.
     """
 
     seen: dict[str, Tensor]
@@ -110,7 +109,6 @@ class Batch(Drawn):
     tempo: Tensor
     silent: Tensor
     length: int
-    nearest: int = 1
 
     @property
     def windows(self) -> int:

@@ -30,6 +30,12 @@ VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "la
 LANDMARK_FEATURES = tuple(points * axes for points in (68, 20, 468, 478) for axes in (2, 3))
 #: commit of facebook/hubert-large-ls960-ft, the model of GeneFace's features
 HUBERT_REVISION = "ece5fabbf034c1073acae96d5401b25be96709d8"
+#: fields of ``config.json`` files saved before the release of 0.1.0, with the one value that each had
+RETIRED_FIELDS: dict[str, object] = {
+    "channel_order": "rgb",
+    "value_range": [0.0, 1.0],
+    "crop": "one face, forehead to chin or up to 1.8 times that, eyes level to about 20 degrees",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +52,6 @@ class UniSyncConfig:
         visual_features: features of one frame (colour channels, parsing groups, points x dimensions, coefficients);
             0 takes the usual number of the representation.
         mel_padding: STFT padding, ``"reflect"`` (librosa before 0.9, Wav2Lip's released weights) or ``"constant"``.
-        channel_order: colour channel order of the frames, always ``"rgb"``.
-        value_range: range of the pixel values.
-        crop: what the frames show, in words.
         hubert_model: the HuBERT of the features, ``owner/name`` on the Hub or a folder.
         hubert_revision: commit of that model on the Hub; another branch or tag is not the same model for ever.
         hubert_layer: as in ``hidden_states`` of transformers; -1 is ``last_hidden_state``.
@@ -71,9 +74,6 @@ class UniSyncConfig:
     audio_features: int = 0
     visual_features: int = 0
     mel_padding: Literal["reflect", "constant"] = "reflect"
-    channel_order: Literal["rgb"] = "rgb"
-    value_range: tuple[float, float] = (0.0, 1.0)
-    crop: str = "one face, forehead to chin or up to 1.8 times that, eyes level to about 20 degrees"
     hubert_model: str = "facebook/hubert-large-ls960-ft"
     hubert_revision: str = HUBERT_REVISION
     hubert_layer: int = -1
@@ -84,13 +84,12 @@ class UniSyncConfig:
     def __post_init__(self) -> None:
         """Fill in the usual feature counts and check every choice and range."""
         hints = get_type_hints(UniSyncConfig)
-        for name in ("audio", "visual", "architecture", "mel_padding", "channel_order"):
+        for name in ("audio", "visual", "architecture", "mel_padding"):
             choices = get_args(hints[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         object.__setattr__(self, "audio_features", self.audio_features or AUDIO_FEATURES[self.audio])
         object.__setattr__(self, "visual_features", self.visual_features or VISUAL_FEATURES[self.visual])
-        object.__setattr__(self, "value_range", tuple(self.value_range))
         for name in ("embedding", "audio_features", "visual_features"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -141,9 +140,16 @@ class UniSyncConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> UniSyncConfig:
         """Build a config from a mapping, refusing fields that this version does not know.
 
+        Args:
+            values: by field; :data:`RETIRED_FIELDS` with their one value are dropped.
+
         Raises:
-            ValueError: for an unknown field, or a value out of range.
+            ValueError: for an unknown field, a retired field with another value, or a value out of range.
         """
+        for name, value in RETIRED_FIELDS.items():
+            if name in values and values[name] != value:
+                raise ValueError(f"{name}: expected {value!r}, got {values[name]!r}")
+        values = {name: value for name, value in values.items() if name not in RETIRED_FIELDS}
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -63,15 +63,15 @@ class Engine:
     def prepare(self, stage: Stage[Any], rate: float) -> None:
         """Freeze what the stage does not train, and make its optimiser; moments are kept where there are some."""
         self.learner.eval().requires_grad_(False)
-        hold = self.config.hold
-        for module in trained_modules(stage, self.learner, hold):
+        freeze = self.config.freeze
+        for module in trained_modules(stage, self.learner, freeze):
             module.train()
             if self.config.compile:
                 module.compile(dynamic=False)  # a stage's batches are all of one shape
         for module in self.learner.modules():
             if isinstance(module, nn.Dropout) and not self.config.augment:
                 module.eval()
-        parameters = [parameter.requires_grad_(True) for parameter in parameters_of(stage, self.learner, hold)]
+        parameters = [parameter.requires_grad_(True) for parameter in parameters_of(stage, self.learner, freeze)]
         moments = self.optimiser.state_dict() if self.optimiser is not None else None
         self.optimiser = make_optimiser(parameters, self.config, rate)
         if moments is not None:
@@ -137,7 +137,7 @@ class Engine:
         for number in range(step * self.config.accumulate, (step + 1) * self.config.accumulate):
             generator, seed = self.generator(place[0], number)
             seeds.append(seed + self.world.rank)
-            batches.append(stage.draw(self.data, generator, place[1], self.world))
+            batches.append(stage.draw(self.data, generator, self.world))
         return _Next(seeds, batches)
 
     def generator(self, stage: int, number: int) -> tuple[np.random.Generator, int]:

@@ -34,7 +34,6 @@ def load_clips(
     workers: int,
     listen: Listen | None,
     say: Say,
-    mix: Sequence[float] = (),
 ) -> ClipData:
     """Measure what is not in the cache yet, and read it.
 
@@ -46,13 +45,11 @@ def load_clips(
         workers: processes that measure.
         listen: of :func:`listener`.
         say: takes lines of progress, and names what is left out.
-        mix: odds of drawing from each folder; none goes by speakers and minutes.
 
     Raises:
         ValueError: for folders without a usable clip, or with several splits.
     """
-    listed = [list_split(folder) for folder in folders]
-    entries = [entry for part in listed for entry in part]
+    entries = [entry for folder in folders for entry in list_split(folder)]
     what = ", ".join(folders)
     tell = _Progress(say)
     reasons: dict[str, str] = {}
@@ -62,28 +59,12 @@ def load_clips(
     reasons = reasons | data.broken
     for name, reason in reasons.items():
         say(f"{what}: left out {name}: {reason}")
-    if mix:
-        folder_of = {id(entry): number for number, part in enumerate(listed) for entry in part}
-        data.odds = mixed(data.odds, np.array([folder_of[id(entry)] for entry in data.entries]), mix)
     minutes, short = data.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
     say(
         f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
         f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
     )
     return data
-
-
-def mixed(odds: NDArray[np.float64], folder: NDArray[np.int64], mix: Sequence[float]) -> NDArray[np.float64]:
-    """Scale odds (C,) so that each folder is drawn from as often as ``mix`` says; ``folder`` (C,) is each clip's.
-
-    Raises:
-        ValueError: for a folder without a usable clip, or odds that are not positive.
-    """
-    share = np.bincount(folder, weights=odds, minlength=len(mix))
-    if min(mix) <= 0 or share.min() <= 0:
-        raise ValueError(f"mix: expected a positive number for each folder, and a usable clip in each, got {list(mix)}")
-    scaled: NDArray[np.float64] = odds * (np.asarray(mix) / share)[folder]
-    return scaled / scaled.sum()
 
 
 def standardise(expert: UniSyncExpert, data: ClipData) -> None:

@@ -81,9 +81,9 @@ class ContrastStage:
         """Train both towers."""
         return trained_towers(learner)
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, step, world)
+        return self.batch.draw(data, generator, world)
 
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`stages.sync_terms`."""
@@ -112,9 +112,9 @@ class RandomPairStage:
         """Train both towers."""
         return trained_towers(learner)
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> PairBatch:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> PairBatch:
         """Draw pairs."""
-        return data.draw_pairs(generator, self.plan, self.count, step, world)
+        return data.draw_pairs(generator, self.plan, self.count, world)
 
     def loss(self, learner: Learner, batch: PairBatch) -> dict[str, Tensor]:
         """Eq. 1 and the mean probability of each kind of pair."""

@@ -29,8 +29,6 @@ class PairPlan:
         cross_share: of two speakers among the negatives.
         overlap_share: of windows that overlap in time among the same-speaker negatives.
         min_shift: frames between the windows of a same-speaker negative, at least.
-        far_shift: frames at least at the start of the curriculum.
-        curriculum_steps: steps over which far becomes near; 0 has no curriculum.
 
     Raises:
         ValueError: for shares outside [0, 1], or a shift that leaves no overlap.
@@ -40,8 +38,6 @@ class PairPlan:
     cross_share: float = 0.2
     overlap_share: float = 0.2
     min_shift: int = 1
-    far_shift: int = 15
-    curriculum_steps: int = 0
 
     def __post_init__(self) -> None:
         """Check."""
@@ -50,12 +46,6 @@ class PairPlan:
                 raise ValueError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}")
         if not 1 <= self.min_shift < WINDOW_FRAMES:
             raise ValueError(f"min_shift: expected 1 … {WINDOW_FRAMES - 1} frames, got {self.min_shift}")
-
-    def nearest(self, step: int) -> int:
-        """Frames between the windows of a same-speaker negative, at least, at a step of the curriculum."""
-        if step >= self.curriculum_steps:
-            return self.min_shift
-        return max(self.min_shift, round(self.far_shift * (1 - step / self.curriculum_steps)))
 
     @property
     def shares(self) -> tuple[float, float, float, float]:
@@ -87,7 +77,6 @@ def draw_pairs(
     odds: NDArray[np.float64],
     count: int,
     generator: np.random.Generator,
-    step: int = 0,
 ) -> Pairs:
     """Draw pairs in the plan's proportions, which hold to within a pair in every batch.
 
@@ -98,7 +87,6 @@ def draw_pairs(
         odds: (C,) of drawing each clip, sum 1.
         count: N.
         generator: source of chance.
-        step: of the curriculum.
 
     Returns:
         The pairs.
@@ -114,7 +102,7 @@ def draw_pairs(
     kind = np.searchsorted(np.cumsum(plan.shares)[:3], places, side="right")
     clip = np.searchsorted(np.cumsum(odds)[:-1], generator.random(count), side="right")
     windows = frames[clip] - WINDOW_FRAMES + 1
-    shift, kind = _draw_shift(plan, kind, windows, generator, step)
+    shift, kind = _draw_shift(plan, kind, windows, generator)
     # both windows lie in the clip: the first start is drawn where there is room for the second
     start = np.maximum(0, -shift) + np.floor(generator.random(count) * (windows - np.abs(shift))).astype(np.int64)
     other = _other_speaker(clip, speaker, odds, generator)
@@ -123,12 +111,10 @@ def draw_pairs(
     return Pairs(kind, clip, start, np.where(cross, other, clip), np.where(cross, elsewhere, start + shift))
 
 
-def _draw_shift(
-    plan: PairPlan, kind: Index, windows: Index, generator: np.random.Generator, step: int
-) -> tuple[Index, Index]:
+def _draw_shift(plan: PairPlan, kind: Index, windows: Index, generator: np.random.Generator) -> tuple[Index, Index]:
     """Frames from what is seen to what is heard, 0 but for same-speaker negatives; and the kinds that came out."""
     farthest = windows - 1
-    low = np.minimum(np.maximum(np.where(kind == OVERLAP, 1, WINDOW_FRAMES), plan.nearest(step)), farthest)
+    low = np.minimum(np.maximum(np.where(kind == OVERLAP, 1, WINDOW_FRAMES), plan.min_shift), farthest)
     high = np.where(kind == OVERLAP, np.maximum(np.minimum(WINDOW_FRAMES - 1, farthest), low), farthest)
     size = low + np.floor(generator.random(len(kind)) * (high - low + 1)).astype(np.int64)
     shift = np.where(generator.random(len(kind)) < 0.5, -size, size)

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from unisync_loss.config import UniSyncConfig
+from unisync_loss.config import RETIRED_FIELDS, UniSyncConfig
 from unisync_loss.face_model import EXPRESSIONS
 from unisync_loss.pair_stages import ContrastStage, RandomPairStage
 from unisync_loss.pairs import PairPlan
@@ -39,11 +39,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 _CHOICES = {
     "preset": tuple(PRESETS),
-    "hold": (None, "visual", "audio"),
+    "freeze": (None, "visual", "audio"),
     "pairs": ("all", "random"),
     "optimiser": ("adamw", "adam"),
     "schedule": ("cosine", "constant"),
     "precision": ("fp32", "bf16", "fp16"),
+}
+#: settings that a ``config.yaml`` of an earlier version may have, with what became of each
+_RETIRED = {
+    "hold": "was renamed freeze",
+    "mix": "was removed",
+    "far_shift": "was removed",
+    "curriculum_steps": "was removed",
+    "keep": "was removed",
+    **{name: "was removed" for name in RETIRED_FIELDS},
 }
 
 
@@ -52,17 +61,16 @@ class TrainConfig(PairPlan):
     """Everything that a run depends on beside the expert's own config; saved as ``RUN/config.yaml``.
 
     The settings of random pairs are those of :class:`unisync_loss.pairs.PairPlan`; of all pairs, ``cross_share`` weighs
-    negatives, and ``min_shift`` (2 at least) and the curriculum say how near those of a clip may be.
+    negatives, and ``min_shift`` (2 at least) says how near those of a clip may be.
 
     Args:
         data: training folders or stores.
-        mix: odds of drawing from each of them; none goes by speakers and minutes.
         out: folder of the run.
         val: validation folder; none stops the run from keeping a best checkpoint and choosing a threshold.
         cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
         init: experts to start from, as ``load_expert`` takes them: each gives the towers that see or hear the same, the
             last one's count; others start at random.
-        hold: ``"visual"`` or ``"audio"``: that tower, taken over by ``init``, stays as it is.
+        freeze: ``"visual"`` or ``"audio"``: that tower, taken over by ``init``, is not trained.
         hubert: HuBERT of the features, ``owner/name[@revision]`` or a folder; None is the expert's.
         preset: ``"fast"`` or ``"paper"``, already applied to the values here.
         seed: of everything drawn.
@@ -97,7 +105,6 @@ class TrainConfig(PairPlan):
         val_every: steps between validations.
         plateau_steps: steps on the plateau before a diagnosis.
         save_minutes: minutes between saves of the state.
-        keep: checkpoints kept in ``OUT/top``, by validation accuracy.
         workers: processes that fill the cache.
 
     Raises:
@@ -106,11 +113,10 @@ class TrainConfig(PairPlan):
 
     data: tuple[str, ...]
     out: str
-    mix: tuple[float, ...] = ()
     val: str | None = None
     cache: str | None = None
     init: tuple[str, ...] = ()
-    hold: str | None = None
+    freeze: str | None = None
     hubert: str | None = None
     preset: str = "fast"
     seed: int = 0
@@ -144,7 +150,6 @@ class TrainConfig(PairPlan):
     val_every: int = 200
     plateau_steps: int = 1000
     save_minutes: float = 3.0
-    keep: int = 3
     workers: int = os.cpu_count() or 1
 
     def __post_init__(self) -> None:
@@ -162,12 +167,10 @@ class TrainConfig(PairPlan):
             raise ValueError(f"frames: expected 5 or more, got {self.frames}")
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {list(self.betas)}")
-        if self.hold and not self.init:
-            raise ValueError(f"hold: expected an expert to take the {self.hold} tower from (init), got none")
+        if self.freeze and not self.init:
+            raise ValueError(f"freeze: expected an expert to take the {self.freeze} tower from (init), got none")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected a number in [0, 1), got {self.ema}")
-        if self.mix and len(self.mix) != len(self.data):
-            raise ValueError(f"mix: expected a number for each of {len(self.data)} data folders, got {len(self.mix)}")
         super().__post_init__()
 
     def stages(self, expert: UniSyncConfig) -> list[tuple[str, Stage[Any], int, float]]:
@@ -320,6 +323,9 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values in the types of the fields of a dataclass; numbers as YAML writes them."""
     hints = get_type_hints(kind)
+    retired = [f"{name} {_RETIRED[name]}" for name in values if name in _RETIRED]
+    if retired:
+        raise ValueError(f"settings of an earlier version: {', '.join(retired)}")
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(hints)}")

@@ -177,11 +177,9 @@ class ClipData:
             length=length,
         )
 
-    def draw_pairs(
-        self, generator: np.random.Generator, plan: PairPlan, count: int, step: int, world: World = ALONE
-    ) -> PairBatch:
+    def draw_pairs(self, generator: np.random.Generator, plan: PairPlan, count: int, world: World = ALONE) -> PairBatch:
         """Draw random pairs of single windows; this process's part of ``count``. See :func:`pairs.draw_pairs`."""
-        drawn = draw_pairs(plan, self.frames, self.speaker, self.odds, count, generator, step)
+        drawn = draw_pairs(plan, self.frames, self.speaker, self.odds, count, generator)
         kind, clip, start, voice, voice_start = (world.part(values) for values in drawn)
         places = self.first_frame[clip] + start, self.first_frame[voice] + voice_start
         silent = ~self.voiced[places[0]] & ~self.voiced[places[1]]

@@ -45,7 +45,7 @@ def overfit(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> dict
     _, stage, _, rate = run.stages[-1]
     run.engine.prepare(stage, rate)
     started, watch = time.monotonic(), run.watch()
-    batch = stage.draw(run.engine.data, run.engine.generator(0, 0)[0], 0, run.world)
+    batch = stage.draw(run.engine.data, run.engine.generator(0, 0)[0], run.world)
     accuracy = 0.0
     for step in range(STEPS):
         terms = run.engine.step(stage, (0, step), STEPS, rate)

@@ -97,10 +97,9 @@ class BatchSize:
     augment: bool = True
     shuffled: bool = False
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World) -> Batch:
-        """Draw this process's part, at a step of the curriculum."""
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World) -> Batch:
+        """Draw this process's part of the batch."""
         batch = data.draw(generator, self.clips, self.segments, self.frames, world, STRETCHED if self.augment else 0.0)
-        batch = replace(batch, nearest=self.plan.nearest(step))
         if not self.shuffled:
             return batch
         return replace(batch, audio=batch.audio.roll(int(generator.integers(1, len(batch.audio))), 0))
@@ -113,7 +112,7 @@ class Stage(Protocol[Kind]):
         """Modules that this stage trains; all others stay as they are, in eval mode."""
         ...
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World) -> Kind:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World) -> Kind:
         """Draw this process's part of a batch."""
         ...
 
@@ -133,7 +132,7 @@ class AlignStage:
         assert learner.visual.aligner is not None
         return [learner.visual.aligner]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Views:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Views:
         """Draw views of faces."""
         return data.draw_views(generator, self.batch, world)
 
@@ -173,7 +172,7 @@ class GeometryStage:
         """Train the frame network."""
         return [learner.stem]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
         """Draw a segment of each of many clips."""
         return data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames, world)
 
@@ -195,9 +194,9 @@ class SyncStage:
         """Train audio network and visual trunk."""
         return [learner.visual.trunk, learner.expert.audio_tower]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, step, world)
+        return self.batch.draw(data, generator, world)
 
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
@@ -223,9 +222,9 @@ class JointStage:
         """Train all networks but the aligner."""
         return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, step: int, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, step, world)
+        return self.batch.draw(data, generator, world)
 
     def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
@@ -291,7 +290,7 @@ def sync_terms(learner: Learner, batch: Batch, visual: Tensor, size: BatchSize) 
     probability = all_pairs(heard, seen)
     clip, speaker, time = (learner.world.gather_labels(label) for label in batch.window_labels())
     silent = learner.world.gather_labels(batch.silent.flatten().int()).bool() if size.skip_silence else None
-    kinds = pair_kinds(clip, speaker, time, silent, batch.nearest)
+    kinds = pair_kinds(clip, speaker, time, silent, size.plan.min_shift)
     config = learner.expert.config
     contrast = contrastive_loss(probability, kinds, learner.log_scale.exp().clamp(max=LARGEST_SCALE))
     margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross, size.plan.cross_share)
@@ -311,15 +310,15 @@ def dead_units(heard: Tensor, seen: Tensor) -> dict[str, Tensor]:
     return {name: (value <= 0).all(0).float().mean() for name, value in (("dead_audio", heard), ("dead_visual", seen))}
 
 
-def trained_modules(stage: Stage[Any], learner: Learner, hold: str | None = None) -> list[nn.Module]:
-    """Modules that a stage trains, but those of the tower that is held."""
-    held = set(getattr(learner.expert, f"{hold}_tower").modules()) if hold else set()
-    return [module for module in stage.trained(learner) if module not in held]
+def trained_modules(stage: Stage[Any], learner: Learner, freeze: str | None = None) -> list[nn.Module]:
+    """Modules that a stage trains, except those of the frozen tower (``"audio"`` or ``"visual"``)."""
+    frozen = set(getattr(learner.expert, f"{freeze}_tower").modules()) if freeze else set()
+    return [module for module in stage.trained(learner) if module not in frozen]
 
 
-def parameters_of(stage: Stage[Any], learner: Learner, hold: str | None = None) -> Iterator[nn.Parameter]:
+def parameters_of(stage: Stage[Any], learner: Learner, freeze: str | None = None) -> Iterator[nn.Parameter]:
     """Parameters that a stage trains."""
-    for module in trained_modules(stage, learner, hold):
+    for module in trained_modules(stage, learner, freeze):
         yield from module.parameters()
     if getattr(stage, "contrasts", False):
         yield learner.log_scale

@@ -1,8 +1,7 @@
-"""Train an expert; leaves ``last``, ``best``, ``top``, ``log.jsonl``, ``log.csv``, ``curves.png``, ``config.yaml``."""
+"""Train an expert; leaves ``last``, ``best``, ``log.jsonl``, ``log.csv``, ``curves.png``, ``config.yaml``."""
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from dataclasses import asdict, replace
@@ -89,13 +88,13 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
         say(f"taken over from {init}: {' and '.join(sorted(sides))}")
     if taken == {"audio"} and expert_config.finds_mouths:
         raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
-    if config.hold and config.hold not in taken:
-        raise ValueError(f"hold: expected a tower taken over ({', '.join(taken)}), got {config.hold}")
+    if config.freeze and config.freeze not in taken:
+        raise ValueError(f"freeze: expected a tower taken over ({', '.join(taken)}), got {config.freeze}")
     load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, say=say)
     if not world.first:
         world.wait()  # the first process fills the cache
     shortest = SHORTEST if config.pairs == "random" else config.frames
-    data = load(config.data, shortest=shortest, mix=config.mix)
+    data = load(config.data, shortest=shortest)
     val = load([config.val], shortest=SHORTEST_VAL) if config.val else None
     if world.first:
         world.wait()
@@ -123,7 +122,6 @@ class Run:
         self.log = Log(self.out, say) if self.world.first else None
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
-        self.top: dict[str, float] = {}  # validation accuracy of the checkpoints kept
         self.asked = False  # this process, to stop
         self.stopped = False  # as all processes do after the same step
 
@@ -229,7 +227,6 @@ class Run:
             if report["val_auc"] > self.best:
                 self.best = report["val_auc"]
                 self._save_checkpoint("best", report["threshold"])
-            self._keep_top(f"{stage}-{self.step}", report)
         self._summarise()
         self.world.wait()
 
@@ -237,16 +234,6 @@ class Run:
         if self.world.first:
             write_table(self.out)
             draw_curves(self.out)
-
-    def _keep_top(self, name: str, report: dict[str, float]) -> None:
-        """Keep the checkpoints of highest validation accuracy."""
-        self.top[name] = report["val_accuracy"]
-        order = sorted(self.top, key=lambda key: -self.top[key])
-        if name in order[: self.config.keep]:
-            self._save_checkpoint(f"top/{name}", report["threshold"])
-        for key in order[self.config.keep :]:
-            del self.top[key]
-            shutil.rmtree(self.out / "top" / key, ignore_errors=True)
 
     def _save_checkpoint(self, name: str, threshold: float) -> None:
         expert = self.engine.average.expert
@@ -259,8 +246,7 @@ class Run:
             return
         if not all(torch.isfinite(weights).all() for weights in self.engine.learner.parameters()):
             return  # the next loss stops the run; the state of before is whole
-        place = {"stage": self.stage, "step": self.step, "best": self.best, "top": self.top}
-        place |= {"samples": self.samples}
+        place: dict[str, Any] = {"stage": self.stage, "step": self.step, "best": self.best, "samples": self.samples}
         place |= {"config": asdict(self.config), "scaler": self.engine.scaler.state_dict()}
         save_state(self.out / STATE, self.engine.learner, self.engine.average, self.engine.optimiser, place)
 
@@ -274,7 +260,7 @@ class Run:
 
         place = load_state(self.out / STATE, self.engine.learner, self.engine.average, prepare)
         self.stage, self.step, self.best = place["stage"], place["step"], place["best"]
-        self.top, self.samples = place.get("top", {}), place.get("samples", 0)
+        self.samples = place.get("samples", 0)
         if place.get("scaler"):
             self.engine.scaler.load_state_dict(place["scaler"])
         self.say(f"resumed at stage {self.stage}, step {self.step}")
