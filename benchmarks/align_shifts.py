@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from unisync_loss.align import SMALL, Judge, align
-from unisync_loss.clips import ClipEntry, list_clips, load_clip, shift_audio
-from unisync_loss.folds import make_folds, read_unseen
-from unisync_loss.media import write_clip
-from unisync_loss.pretrained import load_expert
+from unisync_loss.curation.align import SMALL, Judge, align
+from unisync_loss.curation.folds import make_folds, read_unseen
+from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audio
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.video.encoding import write_clip
 
 FOLDS = 2
 

@@ -25,12 +25,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from unisync_loss.clips import SUFFIXES, ClipEntry, list_clips
-from unisync_loss.evaluate import MAX_OFFSET, TOLERANCE, embed_clips, offset_table
-from unisync_loss.expert import UniSyncExpert
-from unisync_loss.offsets import find_offset
-from unisync_loss.pretrained import load_expert
-from unisync_loss.progress import Pace
+from unisync_loss.data.clips import ClipEntry, list_clips
+from unisync_loss.evaluation.embeddings import embed_clips, offset_table
+from unisync_loss.evaluation.offsets import MAX_OFFSET, find_offset
+from unisync_loss.evaluation.protocols import TOLERANCE
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.utils.progress import Pace
+from unisync_loss.video.clip import SUFFIXES
 
 BOOTSTRAPS = 1000
 #: kind of generated clip: what it is, and the corpus that holds its source's real clips

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from unisync_loss.pretrained import load_expert
+from unisync_loss.models.pretrained import load_expert
 
 
 def command(options: argparse.Namespace, out: Path, *more: str) -> list[str]:

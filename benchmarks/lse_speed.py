@@ -31,14 +31,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unisync_loss.face_finder import MediaPipeFinder
-from unisync_loss.lse import LseMeter
-from unisync_loss.lse_faces import FaceTrack, crops, cut, find_tracks, keep_tracks
-from unisync_loss.lse_video import measure_video
-from unisync_loss.media import every_frame, to_int16
-from unisync_loss.mfcc import mfcc
-from unisync_loss.streams import open_media, read_facts, stream_pictures, stream_sound
-from unisync_loss.syncnet import SyncNet
+from unisync_loss.lse.crops import FaceTrack, crops, cut, find_tracks, keep_tracks
+from unisync_loss.lse.distances import LseMeter
+from unisync_loss.lse.mfcc import mfcc
+from unisync_loss.lse.procedures import measure_video
+from unisync_loss.lse.syncnet import SyncNet
+from unisync_loss.video.clip import every_frame
+from unisync_loss.video.decoding import open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.video.encoding import to_int16
+from unisync_loss.video.face_detection import MediaPipeFinder
 
 BATCH = 20  # the original's
 S3FD_EVERY = 10  # pictures

@@ -25,14 +25,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unisync_loss import UniSyncExpert, UniSyncLoss, list_pretrained, load_expert
-from unisync_loss.clips import list_clips, load_clip
 from unisync_loss.config import FPS, PARSING_GROUPS, SAMPLE_RATE, WINDOW_FRAMES
-from unisync_loss.evaluate import ClipEmbedding, embed_video
-from unisync_loss.faces import face_mesh, fill_gaps
-from unisync_loss.files import write_atomically
-from unisync_loss.progress import Pace
-from unisync_loss.protocols import summarise
-from unisync_loss.providers import visual_of_mesh
+from unisync_loss.data.clips import list_clips, load_clip
+from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_video
+from unisync_loss.evaluation.report import summarise
+from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.progress import Pace
+from unisync_loss.video.extraction import visual_of_mesh
+from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
 BATCH = 8  # of a timed step
 

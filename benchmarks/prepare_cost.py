@@ -20,13 +20,15 @@ import numpy as np
 import torch
 
 from tools.synthetic.clip import synthesize_clip
-from unisync_loss import footage, prepare, tracks
 from unisync_loss.config import FPS
-from unisync_loss.face_finder import Boxes, Frame
-from unisync_loss.media import write_clip
-from unisync_loss.shards import Part
-from unisync_loss.sources import list_sources
-from unisync_loss.streams import read_facts
+from unisync_loss.data import face_clips as footage
+from unisync_loss.data import preparation as prepare
+from unisync_loss.data.datasets import list_sources
+from unisync_loss.data.store_writer import Part
+from unisync_loss.video import face_tracking as tracks
+from unisync_loss.video.decoding import read_facts
+from unisync_loss.video.encoding import write_clip
+from unisync_loss.video.face_detection import Boxes, Frame
 
 #: stages of the path that the target of 0.35 CPU seconds is for: what turns a picture into landmarks
 PATH = ("decode", "scene cut", "faces", "tracking", "crop", "landmarks")

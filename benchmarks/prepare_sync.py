@@ -17,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 
-from unisync_loss.store import Record, list_records, read_features, read_record
+from unisync_loss.data.store import Record, list_records, read_features, read_record
 
 RATE = 16000
 STEPS = (-2, -1, 0, 1, 2)  # frames of the source

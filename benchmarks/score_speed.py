@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from unisync_loss.config import FPS
-from unisync_loss.face_finder import MediaPipeFinder
-from unisync_loss.pretrained import load_expert
-from unisync_loss.score import TrackScores, score_video
-from unisync_loss.score_report import draw_video
-from unisync_loss.verdict import judge
+from unisync_loss.evaluation.video_page import draw_video
+from unisync_loss.evaluation.video_scores import TrackScores, score_video
+from unisync_loss.evaluation.video_summary import judge
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.video.face_detection import MediaPipeFinder
 
 MIB = 1024**2
 

@@ -23,15 +23,16 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from unisync_loss.clips import ClipEntry, list_clips, load_clip
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.evaluate import MAX_OFFSET, TOLERANCE, ClipEmbedding, embed_clips
-from unisync_loss.expert import UniSyncExpert
+from unisync_loss.data.clips import ClipEntry, list_clips, load_clip
+from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips
+from unisync_loss.evaluation.offsets import MAX_OFFSET, find_offset
+from unisync_loss.evaluation.protocols import TOLERANCE
 from unisync_loss.functional import offset_matrix
-from unisync_loss.offsets import find_offset
-from unisync_loss.pretrained import list_pretrained, load_expert
-from unisync_loss.progress import Pace
-from unisync_loss.streams import read_facts
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import list_pretrained, load_expert
+from unisync_loss.utils.progress import Pace
+from unisync_loss.video.decoding import read_facts
 
 SHIFTS = range(-10, 11)
 SHORTEST = 2.0  # s

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from unisync_loss import UniSyncExpert, load_expert
-from unisync_loss.clips import list_clips, load_clip
 from unisync_loss.config import WINDOW_FRAMES
-from unisync_loss.evaluate import ClipEmbedding, embed_video
-from unisync_loss.faces import face_mesh, fill_gaps
-from unisync_loss.files import write_atomically
-from unisync_loss.progress import Pace
-from unisync_loss.protocols import summarise
-from unisync_loss.providers import visual_of_mesh
+from unisync_loss.data.clips import list_clips, load_clip
+from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_video
+from unisync_loss.evaluation.report import summarise
+from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.progress import Pace
+from unisync_loss.video.extraction import visual_of_mesh
+from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
 STRETCHES = (5, 9, 13, 25, 50)  # frames
 

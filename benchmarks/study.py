@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from unisync_loss import recipe
 from unisync_loss.config import WINDOW_FRAMES
-from unisync_loss.files import write_atomically
-from unisync_loss.materials import listener, load_clips
-from unisync_loss.pretrained import load_expert
-from unisync_loss.protocols import summarise
-from unisync_loss.stages import Learner
-from unisync_loss.train import prepare_run
-from unisync_loss.validation import embed_data
+from unisync_loss.evaluation.report import summarise
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.training import config as recipe
+from unisync_loss.training.data.loading import load_clips
+from unisync_loss.training.learner import Learner, listener
+from unisync_loss.training.trainer import prepare_run
+from unisync_loss.training.validation import embed_data
+from unisync_loss.utils.files import write_atomically
 
 AUCS = (0.75, 0.8, 0.88)
 #: what all runs of a study share: the small network, without its aligner (validation cuts mouths by landmarks), and

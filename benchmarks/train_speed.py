@@ -28,15 +28,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unisync_loss.batches import PairBatch
-from unisync_loss.cache import load_cached
-from unisync_loss.files import write_atomically
-from unisync_loss.media import encode_wav
-from unisync_loss.pair_stages import RandomPairStage
-from unisync_loss.pairs import APART, POSITIVE, PairPlan
-from unisync_loss.recipe import resolve
 from unisync_loss.representations import mel_spectrogram
-from unisync_loss.train import Run, prepare_run
+from unisync_loss.training.config import resolve
+from unisync_loss.training.data.batches import PairBatch
+from unisync_loss.training.data.cache import load_cached
+from unisync_loss.training.data.pairs import APART, POSITIVE, PairPlan
+from unisync_loss.training.stages import RandomPairStage
+from unisync_loss.training.trainer import Run, prepare_run
+from unisync_loss.utils.files import write_atomically
+from unisync_loss.video.encoding import encode_wav
 
 BATCH = 64
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from unisync_loss.prepare import Task, prepare
-from unisync_loss.workers import run_tasks
+from unisync_loss.data.preparation import Task, prepare
+from unisync_loss.utils.process_pool import run_tasks
 
 BATCH = 16  # inputs that one process does before a new one: its models are loaded once
 

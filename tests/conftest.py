@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_hub import FakeHub, fake_hub, use_hub
+from helpers.fake_hub import FakeHub, fake_hub, use_hub
+from helpers.paths import SHARED
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
 
 torch.set_num_threads(1)  # here, so that fixtures of any scope compute alike
 
@@ -35,7 +33,7 @@ def expert():
 def folder(tmp_path_factory):
     """Clips of three drawn people, two of each."""
     from tools.synthetic.clip import synthesize_clip
-    from unisync_loss.media import write_clip
+    from unisync_loss.video.encoding import write_clip
 
     root = tmp_path_factory.mktemp("clips")
     for speaker in range(3):
@@ -50,8 +48,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cache(folder, tmp_path_factory):
     """Both parts of the trainer's cache of these clips."""
-    from unisync_loss.cache import build_cache
-    from unisync_loss.clips import list_clips
+    from unisync_loss.data.clips import list_clips
+    from unisync_loss.training.data.cache import build_cache
 
     path = tmp_path_factory.mktemp("cache")
     *_, (done, total, skipped) = build_cache(list_clips(folder), path, 1)
@@ -109,7 +107,7 @@ def _seeded(state):
 @pytest.fixture(scope="session")
 def golden_syncnet(golden):
     """SyncNet with the weights of the golden numbers."""
-    from unisync_loss.syncnet import SyncNet
+    from unisync_loss.lse.syncnet import SyncNet
 
     net = SyncNet()
     net.load_state_dict(_seeded(net.state_dict()))
@@ -119,7 +117,7 @@ def golden_syncnet(golden):
 @pytest.fixture(scope="session")
 def syncnet():
     """SyncNet with random weights, norms included, so that a forgotten norm shows."""
-    from unisync_loss.syncnet import SyncNet
+    from unisync_loss.lse.syncnet import SyncNet
 
     draw = torch.Generator().manual_seed(1)
     net = SyncNet()
@@ -140,7 +138,7 @@ def quick():
     """SyncNet whose embeddings tell all pictures and sounds apart and cost nothing."""
     from torch.nn import functional as F
 
-    from unisync_loss.syncnet import SyncNet
+    from unisync_loss.lse.syncnet import SyncNet
 
     class QuickNet(SyncNet):
         def embed_video(self, frames):

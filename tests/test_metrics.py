@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from unisync_loss.functional import offset_matrix
-from unisync_loss.lse import LseMeter, summarise
+from unisync_loss.lse.distances import LseMeter, summarise
 from unisync_loss.metrics import LSEC, LSED, OffsetAccuracy, SyncAccuracy, SyncProbability
 
 

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unisync_loss.clips import list_clips
-from unisync_loss.face_model import EXPRESSIONS
-from unisync_loss.faces import face_mesh
-from unisync_loss.media import read_clip
+from unisync_loss.data.clips import list_clips
 from unisync_loss.representations.landmarks import normalise_landmarks
+from unisync_loss.video.clip import read_clip
+from unisync_loss.video.expressions import EXPRESSIONS
+from unisync_loss.video.face_mesh import face_mesh
 
 CLIPS, FRAMES = 3, 150
 

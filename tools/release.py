@@ -11,9 +11,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from unisync_loss.files import write_atomically
-from unisync_loss.hub import COMMIT
-from unisync_loss.pretrained import RELEASED, WEIGHTS, load_expert
+from unisync_loss.models.pretrained import RELEASED, WEIGHTS, load_expert
+from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.hub import COMMIT
 
 
 def pin(folder: Path, *, repo: str | None = None, revision: str | None = None) -> None:

@@ -1,9 +1,9 @@
 """A differentiable lip-sync expert and the loss made of it (UniSync, arXiv 2503.16357)."""
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.expert import UniSyncExpert
 from unisync_loss.loss import SyncTerms, UniSyncLoss
-from unisync_loss.pretrained import list_pretrained, load_expert, save_pretrained
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import list_pretrained, load_expert, save_pretrained
 from unisync_loss.representations import points_of_idexp
 
 __version__ = "0.1.0"

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.utils.tensors import at_least_float32
+
 EPSILON = 1e-6  # probabilities are kept in [EPSILON, 1 - EPSILON] before a logarithm: no loss above 13.8
 SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that stands in for ReLU in the backward pass
 
@@ -179,8 +181,3 @@ def reduce(values: Tensor, weights: Tensor | None = None, reduction: Reduction =
     axes = (0, 1) if reduction == "mean" else (1,)
     total = weights.sum(axes)
     return weighted.sum(axes) / torch.where(total > 0, total, 1.0)
-
-
-def at_least_float32(value: Tensor) -> Tensor:
-    """Raise half precision to float32 and leave float64 alone."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unisync_loss.config import WINDOW_FRAMES
-from unisync_loss.expert import UniSyncExpert
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
-from unisync_loss.pretrained import load_expert
-from unisync_loss.representations.base import describe
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.utils.tensors import describe
 
 logger = logging.getLogger(__name__)
 #: Probabilities below e^-5 count as that in the loss: at most 5 a window, gradient at most 148 on the probability.
@@ -81,7 +81,7 @@ class UniSyncLoss(nn.Module):
         """Load a released name, a checkpoint folder, or ``owner/name[@revision]`` from the Hub.
 
         Raises:
-            ValueError: see :func:`unisync_loss.pretrained.load_expert`.
+            ValueError: see :func:`unisync_loss.models.pretrained.load_expert`.
         """
         return cls(load_expert(name))
 

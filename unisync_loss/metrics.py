@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.loss import UniSyncLoss
+from unisync_loss.lse.distances import Edge, Lse, LseMeter, summarise
+from unisync_loss.lse.syncnet import SIZE, SyncNet
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.utils.tensors import at_least_float32
+
 try:
     from torchmetrics import Metric
 except ImportError as error:
     raise ImportError("metric objects need torchmetrics: pip install 'unisync_loss[metrics]'") from error
-
-from unisync_loss.expert import UniSyncExpert
-from unisync_loss.functional import at_least_float32
-from unisync_loss.loss import UniSyncLoss
-from unisync_loss.lse import Edge, Lse, LseMeter, summarise
-from unisync_loss.syncnet import SIZE, SyncNet
 
 
 class _Mean(Metric):
@@ -203,8 +203,8 @@ class LSED(_LipSyncError):
     """LSE-D, lip-sync error distance (Wav2Lip): mean over clips.
 
     Args:
-        net: of :func:`unisync_loss.syncnet.load_syncnet`.
-        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse`.
+        net: of :func:`unisync_loss.lse.syncnet.load_syncnet`.
+        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse.distances`.
         options: of :class:`torchmetrics.Metric`.
 
     Example:
@@ -225,8 +225,8 @@ class LSEC(_LipSyncError):
     """LSE-C, lip-sync error confidence (Wav2Lip): mean over clips.
 
     Args:
-        net: of :func:`unisync_loss.syncnet.load_syncnet`.
-        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse`.
+        net: of :func:`unisync_loss.lse.syncnet.load_syncnet`.
+        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse.distances`.
         options: of :class:`torchmetrics.Metric`.
     """
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from research.hubert_small.speech import Speech, samples_of
 from unisync_loss.config import STEP_RATE
-from unisync_loss.hubert import HOP, standard
+from unisync_loss.representations.hubert_encoder import HOP, standard
 
 if TYPE_CHECKING:
     from transformers import HubertConfig

@@ -31,12 +31,12 @@ from research.hubert_small.masked_prediction import CropDrawer, HubertSize
 from research.hubert_small.speech import list_speech, load_speech
 from research.hubert_small.tasks import Ear, EarTask, Material, Task, UnitsTask
 from research.hubert_small.units import mfcc_with_deltas
-from unisync_loss.files import write_atomically
-from unisync_loss.hubert import standard, steps_of
-from unisync_loss.optimisation import adamw, update_average
-from unisync_loss.pretrained import save_pretrained
-from unisync_loss.sampling import speaker_odds
-from unisync_loss.state import load_state, save_state
+from unisync_loss.models.pretrained import save_pretrained
+from unisync_loss.representations.hubert_encoder import standard, steps_of
+from unisync_loss.training.checkpoint import load_state, save_state
+from unisync_loss.training.data.dataset import speaker_odds
+from unisync_loss.training.step import adamw, update_average
+from unisync_loss.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import HubertModel
@@ -300,7 +300,7 @@ class _Run:
 
 
 def save_hubert(hubert: HubertModel, folder: Path) -> None:
-    """Write a folder that :meth:`unisync_loss.hubert.HubertEncoder.from_pretrained` loads, weights in float16."""
+    """Write a folder that :class:`HubertEncoder` loads, weights in float16."""
     from transformers import Wav2Vec2FeatureExtractor
 
     folder.mkdir(parents=True, exist_ok=True)

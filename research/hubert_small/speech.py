@@ -16,14 +16,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from unisync_loss.clips import SUFFIXES
 from unisync_loss.config import SAMPLE_RATE
-from unisync_loss.files import fingerprint
-from unisync_loss.hubert import FIELD, HOP, steps_of
-from unisync_loss.media import to_int16
-from unisync_loss.progress import Pace
-from unisync_loss.store import WAV_HEADER, Record, is_store, list_records, read_member
-from unisync_loss.streams import open_media, stream_sound
+from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, read_member
+from unisync_loss.representations.hubert_encoder import FIELD, HOP, steps_of
+from unisync_loss.utils.files import fingerprint
+from unisync_loss.utils.progress import Pace
+from unisync_loss.video.clip import SUFFIXES
+from unisync_loss.video.decoding import open_media, stream_sound
+from unisync_loss.video.encoding import to_int16
 
 SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")
 MIN_SECONDS = 1.0  # of a recording

@@ -21,12 +21,12 @@ from research.hubert_small.masked_prediction import CropDrawer, Crops, HubertSiz
 from research.hubert_small.speech import samples_of
 from research.hubert_small.units import label_speech, mfcc_with_deltas, perplexity
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
-from unisync_loss.expert import UniSyncExpert
-from unisync_loss.files import write_atomically
 from unisync_loss.functional import sync_probability
-from unisync_loss.hubert import HOP, standard, steps_of
-from unisync_loss.pretrained import load_expert
-from unisync_loss.towers import DenseAudioTower
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.models.small import DenseAudioTower
+from unisync_loss.representations.hubert_encoder import HOP, standard, steps_of
+from unisync_loss.utils.files import write_atomically
 
 HELD_CROPS = 96  # of up to four seconds, one a recording
 _LONGEST_HELD = 200  # steps

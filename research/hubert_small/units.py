@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from research.hubert_small.speech import Speech
-from unisync_loss.mfcc import mfcc
-from unisync_loss.progress import Pace
+from unisync_loss.lse.mfcc import mfcc
+from unisync_loss.utils.progress import Pace
 
 FIT_STEPS = 200_000  # steps that groups are fitted to; more change little
 ROUNDS = 30  # of k-means

@@ -74,7 +74,7 @@ def lip_gap(mesh: NDArray[np.float32], size: tuple[int, int]) -> Array:
     """Gap between the lips over the height of the face.
 
     Args:
-        mesh: (T, 468, 2 or 3) of `unisync_loss.faces.face_mesh`, gaps filled.
+        mesh: (T, 468, 2 or 3) of `unisync_loss.video.face_mesh.face_mesh`, gaps filled.
         size: height and width of the frames in pixels.
 
     Returns:

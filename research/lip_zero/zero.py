@@ -19,11 +19,11 @@ from research.lip_zero.closures import (
     rises_at,
     sound_rise,
 )
-from unisync_loss.cache import measure_clip
-from unisync_loss.clips import ClipEntry
-from unisync_loss.faces import MESH_POINTS, fill_gaps
-from unisync_loss.progress import Pace
-from unisync_loss.store import read_features, read_sound
+from unisync_loss.data.clips import ClipEntry, measure_clip
+from unisync_loss.data.store import read_features, read_sound
+from unisync_loss.representations.face_topology import MESH_POINTS
+from unisync_loss.utils.progress import Pace
+from unisync_loss.video.face_mesh import fill_gaps
 
 Rises = NDArray[np.float32]
 _ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips

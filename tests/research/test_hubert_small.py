@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT
 from safetensors.torch import load_file
 
 from research.hubert_small.abx import abx_error, draw_sentences
@@ -19,9 +19,9 @@ from research.hubert_small.speech import Speech, list_speech, load_speech, sampl
 from research.hubert_small.tasks import PIECE_STEPS, pieces
 from research.hubert_small.units import fit_groups, mfcc_with_deltas, nearest, perplexity
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, load_expert, save_pretrained
-from unisync_loss.hubert import HubertEncoder, steps_of
-from unisync_loss.media import encode_wav
-from unisync_loss.mfcc import mfcc
+from unisync_loss.lse.mfcc import mfcc
+from unisync_loss.representations.hubert_encoder import HubertEncoder, steps_of
+from unisync_loss.video.encoding import encode_wav
 
 SIZE = HubertSize(hidden=32, layers=2, channels=(8, 8, 8, 16, 16, 16, 16))
 
@@ -182,7 +182,7 @@ class TestRun:
 
 def test_the_command_names_what_is_wrong(tmp_path):
     command = [sys.executable, "-m", "research.hubert_small", "--data", str(tmp_path / "none"), "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("hubert_small: no such data folder")
 

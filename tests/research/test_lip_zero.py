@@ -5,16 +5,16 @@ import math
 
 import numpy as np
 import pytest
-from small_store import write_store
+from helpers.small_store import write_store
 
 from research.lip_zero.__main__ import main
 from research.lip_zero.closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
 from research.lip_zero.zero import read_rises, settle_zeros
 from tools.synthetic.clip import articulate, plan_clip
 from tools.synthetic.voice import TICKS, synthesize_voice
-from unisync_loss.clips import ClipEntry, list_clips
-from unisync_loss.faces import MESH_POINTS
-from unisync_loss.media import encode_wav
+from unisync_loss.data.clips import ClipEntry, list_clips
+from unisync_loss.representations.face_topology import MESH_POINTS
+from unisync_loss.video.encoding import encode_wav
 
 SECONDS, CLIPS = 5.0, 12
 FRAME = 640

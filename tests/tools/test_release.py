@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tools import release
-from unisync_loss.pretrained import RELEASED, WEIGHTS, save_pretrained
+from unisync_loss.models.pretrained import RELEASED, WEIGHTS, save_pretrained
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@ import doctest
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import ROOT
 
 import tools.synthetic.clip
 from tools.synthetic.clip import articulate, plan_clip, synthesize_clip
-from unisync_loss.media import read_clip
-
-ROOT = Path(__file__).resolve().parents[2]
+from unisync_loss.video.clip import read_clip
 
 
 @pytest.fixture(scope="module")

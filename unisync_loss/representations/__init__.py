@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.base import AudioInput, VisualInput
+from unisync_loss.representations.coefficients import MorphableInput
 from unisync_loss.representations.hubert import HubertInput
 from unisync_loss.representations.landmarks import LandmarksInput, points_of_idexp
 from unisync_loss.representations.mel import MelInput, mel_spectrogram
-from unisync_loss.representations.morphable import MorphableInput
 from unisync_loss.representations.parsing import ParsingInput, mouth_groups
-from unisync_loss.representations.rgb import RGBInput, lower_half
+from unisync_loss.representations.rgb import RGBInput
 
 __all__ = [
     "AudioInput",
     "VisualInput",
     "audio_input",
-    "lower_half",
     "mel_spectrogram",
     "mouth_groups",
     "points_of_idexp",

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from unisync_loss.config import UniSyncConfig
+from unisync_loss.utils.tensors import describe
 
 
 class VisualInput(nn.Module, ABC):
@@ -64,8 +65,3 @@ class AudioInput(nn.Module, ABC):
             f"audio: expected a waveform (B, S) at {16_000} Hz or {self.config.audio} features as {self.expected}, "
             f"in floating point, got {describe(audio)}"
         )
-
-
-def describe(value: object) -> str:
-    """Shape and dtype of a tensor, or the type of anything else, for error messages."""
-    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

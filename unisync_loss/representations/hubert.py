@@ -7,8 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
-from unisync_loss.hubert import MARGIN, HubertEncoder, fit_steps, looks_like
 from unisync_loss.representations.base import AudioInput
+from unisync_loss.representations.hubert_encoder import MARGIN, HubertEncoder, fit_steps, looks_like
 
 
 class HubertInput(AudioInput):
@@ -16,7 +16,8 @@ class HubertInput(AudioInput):
 
     A waveform is encoded by the model, revision and layer of the config, in float32; the model is loaded at the first
     waveform and shared by all experts of the process. Give whole clips, not windows: HuBERT hears the context. Features
-    of clips that are read again and again are computed once by :func:`unisync_loss.hubert.cached_features`.
+    of clips that are read again and again are computed once by
+    :func:`unisync_loss.representations.hubert_encoder.cached_features`.
     """
 
     margin = MARGIN // 2

@@ -9,9 +9,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.functional import at_least_float32
-from unisync_loss.representations.base import VisualInput, describe
-from unisync_loss.representations.landmark_tables import IBUG_68, MEAN_FACE_68, MOUTH_20, RIGID_OF_68
+from unisync_loss.representations.base import VisualInput
+from unisync_loss.representations.face_topology import IBUG_68, MEAN_FACE_68, MOUTH_20, RIGID_OF_68
+from unisync_loss.utils.tensors import at_least_float32, describe
 
 #: points by which a face is brought to the mean face, and their indices among the 68
 _RIGID = {
@@ -28,7 +28,7 @@ _GENEFACE_SCALE = 10.0  # its idexp landmarks are decimetres times ten
 class LandmarksInput(VisualInput):
     """Points (B, T, N, 2 or 3) → (B, T, N·dimensions), brought to the mean face frame by frame.
 
-    N is 68, 20, 468 or 478; the order is that of :mod:`unisync_loss.representations.landmark_tables`. The unit is free,
+    N is 68, 20, 468 or 478; the order is that of :mod:`unisync_loss.representations.face_topology`. The unit is free,
     but must be the same along all axes: pixels, not shares of width and height. See :func:`normalise_landmarks`.
     """
 

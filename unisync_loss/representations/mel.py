@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.config import AUDIO_FEATURES, SAMPLE_RATE
-from unisync_loss.representations.base import AudioInput, describe
+from unisync_loss.representations.base import AudioInput
+from unisync_loss.utils.tensors import describe
 
 N_FFT = 800
 HOP = 200

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.config import PARSING_GROUPS
-from unisync_loss.functional import at_least_float32
-from unisync_loss.representations.base import VisualInput, describe
+from unisync_loss.representations.base import VisualInput
+from unisync_loss.utils.tensors import at_least_float32, describe
 
 #: label orders of the parsers in use; the same 19 classes of CelebAMask-HQ, in different orders
 CLASSES: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,103 @@
+"""Examples in the documents do what they say."""
+
+import doctest
+import importlib
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import ROOT
+
+import unisync_loss
+from unisync_loss.evaluation.video_scores import TrackScores, VideoScores
+from unisync_loss.evaluation.video_summary import judge
+from unisync_loss.lse import procedures as lse_video
+
+MODULES = ["config", "functional", "expert", "loss", "metrics", "adapters.wav2lip", "adapters.geneface"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    module = importlib.import_module(f"unisync_loss.{name}")
+    names = {"torch": torch} | {name: getattr(unisync_loss, name) for name in unisync_loss.__all__}
+    failed, tried = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert tried > 0
+    assert failed == 0
+
+
+def test_the_readme_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    video = torch.rand(1, 10, 3, 96, 96, requires_grad=True)
+    names = {"video": video, "waveform": torch.randn(1, 6400) / 10}
+    exec(code, names)
+    assert video.grad.abs().sum() > 0
+    assert names["terms"].probability.shape == (1, 6)
+
+
+@pytest.fixture(scope="module")
+def measuring():
+    """The programs of docs/measuring.md: metric objects in a loop, and a peer through the protocols."""
+    text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    loop, peer = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return {"loop": loop, "peer": peer}
+
+
+@pytest.fixture
+def beside_weights(syncnet, tmp_path, monkeypatch):
+    torch.save(syncnet.state_dict(), tmp_path / "syncnet_v2.model")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_validation_loop_runs(measuring, beside_weights, capsys):
+    exec(measuring["loop"], {"loader": 2 * [(torch.rand(1, 7, 3, 96, 96), torch.randn(1, 7 * 640) / 10)]})
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("SyncProbability", "LSED", "LSEC"))
+    assert "nan" not in printed
+
+
+def test_a_peer_runs_through_the_protocols(measuring, beside_weights, tmp_path, capsys):
+    pytest.importorskip("av")
+    from unisync_loss.video.encoding import write_clip
+
+    draw = np.random.default_rng(0)
+    for place in ("VAL/a/one", "TEST/a/one", "TEST/a/two"):
+        (tmp_path / place).mkdir(parents=True)
+        pictures = draw.integers(0, 256, (13, 64, 64, 3), dtype=np.uint8)
+        write_clip(tmp_path / place / "0.mp4", pictures, (draw.normal(size=13 * 640) / 10).astype(np.float32))
+    exec(measuring["peer"], {})
+    printed = capsys.readouterr().out
+    assert "syncnet: 2 clips, 2 speakers, 32 pairs" in printed  # 8 windows a clip, each once right and once wrong
+    assert "detection" in printed
+    assert "retrieval@11" in printed
+
+
+def test_every_figure_of_the_reports_is_explained():
+    text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    track = TrackScores(0, np.full((60, 31), 0.5, np.float32), np.full(60, 0.2, np.float32), [])
+    judged = judge("a.mp4", VideoScores([track], [], 2.6, []), 0.5)
+    figures = {*judged, *judged["tracks"][0], *lse_video.COLUMNS, "speaker_track", "sync_matrix", "n_tracks", "means"}
+    plain = {"video", "variant"}  # the file and the option
+    assert [name for name in sorted(figures - plain) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "README.md",
+        "adapters/README.md",
+        "benchmarks/README.md",
+        "docs/data.md",
+        "docs/training.md",
+        "docs/measuring.md",
+        "docs/scores.md",
+        "unisync_loss/README.md",
+        "CHANGELOG.md",
+    ],
+)
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target

@@ -1,0 +1,309 @@
+"""The demonstration, in small: two steps with a random expert on a clip made here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_FRAME, UniSyncConfig
+from unisync_loss.demo.clip import (
+    GAP,
+    SIZE,
+    Material,
+    audio_windows,
+    load_material,
+    mel_around,
+    references_of,
+    split_time,
+)
+from unisync_loss.demo.generator import (
+    LipGenerator,
+    batch_losses,
+    draw_batch,
+    faces_of,
+    generate,
+    lower_half,
+    motion_correlation,
+)
+from unisync_loss.demo.run import Judge, bootstrap, run_demo
+from unisync_loss.loss import UniSyncLoss
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.video.clip import read_clip
+from unisync_loss.video.encoding import write_clip
+
+FRAMES = 92  # a little over 3.5 s
+
+
+def make_clip(path: Path, frames: int = FRAMES, *, loud: float = 0.3, moving: bool = True, width: int = 64) -> Path:
+    """Write a grey face whose mouth opens as a tone swells."""
+    times = np.arange(frames * SAMPLES_PER_FRAME) / SAMPLE_RATE
+    swell = 0.5 + 0.5 * np.sin(2 * np.pi * 2.5 * times)
+    waveform = (loud * swell * np.sin(2 * np.pi * 220 * times)).astype(np.float32)
+    pictures: NDArray[np.uint8] = np.full((frames, 64, width, 3), 170, np.uint8)
+    for frame, opening in enumerate(swell[::640] * 8 if moving else np.full(frames, 4.0)):
+        pictures[frame, 44 : 46 + int(opening), 24:40] = (90, 20, 20)
+    write_clip(path, pictures, waveform)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip that the demonstration accepts."""
+    return make_clip(tmp_path_factory.mktemp("clip") / "face & voice.mp4")
+
+
+@pytest.fixture(scope="module")
+def expert() -> UniSyncExpert:
+    """A random expert of the smallest kind."""
+    torch.manual_seed(0)
+    return UniSyncExpert(UniSyncConfig(embedding=8))
+
+
+@pytest.fixture(scope="module")
+def material(clip: Path, expert: UniSyncExpert) -> Material:
+    """The clip as the generator takes it."""
+    return load_material(clip, expert)
+
+
+@pytest.fixture(scope="module")
+def out(clip: Path, expert: UniSyncExpert, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished demonstration."""
+    folder = tmp_path_factory.mktemp("demo") / "deep" / "out"
+    before = {name: value.clone() for name, value in expert.state_dict().items()}
+    run_demo(clip, folder, expert, steps=2, progress=lambda line: None)
+    assert all(torch.equal(value, before[name]) for name, value in expert.state_dict().items())
+    return folder
+
+
+def numbers(text: str) -> object:
+    """What ``demo.json`` holds, without the times."""
+    values = json.loads(text)
+    del values["seconds"]
+    for run in values["runs"].values():
+        del run["seconds"]
+    return values
+
+
+def test_outputs(out: Path) -> None:
+    assert sorted(path.name for path in out.iterdir()) == [
+        "curves.png", "demo.json", "demo.mp4", "film.png", "report.html",
+    ]  # fmt: skip
+    film = read_clip(out / "demo.mp4")
+    assert len(film.frames) == len(split_time(FRAMES)[1])
+    assert np.abs(film.waveform).max() > 0.1
+
+
+def test_json(out: Path) -> None:
+    values = json.loads((out / "demo.json").read_text())
+    assert set(values["probability"]) == {
+        "truth", "truth_shifted", "reconstruction", "unisync", "unisync_shifted",
+    }  # fmt: skip
+    windows = len(split_time(FRAMES)[1]) - 4
+    assert values["probability"]["unisync"]["windows"] == values["probability"]["unisync_shifted"]["windows"] == windows
+    for measure in values["probability"].values():
+        assert 0 <= measure["low"] <= measure["mean"] <= measure["high"] <= 1
+    assert set(values["runs"]) == {"reconstruction", "unisync"}
+    assert len(values["runs"]["unisync"]["sync"]) == values["steps"] == 2
+    assert values["runs"]["reconstruction"]["sync"] == []
+    assert isinstance(values["learnt"], bool)
+
+
+def test_page_is_self_contained(out: Path) -> None:
+    text = (out / "report.html").read_text()
+    references = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert {reference for reference in references if not reference.startswith("data:image/png;base64,")} == {"demo.mp4"}
+    assert sum(reference.startswith("data:") for reference in references) == 2
+    assert "http" not in text
+    assert "face &amp; voice.mp4" in text
+    assert "$" not in text
+
+
+def test_same_seed_same_numbers(
+    clip: Path, expert: UniSyncExpert, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unisync_loss.demo.run.write_report", lambda *arguments: None)
+    torch.rand(7)  # the caller's own random state must not matter
+    again, other = (run_demo(clip, tmp_path, expert, steps=2, seed=seed, progress=lambda line: None) for seed in (0, 1))
+    written = numbers((out / "demo.json").read_text())
+    assert numbers(again.to_json()) == written
+    assert numbers(other.to_json()) != written
+    lines = again.table().splitlines()
+    assert len(lines) >= 8
+    assert lines[-1] in ("the lips learnt to move in time", "no sure gain from the sync loss on this clip")
+
+
+def test_trainings_differ_by_the_loss_alone(out: Path) -> None:
+    runs = json.loads((out / "demo.json").read_text())["runs"]
+    # same weights and data: until the sync loss is faded in, after 10 % of the steps, the losses are the same
+    assert runs["reconstruction"]["reconstruction"][0] == runs["unisync"]["reconstruction"][0]
+    assert runs["reconstruction"]["l1"] != runs["unisync"]["l1"]  # the sync term of the second step took part
+
+
+@pytest.mark.parametrize("frames", [88, 100, 250, 500])
+def test_split_has_a_gap(frames: int) -> None:
+    train, held = split_time(frames)
+    assert train.start == 0
+    assert held.start - train.stop == GAP >= 5
+    assert held.stop == frames
+    assert len(held) >= 20
+
+
+def test_held_out_part_never_trains(material: Material) -> None:
+    random = torch.Generator().manual_seed(0)
+    batches = [draw_batch(material.train, random).frames for _ in range(100)]
+    drawn = torch.cat(batches)
+    assert drawn.min() == 0
+    assert drawn.max() == material.train.stop - 1
+    # nor through the sound: the last mel window of the training part ends before the first held-out frame
+    steps = torch.arange(material.mel.shape[1], dtype=torch.float32).expand(80, -1)
+    assert mel_around(steps, drawn.max()[None] + 0.5).max() * 200 + 400 < material.held.start * SAMPLES_PER_FRAME
+
+
+def test_references_come_from_other_training_frames() -> None:
+    train, _ = split_time(FRAMES)
+    # each frame's lower half holds its own number: the reference must not contain it, nor one of the held-out part
+    frames = torch.rand(FRAMES, 1, 3, SIZE // 2, SIZE // 2).mean(1).repeat(1, 1, 2, 2)
+    spoilt = frames.clone()
+    spoilt[train.stop :, :, SIZE // 2 :] = torch.nan
+    assert references_of(spoilt, train).isfinite().all()
+    spoilt = frames.clone()
+    spoilt[30, :, SIZE // 2 :] = torch.nan
+    assert references_of(spoilt, train)[30 - 7 : 30 + 8].isfinite().all()
+
+
+def test_mel_window_holds_the_frame_in_its_middle() -> None:
+    mel = torch.arange(400.0).expand(80, -1)
+    windows = mel_around(mel, torch.tensor([50]))
+    assert windows.shape == (1, 1, 80, 16)
+    # frame 50 lasts from step 160 to 163.2
+    assert windows[0, 0, 0, [0, -1]].mean() == pytest.approx(161.6, abs=0.6)
+    assert mel_around(mel, torch.tensor([0, 125])).shape == (2, 1, 80, 16)
+
+
+def test_upper_half_is_the_target() -> None:
+    torch.manual_seed(0)
+    faces = torch.rand(3, 6, SIZE, SIZE)
+    generator = LipGenerator()
+    torch.nn.init.normal_(generator.out.weight)
+    drawn = generator(torch.randn(3, 1, 80, 16), faces)
+    assert drawn.shape == (3, 3, SIZE, SIZE)
+    assert torch.equal(drawn[:, :, : SIZE // 2], faces[:, :3, : SIZE // 2])
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+
+
+def test_generator_gets_audio_and_no_lower_half(material: Material) -> None:
+    faces = faces_of(material, torch.arange(4))
+    assert faces[:, :3, SIZE // 2 :].abs().max() == 0
+    torch.manual_seed(0)
+    generator = LipGenerator()
+    torch.nn.init.normal_(generator.out.weight)
+    drawn = generate(generator, material)
+    assert drawn.shape == (len(material.held), 3, SIZE, SIZE)
+    assert not torch.equal(drawn, generate(generator, material, late=5))
+
+
+def test_first_output_is_the_reference(material: Material) -> None:
+    frames = torch.arange(4)
+    drawn = LipGenerator()(mel_around(material.mel, frames), faces_of(material, frames))
+    torch.testing.assert_close(lower_half(drawn), lower_half(material.references[:4]).clamp(0.01, 0.99))
+
+
+def test_sync_loss_reaches_the_generator(material: Material, expert: UniSyncExpert) -> None:
+    generator = LipGenerator()
+    batch = draw_batch(material.train, torch.Generator().manual_seed(0))
+    _, sync = batch_losses(generator, material, batch, UniSyncLoss(expert))
+    sync.backward()
+    assert generator.out.weight.grad is not None
+    assert generator.out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("audio", ["mel", "hubert"])
+def test_audio_windows_embed_as_the_whole(material: Material, expert: UniSyncExpert, audio: str) -> None:
+    waveform = torch.from_numpy(material.waveform)[None]
+    if audio == "hubert":
+        torch.manual_seed(0)
+        expert = UniSyncExpert(UniSyncConfig(audio="hubert", audio_features=32, embedding=8))
+        whole_input = torch.randn(1, 2 * FRAMES, 32)
+        material = material._replace(audio="hubert", audio_input=whole_input[0])
+    else:
+        whole_input = waveform
+    expert.eval()
+    starts = torch.tensor([0, 1, 7, 40])
+    with torch.no_grad():
+        whole = expert.encode_audio(whole_input, FRAMES)[0]
+        windows = expert.encode_audio(audio_windows(material, starts), 5)[:, 0]
+    torch.testing.assert_close(windows, whole[starts], atol=1e-4, rtol=0)
+    torch.testing.assert_close(Judge(expert, material).audio, whole, atol=1e-4, rtol=0)
+
+
+def test_judge_shifts_the_audio(material: Material, expert: UniSyncExpert) -> None:
+    judge = Judge(expert.eval(), material)
+    truth = material.frames[material.held.start :]
+    whole = expert(material.frames[None], torch.from_numpy(material.waveform)[None])[0]
+    torch.testing.assert_close(judge.probability(truth), whole[material.held.start :], atol=1e-4, rtol=0)
+    assert len(judge.probability(truth, 5)) == len(truth) - 4  # the gap and the training part lend their sound
+    assert len(judge.probability(truth, -5)) == len(truth) - 4 - 5
+    late = Judge(expert, material._replace(audio_input=material.audio_input.roll(16, dims=0)))  # 16 steps are 5 frames
+    torch.testing.assert_close(late.probability(truth), judge.probability(truth, 5), atol=1e-4, rtol=0)
+
+
+def test_motion_correlation() -> None:
+    torch.manual_seed(0)
+    video = torch.rand(40, 3, SIZE, SIZE)
+    assert motion_correlation(video, video) == pytest.approx(1)
+    assert motion_correlation(1 - video, video) == pytest.approx(-1)
+    still = video[:1].expand(40, -1, -1, -1)
+    assert motion_correlation(still, video) == pytest.approx(0, abs=1e-3)
+
+
+def test_bootstrap() -> None:
+    values = np.random.default_rng(0).normal(0.5, 0.1, 400)
+    measure = bootstrap(values, seed=0)
+    # standard error 0.005: the interval is about four of them wide
+    assert measure.high - measure.low == pytest.approx(0.02, rel=0.35)
+    assert measure.low < measure.mean < measure.high
+    steady = bootstrap(np.repeat(values[::10], 10), seed=0)
+    assert steady.high - steady.low > 2 * (measure.high - measure.low)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frames": 80}, r"expected at least 3\.5 s of video, got 3\.2 s"),
+        ({"loud": 0.0}, "expected speech throughout, got silence"),
+        ({"moving": False}, "expected a moving face, got a still one"),
+        ({"width": 160}, "expected a crop around one face, about square, got 160 x 64"),
+    ],
+)
+def test_clips_that_cannot_be_used(change: dict[str, int], message: str, expert: UniSyncExpert, tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        run_demo(path, tmp_path / "out", expert, steps=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_used(expert: UniSyncExpert, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such video file"):
+        run_demo(tmp_path / "none.mp4", tmp_path / "out", expert)
+    (tmp_path / "text.mp4").write_text("not a film")
+    with pytest.raises(ValueError, match=r"text\.mp4: cannot be decoded"):
+        run_demo(tmp_path / "text.mp4", tmp_path / "out", expert)
+    write_clip(tmp_path / "mute.mp4", np.zeros((100, 64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="expected a video with sound, got no audio stream"):
+        run_demo(tmp_path / "mute.mp4", tmp_path / "out", expert)
+
+
+def test_options_that_cannot_be_used(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        run_demo(clip, tmp_path, UniSyncExpert(UniSyncConfig(embedding=8)), steps=0)
+    landmarks = UniSyncExpert(UniSyncConfig(visual="landmarks", visual_features=136, embedding=8))
+    with pytest.raises(ValueError, match="expected an expert on rgb, got mel-landmarks"):
+        run_demo(clip, tmp_path / "out", landmarks, steps=1)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,117 @@
+"""Everything on the GPU it is told to be on: PyTorch's fake tensors know their device and hold no numbers.
+
+What mixes devices raises here as it would on a real GPU, which few machines that run these tests have.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
+from unisync_loss.representations.landmarks import _fit_tables
+from unisync_loss.representations.mel import _filter_bank, mel_spectrogram
+from unisync_loss.training.config import TrainConfig, expert_config
+from unisync_loss.training.data.loading import load_clips
+from unisync_loss.training.distributed import ALONE
+from unisync_loss.training.learner import Learner, hear, listener, see
+
+GPU = torch.device("cuda", 0)
+PAIRS = [(audio, visual) for audio in ("mel", "hubert") for visual in ("rgb", "parsing", "landmarks", "3dmm")]
+
+
+class Made(TorchDispatchMode):
+    """Answers what cannot be known without numbers, such as how many booleans are true."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.nonzero.default:
+            return torch.zeros(2, args[0].ndim, dtype=torch.long, device=args[0].device)
+        if func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1]):
+            [chosen] = args[1]
+            assert chosen.device == args[0].device
+            return args[0].flatten(0, chosen.ndim - 1)[:2]
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return {torch.bool: True, torch.float32: 0.5}.get(args[0].dtype, 30)
+        if func is torch.ops.aten._pin_memory.default:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    # what is made once and kept is made anew, for real: other tests may have made it in inference mode
+    _filter_bank.cache_clear()
+    mel_spectrogram(torch.zeros(1, 640))
+    _fit_tables.cache_clear()
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda self: np.zeros(tuple(self.shape), np.float32))
+    with FakeTensorMode(allow_non_fake_inputs=True), Made():
+        yield
+    _fit_tables.cache_clear()  # what was kept holds no numbers
+
+
+def moved(network):
+    """The network on the pretended GPU, as by ``.to``: parameters and buffers, and nothing else."""
+    for module in network.modules():
+        for kept, wrap in ((module._parameters, nn.Parameter), (module._buffers, lambda value: value)):
+            for name, value in kept.items():
+                if value is not None:
+                    kept[name] = wrap(torch.empty(value.shape, dtype=value.dtype, device=GPU))
+    return network
+
+
+def shown(config):
+    """A video and a sound of a second."""
+    video = {
+        "rgb": (25, 3, 96, 96),
+        "parsing": (25, 6, 128, 128),
+        "landmarks": (25, 68, 2),
+        "3dmm": (25, config.visual_features),
+    }[config.visual]
+    audio = (16000,) if config.audio == "mel" else (50, config.audio_features)
+    return torch.empty(2, *video, device=GPU), torch.empty(2, *audio, device=GPU)
+
+
+def test_what_mixes_devices_is_seen(fake):
+    """The truth that the tests below rest on."""
+    with pytest.raises(RuntimeError, match="two different devices"):
+        torch.zeros(3, device=GPU) + torch.zeros(3)
+
+
+@pytest.mark.parametrize("architecture", ["small", "paper"])
+@pytest.mark.parametrize(("audio", "visual"), PAIRS)
+def test_the_loss(fake, audio, visual, architecture):
+    config = UniSyncConfig(audio=audio, visual=visual, architecture=architecture)
+    loss = UniSyncLoss(UniSyncExpert(config))
+    moved(loss.expert)
+    video, sound = shown(config)
+    mask, weights = torch.ones(2, 25, dtype=torch.bool, device=GPU), torch.ones(2, 21, device=GPU)
+    terms = loss(video, sound, mask=mask, weights=weights, return_terms=True)
+    assert {value.device for value in terms} == {GPU}
+
+
+@pytest.mark.parametrize("pairs", ["all", "random"])
+@pytest.mark.parametrize(
+    ("audio", "visual", "architecture"),
+    [*[("mel", visual, "small") for _, visual in PAIRS[:4]], ("mel", "rgb", "paper"), ("hubert", "landmarks", "small")],
+)
+def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, audio, visual, architecture, pairs):
+    config = expert_config(audio, visual, architecture=architecture)
+    config, listen = listener(config, str(tiny_hubert) if audio == "hubert" else None, tmp_path)
+    data = load_clips([str(folder)], cache, config, 13, 1, listen, lambda line: None)
+    settings = TrainConfig(data=("clips",), out="run", clips=4, batch=16, pairs=pairs)
+    stages = [(stage, Learner(config)) for _, stage, _, _ in settings.stages(config)]
+    drawn = [stage.draw(data, np.random.default_rng(0), ALONE) for stage, _ in stages]
+    request.getfixturevalue("fake")
+    for (stage, learner), batch in zip(stages, drawn, strict=True):
+        with GPU:
+            terms = stage.loss(moved(learner), batch.to(GPU))
+        assert {value.device for value in terms.values()} == {GPU}
+    with GPU:  # as validation does
+        learner, batch = stages[-1][1], drawn[-1].to(GPU)
+        seen, heard = (
+            see(learner, batch, augmented=False),
+            hear(learner, batch, 13 if pairs == "all" else 5, augmented=False),
+        )
+    assert seen.device == heard.device == GPU

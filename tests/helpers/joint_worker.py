@@ -1,0 +1,55 @@
+"""One of the processes of test_engine's joint batch: ``torchrun joint_worker.py CLIPS CACHE OUT``."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from unisync_loss.config import UniSyncConfig
+from unisync_loss.data.clips import list_clips
+from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.pairs import PairPlan
+from unisync_loss.training.distributed import World, join_norms
+from unisync_loss.training.learner import Learner
+from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, parameters_of
+
+STAGES = {
+    "all": ContrastStage(BatchSize(clips=4, segments=2, frames=13, augment=False)),
+    "random": RandomPairStage(PairPlan(cross_share=0.5), 16, augment=False),
+}
+
+
+def gradients(data, world, name):
+    """Loss and gradients of one step of a stage, without chance."""
+    torch.manual_seed(0)
+    learner, stage = Learner(UniSyncConfig(visual="landmarks", embedding=16)).double().train(), STAGES[name]
+    for module in learner.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    if world.size > 1:
+        join_norms(learner)
+    learner.world = world
+    loss = stage.loss(learner, stage.draw(data, np.random.default_rng(0), world))["loss"]
+    loss.backward()
+    world.average_gradients(parameters_of(stage, learner))
+    parts = world.gather(loss.detach()[None]).mean()
+    found = {key: value.grad for key, value in learner.named_parameters() if value.grad is not None}
+    running = {f"{key} ": value for key, value in learner.state_dict().items() if "running" in key}
+    return {"loss": parts, **found, **running}
+
+
+def main(clips, cache, out):
+    world, _ = World.join("cpu")
+    data = ClipData(list_clips(clips), Path(cache), UniSyncConfig(visual="landmarks"), 13)
+    for name in STAGES:
+        found = gradients(data, world, name)
+        if world.first:
+            save_file({key: value.contiguous() for key, value in found.items()}, f"{out}/{name}.safetensors")
+    world.leave()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])

@@ -1,0 +1,47 @@
+import torch
+
+from unisync_loss.models.mouth_aligner import Aligner, sample_mouth
+from unisync_loss.models.paper import lower_half
+
+
+def test_lower_half_of_96_is_plain_slicing():
+    video = torch.rand(2, 5, 3, 96, 96)
+    assert torch.equal(lower_half(video), video[..., 48:, :])
+
+
+def test_lower_half_sends_no_gradient_to_the_upper():
+    video = torch.rand(1, 5, 3, 192, 160, requires_grad=True)
+    lower_half(video).square().sum().backward()
+    assert video.grad[..., :94, :].abs().max() == 0  # anti-aliasing reaches two rows over the middle
+    assert (video.grad[..., 98:, :].abs().sum((2, 3, 4)) > 0).all()
+
+
+def picture(pose, size=128):
+    """A smooth pattern painted in template coordinates, seen at a pose."""
+    grid = (torch.arange(size) + 0.5) / size
+    ys, xs = torch.meshgrid(grid, grid, indexing="ij")
+    inverse = torch.linalg.inv(pose[:, :2])
+    place = torch.stack([xs, ys]).flatten(1) - pose[:, 2:]
+    u, v = (inverse @ place).reshape(2, size, size)
+    return torch.stack([torch.sin(3 * u), torch.sin(4 * v), torch.cos(2 * u + v)])[None] / 2 + 0.5
+
+
+def test_the_cut_does_not_depend_on_place_size_and_tilt():
+    upright = torch.tensor([[0.3, 0.0, 0.5], [0.0, 0.3, 0.3]])
+    tilted = torch.tensor([[0.38, -0.06, 0.45], [0.06, 0.33, 0.35]])
+    cuts = [sample_mouth(picture(pose), pose[None]) for pose in (upright, tilted)]
+    assert (cuts[0] - cuts[1]).abs().max() < 0.01
+
+
+def test_no_gradient_through_the_pose():
+    aligner = Aligner()
+    frames = torch.rand(2, 3, 96, 96, requires_grad=True)
+    aligner.mouths(frames).sum().backward()
+    assert frames.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in aligner.parameters())
+
+
+def test_a_new_aligner_answers_the_mean_pose():
+    aligner = Aligner().eval()
+    with torch.no_grad():
+        assert torch.allclose(aligner(torch.rand(2, 3, 50, 70)), aligner.coarse.mean_pose.expand(2, 2, 3), atol=1e-6)

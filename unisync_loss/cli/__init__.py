@@ -1,0 +1,20 @@
+"""The ``unisync`` program. Exit code 0: done; 1: the input is at fault, one line on stderr; 2: wrong usage.
+
+``doctor`` alone: 0: clean; 1: problems found; 2: nothing could be read.
+"""
+
+import sys
+
+# importing a module of commands adds them to the application
+from unisync_loss.cli import data, info, measure, train
+from unisync_loss.cli.app import INPUT_ERRORS, app
+
+__all__ = ["app", "data", "info", "main", "measure", "train"]
+
+
+def main() -> None:
+    """Run the program."""
+    try:
+        app()
+    except INPUT_ERRORS as error:
+        sys.exit(f"unisync: {error}")

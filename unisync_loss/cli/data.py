@@ -1,0 +1,116 @@
+"""Commands on training data: prepare, doctor, align."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unisync_loss.cli.app import INPUT_ERRORS, Json, Model, app, say, write_json
+from unisync_loss.utils.progress import printable
+
+
+@app.command()
+def prepare(
+    sources: Annotated[list[Path], typer.Argument(help="Video files, folders, and stores whose clips are taken over.")],
+    out: Annotated[Path, typer.Option(help="The clip store: a new or empty folder, or a store to go on with.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = max(1, (os.cpu_count() or 1)),
+    shard: Annotated[str, typer.Option(help="Do one share of the inputs: 0/8 … 7/8, on as many machines.")] = "0/1",
+    speakers: Annotated[
+        str | None, typer.Option(help="CSV with columns source,speaker; or module:function of a path.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="module:function of frames and waveform that gives parsing, coefficients, …")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Videos to training clips: 25 fps and 16 kHz by time stamps, faces tracked and cropped, landmarks; restartable."""
+    from unisync_loss.data.preparation import prepare as run
+
+    share = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if share is None:
+        raise typer.BadParameter(f"expected i/n, got {shard!r}", param_hint="--shard")
+    places = int(share[1]), int(share[2])
+    report = run(sources, out, speakers=speakers, provider=features, shard=places, workers=workers, say=say)
+    if json_file:
+        write_json(json_file, report)
+    for row in report["left_out"][:20]:
+        typer.echo(f"{row['status']:8}{printable(row['source'])}: {printable(row['reason'])}")
+    if len(report["left_out"]) > 20:
+        typer.echo(f"… and {len(report['left_out']) - 20} more, see {out / 'manifest.jsonl'}")
+    typer.echo(
+        f"{out}: {report['clips']} clips, {report['seconds'] / 60:.1f} min, {report['speakers']} speakers from "
+        f"{report['ok']} of {report['inputs']} inputs, {report['bytes'] / 1e6:.1f} MB"
+    )
+    if not report["clips"]:
+        raise ValueError(f"no clips: expected inputs with a face and a voice, see {out / 'manifest.jsonl'}")
+
+
+@app.command()
+def doctor(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Stores, folders and files; several folders are taken as splits.", metavar="STORE|FILE..."),
+    ],
+    model: Model = "mel-rgb",
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, a page with pictures.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Look for what spoils a training: verdict and remedy. Exit code 0: clean, 1: problems, 2: nothing to be read."""
+    from unisync_loss.curation.doctor_page import report_on, to_table
+    from unisync_loss.models.pretrained import load_expert
+
+    try:
+        result = report_on(paths, load_expert(model), report, say)
+        if json_file:
+            write_json(json_file, result)
+    except INPUT_ERRORS as error:
+        say(f"unisync: {error}")
+        raise typer.Exit(2) from error
+    typer.echo(to_table(result))
+    if report:
+        typer.echo(f"report: {report / 'report.html'}")
+    if result["problems"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def align(
+    data: Annotated[Path, typer.Argument(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Expert, default mel-rgb; may be given several times.")
+    ] = None,
+    unseen: Annotated[
+        list[Path] | None, typer.Option(help="One for each model: fold, or list, of the clips it was not trained on.")
+    ] = None,
+    zero: Annotated[str | None, typer.Option(help="Corpus known to be in sync.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Do not align: write so many folds to train on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the folds.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Estimate how late each clip's sound is and write DATA/offsets.csv, which train and eval honour."""
+    from unisync_loss.curation.align import Judge, to_lines
+    from unisync_loss.curation.align import align as run
+    from unisync_loss.curation.folds import make_folds, read_unseen
+    from unisync_loss.models.pretrained import load_expert
+
+    if (folds is None) != (out is None):
+        raise typer.BadParameter("expected --folds and --out together", param_hint="--folds")
+    if folds is not None and out is not None:
+        for view in make_folds(data, folds, out):
+            typer.echo(f"{view}: {len(read_unseen(view))} clips left out")
+        return
+    names = model or ["mel-rgb"]
+    if unseen and len(unseen) != len(names):
+        raise typer.BadParameter(
+            f"expected one for each of {len(names)} models, got {len(unseen)}", param_hint="--unseen"
+        )
+    lists = [read_unseen(path) for path in unseen] if unseen else [None] * len(names)
+    judges = [Judge(name, load_expert(name), clips) for name, clips in zip(names, lists, strict=True)]
+    report = run(data, judges, zero=zero, say=say)
+    if json_file:
+        write_json(json_file, report)
+    typer.echo(to_lines(report))

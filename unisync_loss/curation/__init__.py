@@ -1,0 +1,1 @@
+"""Data-set checks and audio offset correction."""

@@ -1,0 +1,89 @@
+"""Folds for cross-fitting: views of a data folder that leave some speakers out, so that no clip's judge has learnt it.
+
+A view is links to what lies in the folder and an ``offsets.csv`` of its own, so that ``unisync train`` takes it as it
+is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+
+from unisync_loss.data.clips import list_clips, read_offsets
+from unisync_loss.utils.files import write_atomically
+
+UNSEEN = "unseen.txt"
+
+
+def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[str]) -> list[Path]:
+    """Write ``OUT/0`` … ``OUT/<count - 1>``, each the folder without an n-th of its speakers.
+
+    Args:
+        root: store or folder; its ``offsets.csv`` is taken over.
+        count: of folds, at least 2.
+        out: folder; the views in it are made again.
+
+    Returns:
+        The views. ``unseen.txt`` in each lists the clips that it leaves out for its turn.
+
+    Raises:
+        ValueError: for fewer than two folds, fewer speakers than folds, or a view that holds something else.
+        FileNotFoundError: when the folder does not exist.
+    """
+    root = Path(root).resolve()
+    entries = list_clips(root, as_found=True)
+    offsets = read_offsets(root / "offsets.csv")
+    sizes: dict[str, int] = {}
+    for entry in entries:
+        sizes[entry.speaker] = sizes.get(entry.speaker, 0) + 1
+    if not 2 <= count <= len(sizes):
+        raise ValueError(f"folds: expected 2 to {len(sizes)} (speakers), got {count}")
+    # the largest first, each to the fold that has least: folds of like size
+    loads, fold_of = [0] * count, {}
+    for speaker in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        fold_of[speaker] = loads.index(min(loads))
+        loads[fold_of[speaker]] += sizes[speaker]
+    views = []
+    for fold in range(count):
+        view = Path(out) / str(fold)
+        _link(root, view)
+        unseen = {entry.name for entry in entries if fold_of[entry.speaker] == fold}
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("clip", "offset_frames"))
+        for entry in entries:
+            offset = None if entry.name in unseen else offsets.get(entry.name, 0.0)
+            writer.writerow((entry.name, "" if offset is None else f"{offset:g}"))
+        write_atomically(view / UNSEEN, "".join(f"{name}\n" for name in sorted(unseen)))
+        write_atomically(view / "offsets.csv", table.getvalue())
+        views.append(view)
+    return views
+
+
+def _link(root: Path, view: Path) -> None:
+    view.mkdir(parents=True, exist_ok=True)
+    for path in view.iterdir():
+        if path.is_symlink():
+            path.unlink()
+        elif path.name not in (UNSEEN, "offsets.csv"):
+            raise ValueError(f"{view}: expected an empty folder or a view made before, found {path.name}")
+    for path in root.iterdir():
+        if not path.name.startswith(".") and (path.is_dir() or path.name in ("store.json", "manifest.csv")):
+            (view / path.name).symlink_to(path)
+
+
+def read_unseen(view: str | os.PathLike[str]) -> frozenset[str]:
+    """Clips that an expert trained on a view has not seen.
+
+    Args:
+        view: folder of :func:`make_folds`, or a text file with a clip's name a line.
+
+    Raises:
+        FileNotFoundError: without the list.
+    """
+    path = Path(view)
+    if path.is_dir():
+        path = path / UNSEEN
+    return frozenset(line for line in path.read_text("utf-8", "surrogateescape").split("\n") if line)

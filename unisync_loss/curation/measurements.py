@@ -1,0 +1,177 @@
+"""Facts of one clip that tell whether it is fit for training: sound, face, colour, movement."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+
+from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.curation.duplicates import GRID, shrink_pictures
+from unisync_loss.data.clips import ClipEntry, shift_audio
+from unisync_loss.data.store import read_window
+from unisync_loss.models.mouth_aligner import sample_mouth
+from unisync_loss.video.clip import Clip, read_clip
+from unisync_loss.video.decoding import audio_stream, open_media, read_facts, video_stream
+from unisync_loss.video.face_mesh import pose_of_mesh
+from unisync_loss.video.voicing import voiced_by_level
+
+LOOKED_AT = 40 * FPS  # frames of a long clip that are looked at
+_SHORT_SIDE = 256  # pixels; larger pictures are shrunk
+_PORTRAIT = 48  # pixels
+_PORTRAIT_SIDE = 2.4  # distances of the eyes: brows to neck
+_MOUTH = (slice(19, 28), slice(17, 31))  # rows and columns of a portrait: lips, open ones, too
+_SKIN = (50, 280, 205, 425, 151, 9)  # points of the mesh: cheeks, forehead
+_LEAP = 6  # frames between which movement is measured
+_SLICE, _STEP = 1024, 256  # samples of a spectrum, and between two
+_HELD = 21  # spectra, a third of a second: a note is held so long, a vowel glides
+
+Picture = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+
+def read_head(entry: ClipEntry) -> Clip:
+    """Decode the first 40 s of a clip, its offset put right, pictures shrunk to 256 pixels where they are larger.
+
+    Raises:
+        ValueError: when it cannot be decoded, or is shorter than a window or smaller than 16 pixels.
+    """
+    if entry.record is not None:
+        clip = read_window(entry.record, 0, min(entry.record.frames, LOOKED_AT))
+    else:
+        clip = read_clip(entry.path, max_frames=LOOKED_AT, short_side=_SHORT_SIDE)
+    clip = shift_audio(clip, entry.offset)
+    if len(clip.frames) < WINDOW_FRAMES:
+        raise ValueError(f"{entry.path}: expected at least {WINDOW_FRAMES} frames, got {len(clip.frames)}")
+    if min(clip.frames.shape[1:3]) < GRID:
+        raise ValueError(f"{entry.path}: expected pictures of at least {GRID} pixels, got {clip.frames.shape[1:3]}")
+    return clip
+
+
+def file_facts(entry: ClipEntry) -> dict[str, Any]:
+    """What a file says about itself; ``seconds_video`` and ``seconds_audio`` only where each stream says so.
+
+    Raises:
+        ValueError: when it cannot be decoded, or lacks pictures or sound.
+    """
+    facts = read_facts(entry.path)._asdict()
+    facts["fps"] = round(facts["fps"], 3)
+    del facts["zero"], facts["seconds"]
+    with open_media(entry.path) as container:
+        for name, stream in (("video", video_stream(container)), ("audio", audio_stream(container))):
+            if stream.duration and stream.time_base:
+                facts[f"seconds_{name}"] = round(float(stream.duration * stream.time_base), 3)
+    return facts
+
+
+def sound_facts(waveform: NDArray[np.float32]) -> dict[str, float]:
+    """Level of the loud tenth, share of silence, and what music differs in, of a sound (S,) at 16 kHz.
+
+    ``held``: share of the energy in tones that are held for a third of a second (the harmonic part of FitzGerald,
+    "Harmonic/percussive separation using median filtering", DAFx 2010). ``pauses``: share of 10 ms slices below a third
+    of the mean level; speech is full of them.
+    """
+    level = _levels(waveform, SAMPLES_PER_FRAME)
+    fine = _levels(waveform, SAMPLE_RATE // 100)
+    return {
+        "level": round(float(np.percentile(level, 90)), 5),
+        "silence": round(1 - float(voiced_by_level(level).mean()), 3),
+        "held": round(_held_share(waveform), 3),
+        "pauses": round(float((fine < 0.3 * fine.mean()).mean()), 3),
+    }
+
+
+def _levels(waveform: NDArray[np.float32], size: int) -> Array:
+    """Root mean square of every slice of ``size`` samples."""
+    whole = waveform[: waveform.size // size * size].astype(np.float64)
+    return np.sqrt((rearrange(whole, "(t s) -> t s", s=size) ** 2).mean(1))
+
+
+def _held_share(waveform: NDArray[np.float32]) -> float:
+    from scipy.ndimage import median_filter  # of the video extra
+
+    if waveform.size < _SLICE + _HELD * _STEP:
+        return 0.0
+    slices = np.lib.stride_tricks.sliding_window_view(waveform, _SLICE)[::_STEP]
+    spectrum = np.abs(np.fft.rfft(slices * np.hanning(_SLICE)))[:, 6:260].astype(np.float32)  # 94 to 4060 Hz
+    total = spectrum.sum(1)
+    loud = total > 0.5 * np.median(total)
+    if not loud.any():
+        return 0.0
+    held = median_filter(spectrum, (_HELD, 1))
+    return float((held[loud] ** 2).sum() / (spectrum[loud] ** 2).sum())
+
+
+class Look(NamedTuple):
+    """What a face looks like.
+
+    Attributes:
+        facts: ready for JSON.
+        portrait: (24, 24, 3) mean of the upright face, eyes to neck; None without a face.
+    """
+
+    facts: dict[str, float]
+    portrait: NDArray[np.float32] | None
+
+
+def face_facts(frames: Picture, mesh: NDArray[np.float32]) -> Look:
+    """Coverage, size, colour and movement of a face.
+
+    Args:
+        frames: (T, H, W, 3) RGB, every second one of a clip.
+        mesh: (T, 468, 2) of `unisync_loss.video.face_mesh.face_mesh`, NaN where there is no face.
+
+    Returns:
+        ``face_found``: share of the frames; ``face_width`` and ``face_height``: as shares of the picture;
+        ``face_outside``: share of the mesh beyond the picture; ``red_less_blue``: of the skin, in levels;
+        ``mouth_moves``: change of the lips in 0.24 s over their contrast, the head held still.
+    """
+    seen = ~np.isnan(mesh).any((1, 2))
+    facts = {"face_found": round(float(seen.mean()), 3)}
+    if not seen.any():
+        return Look(facts, None)
+    frames, mesh = frames[seen], mesh[seen]
+    width, height = (mesh.max(1) - mesh.min(1)).mean(0)
+    facts |= {
+        "face_width": round(float(width), 3),
+        "face_height": round(float(height), 3),
+        "face_outside": round(float(((mesh < 0) | (mesh > 1)).any(-1).mean()), 3),
+        "red_less_blue": round(_skin(frames, mesh), 1),
+    }
+    pose = torch.from_numpy(pose_of_mesh(mesh, (frames.shape[1], frames.shape[2])))
+    pictures = rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float()
+    portraits = rearrange(
+        sample_mouth(pictures, pose, size=_PORTRAIT, side=_PORTRAIT_SIDE).numpy(), "t c h w -> t h w c"
+    )
+    lips = portraits[:, _MOUTH[0], _MOUTH[1]].mean(-1)
+    step = _LEAP // 2
+    change = np.abs(lips[step:] - lips[:-step]).mean() if len(lips) > step else 0.0
+    facts["mouth_moves"] = round(float(change / max(1.0, lips.mean(0).std())), 3)
+    return Look(facts, shrink_pictures(portraits.mean(0, keepdims=True), _PORTRAIT // 2)[0])
+
+
+def _skin(frames: Picture, mesh: NDArray[np.float32]) -> float:
+    """Median of red less blue over cheeks and forehead, in levels; 0 where they lie outside."""
+    height, width = frames.shape[1:3]
+    points = (mesh[:, _SKIN] * np.array([width, height])).astype(int)
+    inside = ((points >= 0) & (points < np.array([width, height]))).all(-1)
+    number = np.broadcast_to(np.arange(len(frames))[:, None], inside.shape)
+    colours = frames[number[inside], points[inside][:, 1], points[inside][:, 0]].astype(np.float64)
+    return float(np.median(colours[:, 0] - colours[:, 2])) if len(colours) else 0.0
+
+
+def movement_facts(cells: NDArray[np.float32]) -> dict[str, float]:
+    """Movement of pictures shrunk to cells (T, G, G, 3).
+
+    ``moves``: median over time of the largest change of a cell in 0.24 s, in levels; ``repeats``: share of the frames
+    that equal the one before.
+    """
+    step = np.abs(np.diff(cells, axis=0)).max((1, 2, 3))
+    leap = np.abs(cells[_LEAP:] - cells[:-_LEAP]).mean(-1).max((1, 2)) if len(cells) > _LEAP else np.zeros(1)
+    return {
+        "moves": round(float(np.median(leap)), 3),
+        "repeats": round(float((step < 0.01).mean()) if len(step) else 0.0, 3),
+    }

@@ -1,0 +1,1 @@
+"""Videos to a clip store, and clips out of it."""

@@ -1,0 +1,219 @@
+"""Clips of a store, or of a folder ``ROOT/<corpus>/<speaker>/<clip>.mp4``; ``ROOT/offsets.csv`` is honoured."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.data.store import Record, is_store, list_records, read_record
+from unisync_loss.video.clip import SUFFIXES, Clip, read_clip
+from unisync_loss.video.face_mesh import face_mesh, fill_gaps
+
+
+def measure_clip(entry: ClipEntry) -> tuple[Clip, NDArray[np.float32]]:
+    """Decode a clip and find its face: the clip, and its mesh (T, 468, 3) with depth.
+
+    Raises:
+        ValueError: when it cannot be decoded, or shows no face in more than a fifth of its frames.
+    """
+    clip = decode_clip(entry)
+    try:
+        return clip, fill_gaps(face_mesh(clip.frames, depth=True))
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One clip of a folder or a store.
+
+    Attributes:
+        path: the file, or the shard.
+        name: path relative to the folder, with forward slashes.
+        corpus: first folder.
+        speaker: ``<corpus>/<speaker>``.
+        offset: frames by which the audio is late (positive) or early, to be put right when read.
+        language: from ``manifest.csv`` beside or above the folder, ``"?"`` where unknown.
+        record: place in the store; None for a file.
+    """
+
+    path: Path
+    name: str
+    corpus: str
+    speaker: str
+    offset: float = 0.0
+    language: str = "?"
+    record: Record | None = None
+
+
+def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[ClipEntry]:
+    """List the clips of a data folder in order of name.
+
+    Args:
+        root: store made by ``unisync prepare``; ``STORE/train``, ``STORE/val``, ``STORE/test``: a split of it; or a
+            folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's ``mvlrs_v1`` and LRS3 as they lie).
+            ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the clips it names and leaves out those
+            with an empty offset.
+        as_found: take no notice of ``offsets.csv``; the whole store or folder only.
+
+    Returns:
+        The clips.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: when it holds no clips, or ``offsets.csv`` cannot be read.
+    """
+    root, split = Path(root), ""
+    if not as_found and not root.is_dir() and is_store(root.parent):
+        root, split = root.parent, root.name
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such data folder: {root}")
+    offsets = {} if as_found else read_offsets(root / "offsets.csv")
+    languages = _read_languages(root)
+    entries = []
+    left_out = 0
+    for name, path, record in _files(root, split):
+        offset = offsets.get(name, 0.0)
+        if offset is None:
+            left_out += 1
+            continue
+        corpus, speaker, _ = name.split("/")
+        language = languages.get(name, "?")
+        entries.append(ClipEntry(path, name, corpus, f"{corpus}/{speaker}", offset, language, record))
+    if not entries and split:
+        raise ValueError(f"{root}: expected clips of the split {split}, found none")
+    if not entries:
+        raise ValueError(f"expected {root}/<corpus>/<speaker>/<clip>.mp4, found no video file there")
+    logger.info("%s: %d clips, %d left out by offsets.csv", root, len(entries), left_out)
+    return entries
+
+
+def list_split(root: str | os.PathLike[str]) -> list[ClipEntry]:
+    """As :func:`list_clips`, for training and measuring: of a store with several splits, one must be named.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: for clips of more than one split, and as :func:`list_clips`.
+    """
+    entries = list_clips(root)
+    splits = sorted({split_of(entry.record) for entry in entries if entry.record is not None})
+    if len(splits) > 1:
+        choice = " or ".join(f"{root}/{split}" for split in splits)
+        raise ValueError(f"{root}: expected clips of one split, got a store with {len(splits)}: give {choice}")
+    return entries
+
+
+def split_of(record: Record) -> str:
+    """Split of a store's clip; what belongs to none is for training."""
+    return record.facts.get("split") or "train"
+
+
+def _files(root: Path, split: str) -> Iterator[tuple[str, Path, Record | None]]:
+    if is_store(root):
+        for record in list_records(root):
+            if split in ("", split_of(record)):
+                yield f"{record.key}.mp4", record.shard, record
+        return
+    for path in sorted(root.glob("*/*/*")):
+        if path.suffix.lower() in SUFFIXES:
+            yield path.relative_to(root).as_posix(), path, None
+
+
+def decode_clip(entry: ClipEntry) -> Clip:
+    """Decode a clip as it lies, its offset not yet put right.
+
+    Raises:
+        ValueError: when it cannot be decoded.
+    """
+    return read_clip(entry.path) if entry.record is None else read_record(entry.record)
+
+
+def load_clip(entry: ClipEntry) -> Clip:
+    """Decode a clip with its offset put right.
+
+    Args:
+        entry: of :func:`list_clips`.
+
+    Returns:
+        The clip, cut to the frames for which there is audio.
+
+    Raises:
+        ValueError: when the file cannot be decoded, or is shorter than a window.
+    """
+    clip = shift_audio(decode_clip(entry), entry.offset)
+    if len(clip.frames) < WINDOW_FRAMES:
+        raise ValueError(f"{entry.path}: expected at least {WINDOW_FRAMES} frames, got {len(clip.frames)}")
+    return clip
+
+
+def shift_audio(clip: Clip, offset: float) -> Clip:
+    """Read the audio ``offset`` frames later, so that audio that late comes into sync.
+
+    Args:
+        clip: frames (T, H, W, 3) and waveform (640 T,).
+        offset: frames, may be fractional; positive = audio is late.
+
+    Returns:
+        The clip without the frames at either end that would have no audio.
+    """
+    first, last = frames_with_audio(len(clip.frames), offset)
+    start = round((first + offset) * SAMPLES_PER_FRAME)
+    samples = (last - first) * SAMPLES_PER_FRAME
+    return Clip(clip.frames[first:last], clip.waveform[start : start + samples])
+
+
+def frames_with_audio(frames: int, offset: float) -> tuple[int, int]:
+    """First and last (exclusive) frame that have audio once the offset is put right."""
+    first = max(0, math.ceil(-offset))
+    return first, max(first, min(frames, math.floor(frames - offset)))
+
+
+def read_offsets(path: Path) -> dict[str, float | None]:
+    """Offsets by clip, None for those to be left out; empty without the file.
+
+    Raises:
+        ValueError: when it cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    offsets: dict[str, float | None] = {}
+    for row in _rows(path, ("clip", "offset_frames")):
+        text = row["offset_frames"].strip()
+        try:
+            offset = float(text) if text else None
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a number of frames for {row['clip']}, got {text!r}") from error
+        if offset is not None and not math.isfinite(offset):
+            raise ValueError(f"{path}: expected a finite number of frames for {row['clip']}, got {text!r}")
+        offsets[row["clip"]] = offset
+    return offsets
+
+
+def _read_languages(root: Path) -> dict[str, str]:
+    for folder, split in ((root, None), (root.parent, root.name)):
+        manifest = folder / "manifest.csv"
+        if manifest.is_file():
+            rows = _rows(manifest, ("clip", "language"))
+            return {row["clip"]: row["language"] for row in rows if split is None or row.get("split") == split}
+    return {}
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}: expected columns {', '.join(columns)}, missing {', '.join(missing)}")
+        yield from reader

@@ -1,0 +1,226 @@
+"""Files and folders of video as they lie: known data sets are told by their paths, with speaker and split.
+
+| data set | path ends in | speaker | split |
+|---|---|---|---|
+| LRS2 | ``main/ID/N.mp4``, ``pretrain/ID/N.mp4`` | ID (a broadcast) | ``train.txt``, ``test.txt``, … above |
+| LRS3 | ``trainval/ID/N.mp4``, ``pretrain/…``, ``test/…`` | ID (a talk) | the folder |
+| CN-CVS | ``news/S/video/U.mp4``, ``speech/…``; sound in ``audio/U.wav`` | S | |
+| GRID | ``s1/bbaf2n.mpg``, ``s1/video/mpg_6000/…`` | s1 | |
+| HDTF | ``WDA_Name0_000.mp4``, ``WRA_…``, ``RD_Radio10_000.mp4`` | the name; each ``RD_Radio`` is one | |
+| Wav2Lip, preprocessed | ``D/V/0.jpg, 1.jpg, …`` and ``audio.wav`` | D | ``filelists/train.txt``, … above |
+| LatentSync, processed | in ``segmented/``, ``affine_transformed/``, … | name without cut numbers | |
+| other | ``ROOT/CORPUS/SPEAKER/CLIP`` | SPEAKER | |
+| | ``ROOT/SPEAKER/CLIP``, or ``ROOT/CLIP`` | SPEAKER, or the file | |
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from unisync_loss.utils.files import load_hook
+
+PICTURES = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+#: what lies beside videos and is none
+_COMPANIONS = set(".txt .csv .tsv .json .jsonl .yaml .yml .md .npy .npz .pt .pkl .safetensors .srt .vtt .align".split())
+_COMPANIONS |= set(".wav .jpg .jpeg .png .gif .bmp .log .sh .py .pdf .html .zip .tar .gz .part".split())
+_STAGES = r"resampled|shot|segmented|affine_transformed|av_synced_[\d.]+|high_visual_quality"
+_LAYOUTS = {
+    "lrs2": r"/(?P<part>main|pretrain)/(?P<speaker>\d{16,})/[^/]+\.mp4",
+    "lrs3": r"/(?P<part>pretrain|trainval|test)/(?P<speaker>[\w-]{11})/\d{5}\.mp4",
+    "cncvs": r"/(?P<part>news|speech)/(?P<speaker>[^/]+)/video/[^/]+\.(?:mp4|avi|mkv)",
+    "grid": r"/(?P<speaker>s\d{1,2})/(?:video/)?(?:mpg_\w+/)?[bpls][bgrw][abiw][a-z][\dz][anpsg]\.(?:mpg|mp4|avi)",
+    "hdtf": r"/(?P<speaker>(?:WDA|WRA)_[^/]+?|RD_Radio\d+)\d*(?:_\d{3})?\.mp4",
+    "latentsync": rf"/(?:{_STAGES})/(?:.+/)?(?P<speaker>[^/]+?)(?:_shot)?(?:_\d{{3}})*\.mp4",
+}
+_LAYOUTS_COMPILED = {name: re.compile(rf".*{pattern}", re.DOTALL) for name, pattern in _LAYOUTS.items()}
+_SPLIT_OF_PART = {"pretrain": "train", "trainval": "train", "test": "test"}
+_SPLIT_OF_LIST = {"pretrain": "train", "train": "train", "val": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input.
+
+    Attributes:
+        path: absolute path of a video file, or of a folder of numbered pictures.
+        layout: data set that the path was recognised as; ``"pictures"`` for Wav2Lip's folders; else ``""``.
+        corpus: name of the data set or of the folder given.
+        speaker: folder, or file where there is none.
+        name: of the file, unique within its speaker.
+        split: ``train``, ``val``, ``test`` where the data set says so, else ``""``.
+        sound: file that holds the sound, where the video does not; else ``""``.
+        problem: why it cannot be read, if that is known already.
+    """
+
+    path: str
+    layout: str
+    corpus: str
+    speaker: str
+    name: str
+    split: str = ""
+    sound: str = ""
+    problem: str = ""
+
+    @property
+    def key(self) -> str:
+        """``<corpus>/<speaker>/<name>`` in letters that any file system and tar reader takes."""
+        return "/".join(plain_name(part) for part in (self.corpus, self.speaker, self.name))
+
+
+def list_sources(roots: Iterable[str | os.PathLike[str]], speakers: str | None = None) -> list[Source]:
+    """List the inputs in files and folders, each once, in order of path, with keys that differ.
+
+    Args:
+        roots: video files and folders.
+        speakers: CSV file with columns ``source,speaker``, or ``module:function`` that takes a path and returns a
+            speaker, ``corpus/speaker``, or None to leave it as found.
+
+    Returns:
+        The inputs; what cannot be entered is among them, with its problem.
+
+    Raises:
+        FileNotFoundError: for a root that does not exist.
+        ValueError: for a speaker list or hook that cannot be used.
+    """
+    name_speaker = speaker_hook(speakers) if speakers else None
+    found: dict[str, Source] = {}
+    for root in roots:
+        for source in _walk(Path(os.path.abspath(root))):
+            named = name_speaker(source.path) if name_speaker else None
+            if named:
+                corpus, _, speaker = named.rpartition("/")
+                source = replace(source, corpus=corpus or source.corpus, speaker=speaker)
+            found.setdefault(os.path.realpath(source.path), source)
+    return keep_apart(sorted(found.values(), key=lambda source: source.path), {})
+
+
+def keep_apart(sources: Iterable[Source], owner: Mapping[str, str]) -> list[Source]:
+    """Give another name to inputs whose key another input has, as ``a.mp4`` beside ``a.avi``.
+
+    Args:
+        sources: the inputs.
+        owner: paths of earlier inputs by their keys.
+
+    Returns:
+        The inputs, in order.
+    """
+    taken = dict(owner)
+    result = []
+    for source in sources:
+        if taken.get(source.key, source.path) != source.path:
+            source = replace(source, name=f"{source.name}-{_digest(source.path, 8)}")
+        taken[source.key] = source.path
+        result.append(source)
+    return result
+
+
+def _walk(root: Path) -> Iterator[Source]:
+    if not root.exists():
+        raise FileNotFoundError(f"no such file or folder: {root}")
+    if not root.is_dir():
+        yield _describe(root, root.parent)
+        return
+    seen = set()
+    problems: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=problems.append, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if real in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
+        if sum(PICTURES.fullmatch(name) is not None for name in files) >= 2:
+            yield _describe_pictures(Path(folder), root)
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() not in _COMPANIONS:
+                yield _describe(Path(folder, name), root)
+    for error in problems:
+        yield replace(_describe(Path(str(error.filename)), root), problem=f"cannot be entered ({error.strerror})")
+
+
+def _describe(path: Path, root: Path) -> Source:
+    for layout, pattern in _LAYOUTS_COMPILED.items():
+        match = pattern.fullmatch(path.as_posix())
+        if match:
+            part = match.groupdict().get("part") or ""
+            name = f"{part}-{path.stem}" if part else path.stem
+            split = _listed_split(path, 2) or _SPLIT_OF_PART.get(part, "")
+            sound = path.parents[1] / "audio" / f"{path.stem}.wav"
+            has_sound = layout == "cncvs" and sound.is_file()
+            return Source(
+                str(path), layout, layout, match["speaker"], name, split, sound=str(sound) if has_sound else ""
+            )
+    folders = path.relative_to(root).parts[:-1]
+    corpus = folders[0] if len(folders) > 1 else root.name or "files"
+    speaker = "-".join(folders[1:] if len(folders) > 1 else folders) or path.stem
+    return Source(str(path), "", corpus, speaker, path.stem)
+
+
+def _describe_pictures(folder: Path, root: Path) -> Source:
+    corpus = root.name if root not in (folder, folder.parent) else root.parent.name
+    sound = folder / "audio.wav"
+    problem = "" if sound.is_file() else "expected audio.wav beside the numbered pictures, found none"
+    split = _listed_split(folder, 1)
+    return Source(str(folder), "pictures", corpus, folder.parent.name, folder.name, split, str(sound), problem)
+
+
+def _listed_split(path: Path, above: int) -> str:
+    """Split of a clip by the lists of its data set: lines ``folder/clip``, in files above the folders of clips."""
+    name = f"{path.parent.name}/{path.stem}"
+    for place in path.parents[above : above + 2]:
+        for stem, split in _SPLIT_OF_LIST.items():
+            if name in _clip_list(place / f"{stem}.txt") or name in _clip_list(place / "filelists" / f"{stem}.txt"):
+                return split
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _clip_list(path: Path) -> frozenset[str]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return frozenset(line.split()[0] for line in file if line.strip())
+    except OSError:
+        return frozenset()
+
+
+def speaker_hook(text: str) -> Callable[[str], str | None]:
+    """What tells the speaker of a path: a CSV file or ``module:function``.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    if Path(text).is_file():
+        with open(text, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            missing = {"source", "speaker"} - set(rows.fieldnames or ())
+            if missing:
+                raise ValueError(f"{text}: expected columns source, speaker, missing {', '.join(sorted(missing))}")
+            named = {row["source"]: row["speaker"] for row in rows}
+        return lambda path: next((named[end] for end in _endings(path) if end in named), None)
+    return load_hook(text, "a CSV file")
+
+
+def _endings(path: str) -> Iterator[str]:
+    """The path, then ever shorter endings of it, then its stem."""
+    parts = Path(path).parts
+    yield path
+    for first in range(1, len(parts)):
+        yield "/".join(parts[first:])
+    yield Path(path).stem
+
+
+def plain_name(name: str) -> str:
+    """A name in ASCII letters, digits, ``-`` and ``_``; names that differ stay different."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
+    return plain if plain == name else f"{plain}-{_digest(name, 6)}".lstrip("-")
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:length]

@@ -1,0 +1,292 @@
+"""From one input to clips: faces followed, cropped, measured, their voice beside them; in constant memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from unisync_loss.data.datasets import PICTURES, Source
+from unisync_loss.data.sidecar import GivenFaces, read_given
+from unisync_loss.utils.files import load_hook
+from unisync_loss.video.clip import Clip
+from unisync_loss.video.decoding import (
+    Picture,
+    Sound,
+    open_media,
+    read_facts,
+    stream_pictures,
+    stream_sound,
+    video_stream,
+)
+from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, MediaPipeFinder
+from unisync_loss.video.face_mesh import face_mesh
+from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackPiece, track_faces
+
+CLIP_FRAMES = 250  # frames of a clip cut from a longer track; the last may have SHORTEST_TRACK more
+FEWEST_MESHES = 0.8  # share of a clip's frames in which landmarks must be found
+SILENCE = 1e-3  # RMS of the loudest 0.2 s, of 1, below which there is no voice
+_SHORT_SIDE = 1080  # pixels to which larger pictures are shrunk: a crop of 192 needs no more
+
+
+class Footage(NamedTuple):
+    """A clip ready for the store.
+
+    Attributes:
+        facts: what is known about it.
+        clip: frames (T, 192, 192, 3) and waveform (640 T,).
+        features: ``landmarks`` (T, P, 2) float16 shares of the frame, ``boxes`` (T, 4) float32 pixels of the source,
+            and what the provider added, (T, …) each.
+    """
+
+    facts: dict[str, Any]
+    clip: Clip
+    features: dict[str, NDArray[Any]]
+
+
+@dataclass
+class Outcome:
+    """What became of an input besides its clips; filled while the clips are drawn.
+
+    Attributes:
+        problem: why it could not be read to its end.
+        passing: the reason does not lie in what the file holds (rights, a process that died): worth another try.
+        dropped: stretches with a face that gave no clip, with the reason.
+        facts: what the file says about itself.
+    """
+
+    problem: str = ""
+    dropped: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    passing: bool = False
+
+    def drop(self, frame: int, reason: str) -> None:
+        """Note a stretch that is left out."""
+        self.dropped.append(f"{frame / FPS:.1f} s: {reason}")
+
+
+@dataclass
+class _Track:
+    """Crops of a track that wait until they fill a clip."""
+
+    number: int
+    start: int
+    crops: list[Frame] = field(default_factory=list)
+    squares: list[Boxes] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # pictures of the file
+
+
+def clips_of(
+    source: Source, outcome: Outcome, provider: str | None = None, *, threads: bool = True
+) -> Iterator[Footage]:
+    """Make the clips of one input.
+
+    Args:
+        source: of `unisync_loss.data.datasets.list_sources`.
+        outcome: filled as the clips are drawn.
+        provider: ``module:function`` that takes frames (T, 192, 192, 3) and waveform (640 T,) and returns further
+            features by name, (T, …) each, such as parsing labels or 3DMM coefficients. Its ``landmarks`` (T, P, 2),
+            shares of the frame, NaN where there is no face, stand in for MediaPipe's and for those brought.
+        threads: decode on several cores.
+
+    Yields:
+        Clips of at most 11.2 s in order of the end of what they were cut from.
+
+    Raises:
+        ValueError: when it cannot be decoded at all, or lacks pictures or sound.
+        OSError: when it cannot be opened.
+    """
+    if source.problem:
+        raise ValueError(source.problem)
+    measure = load_hook(provider) if provider else None
+    drawn = _picture_clips(source, outcome) if source.layout == "pictures" else _video_clips(source, outcome, threads)
+    for track, clip, landmarks in drawn:
+        if _is_silent(clip):
+            outcome.drop(track.start, "silent")
+            continue
+        features = _provided(measure, clip, provider or "") if measure else {}
+        footage = _judge(track, clip, features.pop("landmarks", landmarks), outcome)
+        if footage is not None:
+            footage.features.update(features)
+            yield footage
+
+
+def _video_clips(
+    source: Source, outcome: Outcome, threads: bool
+) -> Iterator[tuple[_Track, Clip, NDArray[np.float32] | None]]:
+    given = read_given(source.path)
+    facts = read_facts(source.path, sound=not source.sound)
+    outcome.facts = facts._asdict()
+    finder = given.finder() if given else _mediapipe()
+    with open_media(source.path) as container, open_media(source.sound or source.path) as audible:
+        pictures = stream_pictures(container, threads=threads, short_side=_SHORT_SIDE)
+        sound = Sound(_until_damage(stream_sound(audible, 0.0 if source.sound else facts.zero), outcome))
+        shrunk = min(1.0, _SHORT_SIDE / min(facts.width, facts.height))
+        for track in _tracks(_Runs(_until_damage(pictures, outcome), given, shrunk), finder, outcome):
+            start, stop = track.start * SAMPLES_PER_FRAME, (track.start + len(track.crops)) * SAMPLES_PER_FRAME
+            waveform = sound.read(start, stop)
+            frames = waveform.size // SAMPLES_PER_FRAME  # fewer where the sound ends before the pictures
+            track.squares = [square / shrunk for square in track.squares]
+            if frames < SHORTEST_TRACK:
+                outcome.drop(track.start, f"{frames} of {len(track.crops)} frames have sound")
+                continue
+            for part in (track.crops, track.squares, track.numbers):
+                del part[frames:]
+            landmarks = None
+            if given and given.landmarks is not None:
+                landmarks = given.landmarks_in(track.numbers, np.stack(track.squares))
+            yield track, Clip(np.stack(track.crops), waveform[: frames * SAMPLES_PER_FRAME]), landmarks
+
+
+@cache
+def _mediapipe() -> FaceFinder:
+    return MediaPipeFinder()
+
+
+def _until_damage(stream: Iterator[Any], outcome: Outcome) -> Iterator[Any]:
+    """What a damaged or cut file still gives before its damage."""
+    import av
+
+    try:
+        yield from stream
+    except (av.FFmpegError, ValueError) as error:
+        outcome.problem = f"damaged, used up to there ({error})"
+
+
+class _Runs:
+    """Pictures cut into runs without a hole and of one size, as the tracker wants them."""
+
+    def __init__(self, pictures: Iterator[Picture], given: GivenFaces | None, shrunk: float) -> None:
+        self._pictures, self._given, self._shrunk = pictures, given, shrunk
+        self._next = next(pictures, None)
+        self.numbers: dict[int, int] = {}  # picture of the file by tick
+
+    def __iter__(self) -> Iterator[tuple[int, Iterator[Frame]]]:
+        """First tick and frames of each run; a run must be used up before the next."""
+        while self._next is not None:
+            yield self._next.tick, self._run(self._next)
+
+    def _run(self, picture: Picture) -> Iterator[Frame]:
+        following: Picture | None = picture
+        tick = picture.tick
+        while following is not None and following.tick == tick and following.frame.shape == picture.frame.shape:
+            self.numbers[tick] = following.number
+            if len(self.numbers) > 4 * CLIP_FRAMES:  # tracks lag behind by a few seconds at most
+                self.numbers = {at: number for at, number in self.numbers.items() if at > tick - 2 * CLIP_FRAMES}
+            if self._given:
+                self._given.number, self._given.shrunk = following.number, self._shrunk
+            yield following.frame
+            following = next(self._pictures, None)
+            tick += 1
+        self._next = following
+
+
+def _tracks(runs: _Runs, finder: FaceFinder, outcome: Outcome) -> Iterator[_Track]:
+    """Tracks, cut into clips; a hole in the video, or a change of its size, ends them all."""
+    for base, frames in runs:
+        going: dict[int, _Track] = {}
+        for event in track_faces(frames, finder):
+            if isinstance(event, TrackPiece):
+                track = going.setdefault(event.track, _Track(event.track, base + event.start))
+                track.crops += list(event.crops)
+                track.squares += list(event.squares)
+                track.numbers += [runs.numbers[base + event.start + index] for index in range(len(event.crops))]
+                while len(track.crops) >= CLIP_FRAMES + SHORTEST_TRACK:
+                    yield _cut(track)
+            else:
+                ended = going.pop(event.track, None)
+                if ended is not None:
+                    yield ended
+                if event.dropped:
+                    outcome.drop(base + event.start, event.dropped)
+
+
+def _cut(track: _Track) -> _Track:
+    """Take a clip off a track's beginning."""
+    parts = (part[:CLIP_FRAMES] for part in (track.crops, track.squares, track.numbers))
+    clip = _Track(track.number, track.start, *parts)  # type: ignore[arg-type]
+    for part in (track.crops, track.squares, track.numbers):
+        del part[:CLIP_FRAMES]
+    track.start += CLIP_FRAMES
+    return clip
+
+
+def _picture_clips(source: Source, outcome: Outcome) -> Iterator[tuple[_Track, Clip, None]]:
+    """Wav2Lip's folders: N.jpg is frame N at 25 fps, cropped already; numbers are missing where no face was."""
+    named = ((PICTURES.fullmatch(name), name) for name in os.listdir(source.path))
+    files = {int(match[1]): name for match, name in named if match}
+    with open_media(source.sound) as audible:
+        sound = Sound(_until_damage(stream_sound(audible, 0.0), outcome))
+        for first, last in _runs_of(sorted(files)):
+            for start in range(first, last, CLIP_FRAMES):
+                stop = min(start + CLIP_FRAMES, last)
+                waveform = sound.read(start * SAMPLES_PER_FRAME, stop * SAMPLES_PER_FRAME)
+                stop = start + waveform.size // SAMPLES_PER_FRAME
+                if stop - start < SHORTEST_TRACK:
+                    outcome.drop(start, f"{stop - start} frames in a row with sound, expected {SHORTEST_TRACK}")
+                    continue
+                frames = np.stack([_read_picture(Path(source.path, files[number])) for number in range(start, stop)])
+                clip = Clip(frames, waveform[: len(frames) * SAMPLES_PER_FRAME])
+                whole = np.array([CROP_SIZE / 2, CROP_SIZE / 2, CROP_SIZE], np.float32)
+                yield _Track(0, start, squares=[whole] * len(frames)), clip, None
+
+
+def _runs_of(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) of each run of consecutive numbers."""
+    first = 0
+    for index in range(1, len(numbers) + 1):
+        if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
+            yield numbers[first], numbers[index - 1] + 1
+            first = index
+
+
+def _read_picture(path: Path) -> Frame:
+    with open_media(path) as container:
+        frame = next(container.decode(video_stream(container)))
+        return np.asarray(frame.to_ndarray(format="rgb24", width=CROP_SIZE, height=CROP_SIZE), np.uint8)
+
+
+def _is_silent(clip: Clip) -> bool:
+    loudest = np.sqrt(np.square(_whole(clip.waveform, SAMPLE_RATE // 5)).mean(1)).max()
+    return bool(loudest < SILENCE)
+
+
+def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> Footage | None:
+    if landmarks is None:
+        landmarks = face_mesh(clip.frames)
+    seen = np.isfinite(landmarks).all((1, 2)).mean()
+    if seen < FEWEST_MESHES:
+        outcome.drop(track.start, f"landmarks found in {seen:.0%} of the frames, expected {FEWEST_MESHES:.0%}")
+        return None
+    squares = np.stack(track.squares)
+    half = squares[:, 2:] / 2
+    boxes = np.concatenate([squares[:, :2] - half, squares[:, :2] + half], 1).astype(np.float32)
+    facts = {
+        "track": track.number,
+        "start": round(track.start / FPS, 2),
+        "frames": len(clip.frames),
+        "crop_pixels": round(float(np.median(squares[:, 2])), 1),
+        "landmarks_found": round(float(seen), 3),
+    }
+    return Footage(facts, clip, {"landmarks": landmarks.astype(np.float16), "boxes": boxes})
+
+
+def _whole(waveform: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    return waveform[: waveform.size // length * length].reshape(-1, length)
+
+
+def _provided(measure: Callable[..., Any], clip: Clip, name: str) -> dict[str, NDArray[Any]]:
+    features = {key: np.ascontiguousarray(value) for key, value in measure(clip.frames, clip.waveform).items()}
+    for key, value in features.items():
+        if len(value) != len(clip.frames):
+            raise ValueError(f"{name}: expected {len(clip.frames)} rows of {key}, got {value.shape}")
+        if key == "landmarks" and (value.ndim != 3 or value.shape[2] != 2):
+            raise ValueError(f"{name}: expected landmarks ({len(value)}, P, 2), got {value.shape}")
+    return features

@@ -1,0 +1,188 @@
+"""A clip store: WebDataset tar shards with an index beside each, read anywhere without unpacking.
+
+``STORE/shards/NAME.tar`` holds four files a clip, ``<corpus>/<speaker>/<clip>`` + ``.json .mp4 .wav .safetensors``;
+``STORE/shards/NAME.jsonl`` has one line an input with the clips made of it and where their files begin. A shard counts
+from the moment that its ``.jsonl`` is there. ``STORE/manifest.jsonl`` is for people: the inputs, without places.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.video.clip import Clip
+from unisync_loss.video.decoding import open_media, stream_pictures
+
+FORMAT = 1
+MEMBERS = ("json", "mp4", "wav", "safetensors")
+WAV_HEADER = 44  # bytes before the samples of a PCM wav as this project writes it
+
+
+@dataclass(frozen=True)
+class Record:
+    """One clip of a store.
+
+    Attributes:
+        key: ``<corpus>/<speaker>/<clip>``.
+        shard: the tar file.
+        places: first byte and number of bytes of each of the clip's files.
+        facts: what its ``.json`` says: corpus, speaker, split, source, start, frames, …
+    """
+
+    key: str
+    shard: Path
+    places: dict[str, tuple[int, int]]
+    facts: dict[str, Any]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return int(self.facts["frames"])
+
+
+def is_store(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a store made by ``unisync prepare``."""
+    return (Path(root) / "store.json").is_file()
+
+
+def read_lines(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every input of a store in the order written, with its shard.
+
+    Raises:
+        ValueError: for an index that cannot be read, or a store of another format.
+    """
+    settings = json.loads((root / "store.json").read_text(encoding="utf-8"))
+    if settings.get("format") != FORMAT:
+        raise ValueError(f"{root}: expected a store of format {FORMAT}, got {settings.get('format')}")
+    for index in sorted((root / "shards").glob("*.jsonl")):
+        with index.open(encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                try:
+                    yield index.with_suffix(".tar"), json.loads(text)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{index}, line {number}: expected JSON ({error})") from error
+
+
+def list_records(root: str | os.PathLike[str]) -> list[Record]:
+    """List the clips of a store, in order of key.
+
+    Args:
+        root: the store.
+
+    Returns:
+        The clips.
+
+    Raises:
+        ValueError: for an index that cannot be read, or a shard that is missing or shorter than its index says.
+    """
+    records: dict[str, Record] = {}
+    ends: dict[Path, int] = {}
+    for shard, line in read_lines(Path(root)):
+        for facts in line["records"]:
+            places = {member: (place[0], place[1]) for member, place in facts["places"].items()}
+            known = {name: value for name, value in facts.items() if name != "places"}
+            records[facts["key"]] = Record(facts["key"], shard, places, known)
+            ends[shard] = max(ends.get(shard, 0), *(first + size for first, size in places.values()))
+    for shard, end in ends.items():
+        size = shard.stat().st_size if shard.is_file() else 0
+        if size < end:
+            raise ValueError(f"{shard}: expected at least {end} bytes, got {size}")
+    return [records[key] for key in sorted(records)]
+
+
+def read_member(record: Record, member: str) -> bytes:
+    """Read one of a clip's files (``json``, ``mp4``, ``wav`` or ``safetensors``) as bytes."""
+    first, size = record.places[member]
+    return _read_bytes(record.shard, first, size)
+
+
+def read_record(record: Record) -> Clip:
+    """Decode a clip.
+
+    Returns:
+        Frames (T, 192, 192, 3) uint8 and waveform (640 T,) float32.
+
+    Raises:
+        ValueError: when the shard is damaged there.
+    """
+    return read_window(record, 0, record.frames)
+
+
+def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip:
+    """Decode a stretch of a clip, from the key frame before it (11 frames away at most) and no earlier.
+
+    Args:
+        record: the clip.
+        start: first frame.
+        frames: number of frames.
+
+    Returns:
+        Frames (frames, 192, 192, 3) uint8 and waveform (640 frames,) float32.
+
+    Raises:
+        ValueError: for a stretch outside of the clip, or when the shard is damaged there.
+    """
+    sound = read_sound(record, start, frames)
+    try:
+        with BytesIO(read_member(record, "mp4")) as file, open_media(file) as container:
+            pictures = stream_pictures(container, start, zero=0.0, threads=False)
+            shown = [picture.frame for picture in islice(pictures, frames)]
+    except ValueError as error:
+        raise ValueError(f"{record.key}: damaged ({error})") from error
+    if len(shown) < frames:
+        raise ValueError(f"{record.key}: expected {frames} frames from {start} on, got {len(shown)}")
+    return Clip(np.stack(shown), sound)
+
+
+def read_sound(record: Record, start: int, frames: int) -> NDArray[np.float32]:
+    """Read the sound of a stretch of a clip, nothing else of it.
+
+    Args:
+        record: the clip.
+        start: first frame.
+        frames: number of frames.
+
+    Returns:
+        (640 frames,) float32 in [-1, 1].
+
+    Raises:
+        ValueError: for a stretch outside of the clip, or when the shard is damaged there.
+    """
+    if not 0 <= start < start + frames <= record.frames:
+        raise ValueError(f"{record.key}: expected frames within 0..{record.frames}, got {start}..{start + frames}")
+    first, size = record.places["wav"]
+    begin, length = WAV_HEADER + 2 * SAMPLES_PER_FRAME * start, 2 * SAMPLES_PER_FRAME * frames
+    if begin + length > size:
+        raise ValueError(f"{record.key}: expected {begin + length} bytes of sound, got {size}")
+    sound = np.frombuffer(_read_bytes(record.shard, first + begin, length), "<i2")
+    return sound.astype(np.float32) / 32768
+
+
+def read_features(record: Record) -> dict[str, NDArray[Any]]:
+    """Read what was measured on a clip.
+
+    Returns:
+        ``landmarks`` (T, 468, 2) float16 as shares of the frame, ``boxes`` (T, 4) float32 crops in pixels of the source
+        (left, top, right, bottom), and what a provider added.
+    """
+    return load(read_member(record, "safetensors"))
+
+
+def _read_bytes(path: Path, first: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(first)
+        data = file.read(size)
+    if len(data) < size:
+        raise ValueError(f"{path}: expected {first + size} bytes, got {first + len(data)}")
+    return data

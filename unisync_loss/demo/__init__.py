@@ -1,0 +1,1 @@
+"""The demonstration: a small generator trained with and without the loss."""

@@ -1,0 +1,148 @@
+"""Clip that the demonstration trains and measures on.
+
+Axes: T frames, N frames of a batch, B windows, L mel steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME, STEP_RATE, WINDOW_STEPS
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.representations import mel_spectrogram
+from unisync_loss.utils.image import resize
+from unisync_loss.video.clip import read_clip
+
+SIZE = 96  # pixels, Wav2Lip's
+MIN_SECONDS, MAX_SECONDS = 3.5, 20.0
+TRAIN_SHARE = 0.7
+GAP = 5  # frames between training and held-out part: no mel window reaches across
+REFERENCE_FRAMES = 6  # of which the reference is the mean
+REFERENCE_GAP = 8  # frames between a target and what makes its reference
+
+
+class Material(NamedTuple):
+    """A clip ready for the generator.
+
+    Attributes:
+        frames: RGB (T, 3, 96, 96) in [0, 1].
+        references: mean of frames at other times, (T, 3, 96, 96); see :func:`references_of`.
+        mel: (80, L) of the whole clip, the generator's input.
+        audio_input: (L, F) of the whole clip, the expert's input.
+        audio: the expert's audio representation.
+        waveform: (640 · T,) at 16 kHz.
+        train: frames to train on.
+        held: later frames, never trained on.
+    """
+
+    frames: Tensor
+    references: Tensor
+    mel: Tensor
+    audio_input: Tensor
+    audio: str
+    waveform: NDArray[np.float32]
+    train: range
+    held: range
+
+
+def load_material(video: Path, expert: UniSyncExpert) -> Material:
+    """Read a clip, compute the audio inputs of generator and expert, and split it in time.
+
+    Args:
+        video: a clip of one face of at least 3.5 s; the first 20 s are used.
+        expert: on RGB, on the CPU.
+
+    Raises:
+        ValueError: when the clip is too short, silent or still in either part, no face crop, or cannot be decoded; for
+            an expert on another visual representation.
+        FileNotFoundError: when there is no such file.
+    """
+    if expert.config.visual != "rgb":
+        raise ValueError(f"expected an expert on rgb, got {expert.config.name}")
+    clip = read_clip(video, max_frames=round(MAX_SECONDS * FPS))
+    total, height, width = clip.frames.shape[:3]
+    if not 0.66 < width / height < 1.5:
+        raise ValueError(f"{video}: expected a crop around one face, about square, got {width} x {height} pixels")
+    if total < MIN_SECONDS * FPS:
+        raise ValueError(f"{video}: expected at least {MIN_SECONDS} s of video, got {total / FPS:.1f} s")
+    pieces = [torch.from_numpy(clip.frames[start : start + 50]) for start in range(0, total, 50)]
+    small = [resize(rearrange(piece, "t h w c -> t c h w").float() / 255, SIZE, SIZE).clamp(0, 1) for piece in pieces]
+    frames, (train, held) = torch.cat(small), split_time(total)
+    for name, part in (("first", train), ("last", held)):
+        sound = clip.waveform[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME]
+        if float(np.sqrt(np.mean(sound**2))) < 1e-3:  # -60 dB
+            raise ValueError(f"{video}: expected speech throughout, got silence in the {name} {len(part) / FPS:.1f} s")
+        motion = F.avg_pool2d(frames[part.start : part.stop].std(dim=0), 4).max()
+        if motion < 2e-2:  # compression noise alone stays below
+            raise ValueError(f"{video}: expected a moving face, got a still one in the {name} {len(part) / FPS:.1f} s")
+    waveform = torch.from_numpy(clip.waveform)[None]
+    with torch.no_grad():
+        audio_input = expert.audio_input(waveform)[0]
+    mel, references = mel_spectrogram(waveform)[0], references_of(frames, train)
+    return Material(frames, references, mel, audio_input, expert.config.audio, clip.waveform, train, held)
+
+
+def split_time(frames: int) -> tuple[range, range]:
+    """Split a clip into a first part to train on and a later one to measure on, with a gap between."""
+    boundary = round(frames * TRAIN_SHARE)
+    return range(boundary), range(boundary + GAP, frames)
+
+
+def references_of(frames: Tensor, train: range) -> Tensor:
+    """Average training frames of similar pose, as the generator's reference for each frame.
+
+    Wav2Lip's reference is one frame of another time, and moving it into place takes long training. The upper half
+    gives the pose, so the reference here is the mean of the training frames whose upper halves are most similar, at
+    least 8 frames away; the mean of several mouths does not reveal the mouth of the target.
+
+    Args:
+        frames: (T, 3, 96, 96).
+        train: frames that may be used.
+
+    Returns:
+        (T, 3, 96, 96).
+    """
+    upper = rearrange(F.avg_pool2d(frames[:, :, : SIZE // 2], 4), "t c h w -> t (c h w)")
+    distance = torch.cdist(upper, upper[train.start : train.stop])
+    apart = (torch.arange(len(frames))[:, None] - torch.tensor(train)).abs()
+    nearest = distance.masked_fill(apart < REFERENCE_GAP, torch.inf).topk(REFERENCE_FRAMES, largest=False).indices
+    return reduce(frames[nearest + train.start], "t k c h w -> t c h w", "mean")
+
+
+def mel_around(mel: Tensor, frames: Tensor) -> Tensor:
+    """Cut the 0.2 s of mel centred on each frame.
+
+    Args:
+        mel: (80, L).
+        frames: (N,) frame numbers.
+
+    Returns:
+        (N, 1, 80, 16); moved inwards at the ends of the clip.
+    """
+    steps = WINDOW_STEPS["mel"]
+    middles = (frames + 0.5) * (STEP_RATE["mel"] / FPS)
+    starts = (middles - steps / 2).round().long().clamp(0, mel.shape[1] - steps)
+    return rearrange(mel[:, starts[:, None] + torch.arange(steps)], "f n l -> n 1 f l")
+
+
+def audio_windows(material: Material, starts: Tensor) -> Tensor:
+    """Cut windows out of the expert's audio input of the whole clip, as when it slides over a recording.
+
+    Args:
+        material: the clip.
+        starts: (B,) first frames.
+
+    Returns:
+        (B, 80, 16) mel or (B, 10, F) HuBERT.
+    """
+    first = starts * STEP_RATE[material.audio] // FPS
+    windows = material.audio_input[first[:, None] + torch.arange(WINDOW_STEPS[material.audio])]
+    return rearrange(windows, "b l f -> b f l") if material.audio == "mel" else windows

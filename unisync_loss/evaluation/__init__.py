@@ -1,0 +1,1 @@
+"""Evaluation protocols on clips and scores of whole videos."""

@@ -1,0 +1,181 @@
+"""Where the audio is: offset, interval, confidence and drift, read from a table of windows by candidate offsets.
+
+A table is (W, K), K = 2 M + 1: the score of visual window w against the audio window k - M later, NaN where there is no
+such window; ``functional.offset_matrix`` makes it. Higher is better; positive offset = audio is late.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.config import FPS
+
+MAX_OFFSET = 15  # frames
+
+BOOTSTRAPS = 1000
+_BLOCK = 25  # windows resampled together: neighbours share frames and syllables
+_FEWEST_BLOCKS = 8  # a short table has shorter blocks
+_DRIFT_BLOCKS = 240  # at most, whatever the length
+_DRIFT_SECONDS = 20.0  # below, a drift cannot be told from an offset
+_STEP = 0.5  # frames between two lines that are tried
+
+Array = NDArray[np.float64]
+
+
+class Offset(NamedTuple):
+    """An offset and how sure it is.
+
+    Attributes:
+        frames: of the highest mean score, positive = audio late.
+        low: of the 95 % interval, a percentile bootstrap over blocks of up to a second.
+        high: of the same.
+        agreement: share of the bootstrap's draws within a frame of ``frames``.
+        confidence: highest less median of the mean scores of all offsets. syncnet_python's confidence is the same of
+            distances, median less minimum (``SyncNetInstance.py``).
+    """
+
+    frames: int
+    low: int
+    high: int
+    agreement: float
+    confidence: float
+
+
+class Drift(NamedTuple):
+    """Change of the offset with time, in ms per minute, with its 95 % interval; positive = audio falls behind."""
+
+    ms_per_minute: float
+    low: float
+    high: float
+
+
+def offset_curve(table: Array) -> Array:
+    """Mean score of every candidate offset.
+
+    Args:
+        table: (W, K).
+
+    Returns:
+        (K,); NaN where too few windows have that offset, as at the far ends of a short clip.
+    """
+    sums, counts = _sums(table)
+    return _curve(sums, counts, len(table))
+
+
+def find_offset(table: Array, seed: int = 0) -> Offset:
+    """Estimate the offset of a whole table.
+
+    Args:
+        table: (W, K) with at least one number.
+        seed: of the bootstrap.
+
+    Returns:
+        The offset.
+
+    Raises:
+        ValueError: when the table has no number in it.
+    """
+    curve = offset_curve(table)
+    if np.isnan(curve).all():
+        raise ValueError(f"offset: expected windows that have audio, got none in {len(table)}")
+    best = int(np.nanargmax(curve))
+    blocks = _blocks(table, int(np.clip(len(table) // _FEWEST_BLOCKS, 5, _BLOCK)))
+    sums, counts = _sums(blocks.sums, blocks.counts, draws=_draws(len(blocks.sums), seed))
+    drawn = _curve(sums, counts, len(table))
+    drawn[np.isnan(drawn).all(1)] = curve
+    found = np.nanargmax(drawn, axis=1)
+    low, high = np.percentile(found, [2.5, 97.5], method="nearest") - len(curve) // 2
+    agreement = float((np.abs(found - best) <= 1).mean())
+    confidence = float(np.nanmax(curve) - np.nanmedian(curve))
+    return Offset(best - len(curve) // 2, int(low), int(high), agreement, confidence)
+
+
+def find_drift(table: Array, seed: int = 0) -> Drift | None:
+    """Fit the straight line through the table that has the highest mean score.
+
+    Lines rather than a slope through local offsets: one silent second gives a wild local offset, but moves no line.
+
+    Args:
+        table: (W, K).
+        seed: of the bootstrap.
+
+    Returns:
+        The drift, None for less than 20 s.
+    """
+    seconds = len(table) / FPS
+    if seconds < _DRIFT_SECONDS or np.isnan(table).all():
+        return None
+    blocks = _blocks(table, max(_BLOCK, -(-len(table) // _DRIFT_BLOCKS)))
+    with np.errstate(invalid="ignore"):
+        means = blocks.sums / blocks.counts
+    means = np.where(np.isnan(means), np.nan_to_num(np.nanmedian(means)), means)
+    reach = means.shape[1] // 2
+    spread = np.arange(-reach, reach + _STEP, _STEP)  # frames between begin and end, and offsets in the middle
+    time = (np.arange(len(means)) + 0.5) / len(means) - 0.5
+    middle, slope = (axis.ravel() for axis in np.meshgrid(spread, spread, indexing="ij"))
+    place = np.clip(middle[:, None] + slope[:, None] * time + reach, 0, 2 * reach)  # (lines, blocks)
+    left = np.minimum(place.astype(int), 2 * reach - 1)
+    rows = np.arange(len(means))
+    scores = means[rows, left] * (1 - (place - left)) + means[rows, left + 1] * (place - left)
+    best = slope[scores.mean(1).argmax()]
+    drawn = slope[(_draws(len(means), seed) @ scores.T).argmax(1)]
+    unit = 1000 / FPS / (seconds / 60)  # frames over the table → ms per minute
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Drift(float(best * unit), float(low * unit), float(high * unit))
+
+
+def local_offsets(table: Array, windows: int) -> tuple[NDArray[np.int64], Array, Array]:
+    """Offset of each stretch of a table.
+
+    Args:
+        table: (W, K).
+        windows: of a stretch.
+
+    Returns:
+        Middle of every stretch in windows, its offset in frames, and its confidence, each (n,); stretches without a
+        number are left out.
+    """
+    blocks = _blocks(table, windows)
+    curves = _curve(blocks.sums, blocks.counts, windows)
+    kept = np.flatnonzero(~np.isnan(curves).all(1))
+    curves = curves[kept]
+    offsets = np.nanargmax(curves, axis=1) - table.shape[1] // 2 if len(kept) else np.zeros(0)
+    confidence = np.nanmax(curves, axis=1) - np.nanmedian(curves, axis=1) if len(kept) else np.zeros(0)
+    middles = (kept * windows + np.minimum((kept + 1) * windows, len(table))) // 2
+    return middles, offsets.astype(np.float64), confidence
+
+
+class _Blocks(NamedTuple):
+    sums: Array  # (n, K)
+    counts: Array  # (n, K)
+
+
+def _blocks(table: Array, windows: int) -> _Blocks:
+    starts = np.arange(0, len(table), windows)
+    there = ~np.isnan(table)
+    return _Blocks(
+        np.add.reduceat(np.where(there, table, 0.0), starts), np.add.reduceat(there.astype(np.float64), starts)
+    )
+
+
+def _sums(values: Array, counts: Array | None = None, *, draws: Array | None = None) -> tuple[Array, Array]:
+    """Sums and counts over all rows, or over rows drawn (R, n) times."""
+    there = ~np.isnan(values)
+    counts = there.astype(np.float64) if counts is None else counts
+    weights = np.ones(len(values)) if draws is None else draws
+    return weights @ np.where(there, values, 0.0), weights @ counts
+
+
+def _curve(sums: Array, counts: Array, windows: int) -> Array:
+    """Means, NaN where fewer than five windows (half of a short table) were there."""
+    with np.errstate(invalid="ignore"):
+        return np.where(counts >= max(1, min(windows, 10) // 2), sums / counts, np.nan)
+
+
+def _draws(blocks: int, seed: int) -> Array:
+    """How often each block is drawn, (1000, blocks)."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(blocks, np.full(blocks, 1 / blocks), BOOTSTRAPS).astype(np.float64)

@@ -1,0 +1,1 @@
+"""LSE-D and LSE-C, the distances and confidences of SyncNet (2016)."""

@@ -1,0 +1,38 @@
+"""Layers shared by the networks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, optional shortcut, ReLU."""
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        *,
+        residual: bool = False,
+    ) -> None:
+        """Build the block; a shortcut needs equal sizes before and after, up to unpadded time steps."""
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C', H', W')."""
+        out: Tensor = self.norm(self.conv(x))
+        if self.residual:
+            cut = (x.shape[-1] - out.shape[-1]) // 2  # unpadded time loses a step at each end
+            out = out + x[..., cut : x.shape[-1] - cut]
+        return out.relu()
+
+
+def residuals(channels: int, count: int) -> list[nn.Module]:
+    """Blocks with a shortcut."""
+    return [ConvBlock(channels, channels, residual=True) for _ in range(count)]

@@ -1,0 +1,98 @@
+"""Networks of the paper: one window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.models.layers import ConvBlock, residuals
+from unisync_loss.utils.image import resize
+
+IMAGE_SIZE = 96  # pixels, as Wav2Lip's
+
+
+def lower_half(video: Tensor, size: int = IMAGE_SIZE) -> Tensor:
+    """Resize frames to a square and keep the lower half, differentiably.
+
+    Args:
+        video: (B, T, C, H, W), any H and W; the aspect ratio is not kept, as in Wav2Lip.
+        size: side of the square in pixels, even.
+
+    Returns:
+        (B, T, C, size // 2, size).
+    """
+    frames = resize(rearrange(video, "b t c h w -> (b t) c h w"), size, size)
+    return rearrange(frames[..., size // 2 :, :], "(b t) c h w -> b t c h w", b=video.shape[0])
+
+
+def paper_visual_stem(config: UniSyncConfig) -> nn.Sequential:
+    """ε1: pictures (N, 5·C, 48, 96) or vectors (N, 1, 5, E) → (N, 128, 12, 12)."""
+    if config.visual in ("rgb", "parsing"):
+        layers = [
+            ConvBlock(WINDOW_FRAMES * config.visual_features, 32, 7, 1, 3),
+            ConvBlock(32, 64, 5, (1, 2), 1),
+            *residuals(64, 2),
+            ConvBlock(64, 128, 3, 2),
+            *residuals(128, 3),
+        ]
+    else:
+        layers = [ConvBlock(1, 32), ConvBlock(32, 64), ConvBlock(64, 128)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((12, 12)))
+
+
+def paper_visual_trunk(config: UniSyncConfig) -> nn.Sequential:
+    """ε2: (N, 128, 12, 12) → (N, D, 1, 1) before ReLU."""
+    return nn.Sequential(
+        ConvBlock(128, 256),
+        *residuals(256, 2),
+        ConvBlock(256, 512, 3, 2),
+        *residuals(512, 2),
+        ConvBlock(512, 512, 3, 2),
+        ConvBlock(512, 512, 3, 1, 0),
+        nn.Conv2d(512, config.embedding, 1, bias=False),
+        nn.BatchNorm2d(config.embedding),
+    )
+
+
+def paper_audio_stem() -> nn.Sequential:
+    """ε3: (N, 1, L, F) → (N, 64, 10, 14)."""
+    layers = [ConvBlock(1, 32), *residuals(32, 2), ConvBlock(32, 64, 3, (1, 3)), *residuals(64, 2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((10, 14)))
+
+
+def paper_audio_trunk(config: UniSyncConfig) -> nn.Sequential:
+    """ε4: (N, 64, 10, 14) → (N, D, 1, 1) before ReLU."""
+    return nn.Sequential(
+        ConvBlock(64, 128),
+        *residuals(128, 1),
+        ConvBlock(128, 256, 3, 2),
+        *residuals(256, 2),
+        ConvBlock(256, 512, 3, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(512, config.embedding, 1, bias=False),
+        nn.BatchNorm2d(config.embedding),
+    )
+
+
+class WindowTower(nn.Module):
+    """Stacks the steps of every window and encodes each window by itself (``paper``)."""
+
+    def __init__(self, stem: nn.Module, trunk: nn.Module, steps: int, *, pictures: bool) -> None:
+        """Keep the networks and the number of time steps of a window."""
+        super().__init__()
+        self.stem, self.trunk, self.steps, self.pictures = stem, trunk, steps, pictures
+
+    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
+        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``."""
+        x = lower_half(x) if self.pictures else x
+        index = torch.tensor(starts, device=x.device)[:, None] + torch.arange(self.steps, device=x.device)
+        windows = x[:, index]  # (B, W, steps, …)
+        if self.pictures:
+            windows = rearrange(windows, "b w f c h x -> (b w) (f c) h x")
+        else:
+            windows = rearrange(windows, "b w f e -> (b w) 1 f e")
+        return rearrange(self.trunk(self.stem(windows)), "(b w) d 1 1 -> b w d", b=x.shape[0])

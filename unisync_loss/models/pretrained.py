@@ -1,0 +1,288 @@
+"""Checkpoints: a folder, a released name, or a repository of the Hugging Face Hub → an expert, strictly.
+
+A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. No pickle is ever read, no key may
+be missing or left over, no field of the config is guessed: a frozen loss with random layers would pass unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from unisync_loss.config import UniSyncConfig
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.utils.files import BUNDLED
+from unisync_loss.utils.hub import hub_source
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+RELEASED = "released.json"  # the table that pins the bundled ones
+
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedInfo:
+    """A released checkpoint, as pinned in ``weights/released.json``."""
+
+    name: str
+    config: UniSyncConfig  # audio, visual, architecture, threshold and the rest of the input contract
+    parameters: int
+    size: int  # bytes of model.safetensors
+    sha256: str  # of model.safetensors
+    path: Path | None  # folder in the installed package; None where only the Hub has it
+    repo: str | None = None  # owner/name on the Hub, if published there
+    revision: str | None = None  # commit of that repository
+
+
+def list_pretrained() -> dict[str, PretrainedInfo]:
+    """Released checkpoints by name; reads one small file, no weights and no network.
+
+    Returns:
+        By name, in alphabetical order; iterating gives the names.
+    """
+    released = {}
+    for name, entry in sorted(_released().items()):
+        local = (BUNDLED / name).is_dir() or "repo" not in entry
+        values = {**entry, "name": name, "path": BUNDLED / name if local else None}
+        released[name] = PretrainedInfo(**{**values, "config": UniSyncConfig.from_dict(entry["config"])})
+    return released
+
+
+def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | None = None) -> UniSyncExpert:
+    """Load an expert in eval mode and float32.
+
+    Args:
+        name: an existing folder, a released name, or ``owner/name[@revision]`` on the Hugging Face Hub; looked for in
+            this order. A :class:`~pathlib.Path` is always a folder. Weights of released names are checked by their
+            sha256. A revision that is a full commit needs no network once cached; for any other the Hub is asked
+            first, and the cached copy serves when it does not answer.
+        device: to put it on; None leaves it where modules are created.
+
+    Returns:
+        The expert; the caller's random numbers are left as they were.
+
+    Raises:
+        ValueError: for an unknown name, a checkpoint that is not exactly right, a Hub that refuses or gives no answer.
+
+    Example:
+        >>> load_expert("mel-rgb").config.threshold  # doctest: +SKIP
+        0.5
+    """
+    text = os.fspath(name)
+    if not isinstance(name, str) or (text and os.path.isdir(text)):
+        return _load(partial(_folder_file, Path(text)), device)
+    released = list_pretrained()
+    info = released.get(text)
+    if info is not None and info.path is not None:
+        return _load(partial(_folder_file, info.path), device, info)
+    match = _REPOSITORY.fullmatch(text if info is None else f"{info.repo}@{info.revision}")
+    if match is None:
+        expected = f"a released name ({', '.join(released) or 'none in this installation'}), an existing folder"
+        raise ValueError(f"expected {expected} or owner/name[@revision] on the Hub, got {text!r}")
+    repo, revision = match[1], match[2] or "main"
+    try:
+        return _load(hub_source(repo, revision, (CONFIG, WEIGHTS)), device, info)
+    except ValueError as error:
+        raise ValueError(f"{repo}@{revision}: {error}") from error
+
+
+def save_pretrained(
+    expert: UniSyncExpert, folder: str | os.PathLike[str], *, card: str | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write a checkpoint folder whole or not at all.
+
+    Args:
+        expert: to be saved.
+        folder: made if missing; an earlier checkpoint in it is replaced.
+        card: text of ``README.md``; None keeps the one there is, or writes a few lines made from the config.
+        dtype: of the stored floating-point numbers, such as ``torch.float16``; None keeps theirs.
+
+    Raises:
+        ValueError: for weights that are not finite, before or after the cast.
+        OSError: when the disk is full or the folder cannot be written; an earlier checkpoint stays as it was.
+    """
+    folder = Path(folder)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating-point type, got {dtype}")
+    contents = {WEIGHTS: _serialise(expert, dtype), CONFIG: expert.config.to_json().encode()}
+    if card is not None or not (folder / CARD).exists():
+        contents[CARD] = (card if card is not None else _default_card(expert.config)).encode()
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(folder, contents)
+    except BaseException:
+        if created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _released() -> dict[str, Any]:
+    path = BUNDLED / RELEASED
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return table
+
+
+def _load(
+    fetch: Callable[[str], Path], device: str | torch.device | None, released: PretrainedInfo | None = None
+) -> UniSyncExpert:
+    path = fetch(CONFIG)
+    config = _read_config(path)
+    if released is not None and config != released.config:
+        raise ValueError(f"{path}: expected the config released as {released.name!r}, got another: install it again")
+    try:
+        with torch.device("meta"):  # shapes first: a config may ask for more memory than there is
+            expected = UniSyncExpert(config).state_dict()
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path}: expected the config of an expert, got one that cannot be built ({error})") from error
+    path = fetch(WEIGHTS)  # only now: the repository of another project need not be downloaded to be refused
+    content = path.read_bytes()  # once, so that what was checked is what is loaded
+    if released is not None and (digest := hashlib.sha256(content).hexdigest()) != released.sha256:
+        raise ValueError(f"{path}: expected sha256 {released.sha256}, got {digest}: changed, install it again")
+    tensors = _matched(_parse(content, path), expected, path)
+    with torch.random.fork_rng(devices=[]):
+        expert = UniSyncExpert(config).float()
+    expert.load_state_dict(tensors)
+    expert = expert.eval()
+    return expert if device is None else expert.to(device)
+
+
+def _read_config(path: Path) -> UniSyncConfig:
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = UniSyncConfig.from_json(text)
+        missing = sorted({field.name for field in fields(UniSyncConfig)} - set(json.loads(text)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if missing:  # a default in its place would be a guess
+        raise ValueError(f"{path}: expected every field of the config, got none of {', '.join(missing)}")
+    return config
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return parse_safetensors(content)
+    except Exception as error:  # the parser raises its own type, KeyError, ValueError … by what is broken
+        pickled = content.startswith((b"PK", b"\x80"))  # torch.save, pickle
+        found = "a pickle under its name; pickles are never loaded" if pickled else f"one that cannot be read ({error})"
+        raise ValueError(
+            f"{path}: expected a whole safetensors file, got {found if content else 'an empty one'}"
+        ) from error
+
+
+def _matched(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors in the expert's types, if every key, shape and kind is as expected and every value finite."""
+    problems = [f"missing {key}" for key in expected if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in expected]
+    matched = {}
+    for key in [key for key in expected if key in tensors]:
+        got, want = tensors[key], expected[key]
+        if got.shape != want.shape:
+            problems.append(f"{key}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}")
+        elif got.is_floating_point() != want.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
+            problems.append(f"{key}: expected {want.dtype}, got {got.dtype}")
+        else:
+            matched[key] = got.to(torch.float32 if want.is_floating_point() else want.dtype)
+            if not torch.isfinite(matched[key]).all():
+                problems.append(f"{key}: expected finite values, got NaN or infinity")
+    if problems:
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise ValueError(f"{path}: does not fit {CONFIG}: {shown}")
+    return matched
+
+
+def _folder_file(folder: Path, file: str) -> Path:
+    path = folder / file
+    if path.is_file():
+        return path
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: expected a checkpoint folder, got {found}")
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    pickled = any(name.endswith(_PICKLES) for name in names)
+    found = ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
+    advice = "; pickles are never loaded, convert the weights to safetensors" if pickled else ""
+    raise ValueError(f"{folder}: expected {CONFIG} and {WEIGHTS}, got {found}{advice}")
+
+
+def _serialise(expert: UniSyncExpert, dtype: torch.dtype | None) -> bytes:
+    tensors = {}
+    for key, value in expert.state_dict().items():
+        kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        tensors[key] = value.detach().to("cpu", kept).contiguous()
+        if not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"{key}: expected values that are finite in {kept}, got NaN or infinity")
+    return to_safetensors(tensors, metadata={"format": "pt"})
+
+
+def _default_card(config: UniSyncConfig) -> str:
+    return (
+        f"---\nlibrary_name: unisync_loss\ntags:\n- lip-sync\n---\n\n# UniSync expert, {config.name}\n\n"
+        f"Audio-visual synchronisation expert (arXiv 2503.16357), architecture {config.architecture!r}, decision "
+        f"threshold {config.threshold}.\nData, licence and scores: not stated.\n\n"
+        '```python\nfrom unisync_loss import load_expert\n\nexpert = load_expert("this/folder")\n```\n'
+    )
+
+
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Put files into the folder, all or none; unchanged ones are left alone, so that one change is one rename."""
+    paths = {file: folder / file for file in contents}
+    changed = {
+        file: content
+        for file, content in contents.items()
+        if not paths[file].is_file() or paths[file].read_bytes() != content
+    }
+    scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        for file, content in changed.items():
+            with (scratch / file).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        _publish(scratch, folder, list(changed))
+    finally:
+        if not any(scratch.glob("old-*")):  # else the earlier files could not be put back: they stay there
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, folder: Path, files: list[str]) -> None:
+    """Rename into place; the config goes first and comes last, for a folder without one does not load."""
+    if len(files) == 1:
+        os.replace(scratch / files[0], folder / files[0])
+        return
+    order = sorted(files, key=[WEIGHTS, CARD, CONFIG].index)
+    moved: list[str] = []
+    placed: list[str] = []
+    try:
+        for file in reversed(order):
+            if (folder / file).exists():
+                os.replace(folder / file, scratch / f"old-{file}")
+                moved.append(file)
+        for file in order:
+            os.replace(scratch / file, folder / file)
+            placed.append(file)
+    except BaseException:
+        for file in placed:
+            (folder / file).unlink()
+        for file in reversed(moved):
+            os.replace(scratch / f"old-{file}", folder / file)
+        raise
+    for file in moved:
+        (scratch / f"old-{file}").unlink()

@@ -1,0 +1,1 @@
+"""Training data: clip cache, batches, augmentation."""

@@ -1,0 +1,221 @@
+"""What a run starts from: clips, the model that listens, weights of an earlier expert."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unisync_loss.config import UniSyncConfig
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import load_expert
+from unisync_loss.models.small import FRAME_FEATURES, DenseVisualTower, FrameStem
+from unisync_loss.representations.face_topology import MOUTH_POINTS
+from unisync_loss.representations.hubert_encoder import HubertEncoder, cached_features
+from unisync_loss.training.data.augment import (
+    augment_camera,
+    augment_crop,
+    augment_features,
+    augment_mouths,
+    augment_pictures,
+    augment_series,
+    augment_voice,
+    centre_mouths,
+    chance,
+    mirror_motion,
+)
+from unisync_loss.training.data.batches import Batch, PairBatch
+from unisync_loss.training.data.dataset import Listen, to_pixels
+from unisync_loss.training.data.face_features import visual_of_series
+from unisync_loss.training.distributed import ALONE
+
+MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
+MOTION_SCALE = 36.0  # from template units to deviation 1
+HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in the last stage
+
+
+class Learner(nn.Module):
+    """The expert and what is thrown away after training."""
+
+    def __init__(self, config: UniSyncConfig) -> None:
+        """Build the expert and the softmax scale."""
+        super().__init__()
+        self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.finds_mouths:
+            first = self.visual.trunk[0]
+            assert isinstance(first, nn.Conv1d)
+            with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without
+                first.weight[:, MOTION_FEATURES:] = 0
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+        self.world = ALONE
+
+    @property
+    def visual(self) -> DenseVisualTower:
+        """The visual tower."""
+        assert isinstance(self.expert.visual_tower, DenseVisualTower)
+        return self.expert.visual_tower
+
+    @property
+    def stem(self) -> FrameStem:
+        """The network that looks at a frame."""
+        assert isinstance(self.visual.stem, FrameStem)
+        return self.visual.stem
+
+
+def see_mouths(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
+    """Features of pictures (N, L, 192), augmented or not, and the motion that is to be read there (N, L, 104)."""
+    with exactly(batch.audio):
+        pixels, motion = to_pixels(batch.seen["cuts"]), batch.seen["motion"]
+        if augmented:
+            mirrored = chance(len(motion), 0.5)
+            pixels, motion = augment_mouths(pixels, mirrored), mirror_motion(motion, mirrored)
+        else:
+            pixels = centre_mouths(pixels)
+    features = learner.stem(pixels.contiguous(memory_format=torch.channels_last))
+    return rearrange(features, "(n l) c -> n l c", n=len(motion)), motion_features(motion)[..., :MOTION_FEATURES]
+
+
+def hide_features(features: Tensor) -> Tensor:
+    """Silence some features (N, L, 192) all through a segment: no single one is to be trusted."""
+    return rearrange(F.dropout1d(rearrange(features, "n l c -> n c l"), HIDDEN_FEATURES), "n c l -> n l c")
+
+
+def hear(learner: Learner, batch: Batch | PairBatch, frames: int, *, augmented: bool = True) -> Tensor:
+    """Embeddings (N, W, D) of the voices, augmented or not, over ``frames`` frames."""
+    audio = batch.audio
+    if augmented:
+        with exactly(audio):
+            audio = augment_voice(audio) if learner.expert.config.audio == "mel" else augment_features(audio)
+    return learner.expert.encode_audio(audio, frames)
+
+
+def exactly(value: Tensor) -> torch.autocast:
+    """Float32 for places and augmentation, whatever autocast says: bfloat16 knows a place only to a percent."""
+    return torch.autocast(device_type=value.device.type, enabled=False)
+
+
+def motion_features(motion: Tensor) -> Tensor:
+    """Motion (N, L, 52, 2) as features of frames (N, L, 192): what is not motion is 0."""
+    features = MOTION_SCALE * rearrange(motion, "n l p d -> n l (p d)")
+    return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
+
+
+def see(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -> Tensor:
+    """Embeddings (N, W, D) of what is seen, augmented or not; mouths of small experts on rgb are cut by landmarks."""
+    seen, config = batch.seen, learner.expert.config
+    if "cuts" in seen:
+        features, _ = see_mouths(learner, batch, augmented=augmented)
+        return learner.visual.encode_frames(features)
+    with exactly(batch.audio):
+        if "crops" in seen:
+            video = _pictures(seen["crops"], augmented)
+        elif augmented:
+            video = _other_faces(config, seen)
+        else:
+            video = visual_of_series(config, seen["series"][:, :, 0])
+    if config.architecture == "paper":
+        return learner.expert.encode_visual(video)
+    shown = video if config.visual == "parsing" else learner.expert.visual_input(video)
+    frames = learner.visual.look_at_mouths(shown.to(learner.log_scale.dtype))
+    if not augmented:
+        return learner.visual.encode_frames(frames - frames.mean(1, keepdim=True))
+    segment, clip = frames[:, :-1], frames[:, -1:]
+    # experts are given whole clips, and short stretches
+    own = chance(len(frames), 0.5)[:, None, None]
+    return learner.visual.encode_frames(segment - torch.where(own, segment.mean(1, keepdim=True), clip))
+
+
+def _pictures(crops: Tensor, augmented: bool) -> Tensor:
+    """(N, L, H, W, 3) bytes → (N, L, 3, H, W) in [0, 1]."""
+    pictures = rearrange(crops, "n l h w c -> (n l) c h w").float() / 255
+    if augmented:
+        pictures = augment_camera(augment_pictures(pictures, crops.shape[1]), crops.shape[1])
+    return rearrange(pictures, "(n l) c h w -> n l c h w", n=len(crops))
+
+
+def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
+    """Augmented segments (N, L, …); for small experts (N, L + 1, …), the mean of their clip last: it is taken off."""
+    series, rest = seen["series"], seen["rest"]
+    if config.architecture == "small":
+        series = torch.cat([series, rest], dim=1)
+    return visual_of_series(config, augment_series(series, rest, chance(len(series), 0.5)), augment_crop)
+
+
+CPU = torch.device("cpu")
+
+
+def listener(
+    config: UniSyncConfig, model: str | None, folder: Path, device: torch.device = CPU
+) -> tuple[UniSyncConfig, Listen | None]:
+    """Load the HuBERT that an expert listens through, and write its identity into the expert's config.
+
+    Args:
+        config: of the expert; one on mel has no use for a model.
+        model: ``owner/name[@revision]`` on the Hub, a bundled name or a folder; None is that of the config.
+        folder: of the feature cache.
+        device: to encode on.
+
+    Returns:
+        The config with model, commit and width filled in, and the function that encodes a waveform; None for mel.
+
+    Raises:
+        ValueError: for a model that cannot be had, or one given for mel.
+    """
+    if config.audio != "hubert":
+        if model is not None:
+            raise ValueError(
+                f"hubert: expected a HuBERT for an expert on hubert only, got {model!r} for {config.audio}"
+            )
+        return config, None
+    name, revision = config.hubert_model, config.hubert_revision
+    if model is not None:
+        name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
+    encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.hubert_layer, device=device)
+    # a branch moves on: what is stored is the commit, or the sha256 of a folder's weights
+    told = replace(config, hubert_model=name, hubert_revision=encoder.identity, audio_features=encoder.width)
+
+    def listen(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
+        return cached_features(waveform, encoder, folder, device).astype(np.float16)
+
+    return told, listen
+
+
+def take_over(expert: UniSyncExpert, name: str) -> set[str]:
+    """Copy the towers of a trained expert that see or hear the same.
+
+    Args:
+        expert: to be trained; changed.
+        name: of the trained one, as ``load_expert`` takes it.
+
+    Returns:
+        What was taken over: ``"visual"``, ``"audio"`` or both.
+
+    Raises:
+        ValueError: when neither fits.
+    """
+    trained = load_expert(name)
+    taken = set()
+    for side in ("visual", "audio"):
+        modules: list[tuple[nn.Module, nn.Module]] = [
+            (getattr(expert, f"{side}_{part}"), getattr(trained, f"{side}_{part}")) for part in ("input", "tower")
+        ]
+        shapes = [
+            [{key: value.shape for key, value in module.state_dict().items()} for module in pair] for pair in modules
+        ]
+        same = getattr(expert.config, side) == getattr(trained.config, side)
+        if same and all(ours == theirs for ours, theirs in shapes):
+            for ours, theirs in modules:
+                ours.load_state_dict(theirs.state_dict())
+            taken.add(side)
+    if not taken:
+        raise ValueError(
+            f"init: expected an expert that shares a tower with {expert.config.architecture} {expert.config.name}, "
+            f"got {trained.config.architecture} {trained.config.name}"
+        )
+    return taken

@@ -1,0 +1,142 @@
+"""The stages of training a ``small`` expert on rgb: where the mouth is, what it does, what it says, then all at once.
+
+A visual network that starts from sync alone stays on the plateau for a long time. Here one network learns to read the
+mouth's motion (how far each lip point is from where it rests in the clip) from a picture, others learn sync from the
+measured motion, and joined they know sync from pictures without having been taught; then all are trained together.
+All other experts have one stage, :mod:`unisync_loss.training.stages`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unisync_loss.training.data.augment import (
+    augment_motion,
+    augment_views,
+    chance,
+    mirror_motion,
+)
+from unisync_loss.training.data.batches import Batch, Views
+from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.distributed import ALONE, World
+from unisync_loss.training.learner import MOTION_FEATURES, Learner, exactly, hide_features, motion_features, see_mouths
+from unisync_loss.training.stages import BatchSize, sync_terms
+
+
+@dataclass(frozen=True)
+class AlignStage:
+    """The aligner learns the pose of the face in any crop."""
+
+    batch: int = 128
+
+    def trained(self, learner: Learner) -> list[nn.Module]:
+        """Train the aligner."""
+        assert learner.visual.aligner is not None
+        return [learner.visual.aligner]
+
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Views:
+        """Draw views of faces."""
+        return data.draw_views(generator, self.batch, world)
+
+    def loss(self, learner: Learner, batch: Views) -> dict[str, Tensor]:
+        """Distance of the mouth cut's corners from where they should be, in template units."""
+        assert learner.visual.aligner is not None
+        with exactly(batch.views):
+            views, poses = augment_views(batch.views, batch.poses)
+            first, second = (pose_error(look, poses) for look in learner.visual.aligner.looks(views))
+        return {"loss": first.mean() + second.mean(), "first_look": first.median(), "second_look": second.median()}
+
+
+def pose_error(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean distance of corners and centre of the mouth cut, in units of the template.
+
+    Args:
+        predicted: (N, 2, 3).
+        true: (N, 2, 3).
+
+    Returns:
+        (N,).
+    """
+    corners = torch.tensor([[-0.5, 0.38, 1], [0.5, 0.38, 1], [-0.5, 1.38, 1], [0.5, 1.38, 1], [0.0, 0.88, 1]])
+    # distances in the crop are divided by the face's size there, so that loose crops count as much as tight ones
+    size = torch.linalg.det(true[:, :, :2]).abs().sqrt()[:, None].clamp(min=0.05)
+    difference = torch.einsum("nij,kj->nki", predicted - true, corners)
+    return (difference.norm(dim=2) / size).mean(1)
+
+
+@dataclass(frozen=True)
+class GeometryStage:
+    """The frame network learns to read the mouth's motion from one picture."""
+
+    batch: BatchSize
+
+    def trained(self, learner: Learner) -> list[nn.Module]:
+        """Train the frame network."""
+        return [learner.stem]
+
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+        """Draw a segment of each of many clips."""
+        return data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames, world)
+
+    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+        """Distance from the measured motion, and the share of it that is left unexplained."""
+        features, motion = see_mouths(learner, batch)
+        error = features[..., :MOTION_FEATURES] - motion
+        return {"loss": error.abs().mean(), "unexplained": error.square().mean() / motion.square().mean()}
+
+
+@dataclass(frozen=True)
+class SyncStage:
+    """Audio network and visual trunk learn sync from the measured motion: no picture is looked at, which is cheap."""
+
+    batch: BatchSize
+    contrasts: ClassVar[bool] = True
+
+    def trained(self, learner: Learner) -> list[nn.Module]:
+        """Train audio network and visual trunk."""
+        return [learner.visual.trunk, learner.expert.audio_tower]
+
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+        """Draw segments of clips."""
+        return self.batch.draw(data, generator, world)
+
+    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+        """Terms of :func:`sync_terms`."""
+        with exactly(batch.audio):
+            motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
+        return sync_terms(learner, batch, learner.visual.encode_frames(motion_features(motion)), self.batch)
+
+
+@dataclass(frozen=True)
+class JointStage:
+    """Everything but the aligner learns sync from pictures.
+
+    Attributes:
+        batch: clips, segments, frames.
+        motion_weight: of the geometry loss, which keeps the frame network honest.
+    """
+
+    batch: BatchSize
+    motion_weight: float = 0.2
+    contrasts: ClassVar[bool] = True
+
+    def trained(self, learner: Learner) -> list[nn.Module]:
+        """Train all networks but the aligner."""
+        return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
+
+    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+        """Draw segments of clips."""
+        return self.batch.draw(data, generator, world)
+
+    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+        """Terms of :func:`sync_terms`, and the error of the motion."""
+        features, motion = see_mouths(learner, batch, augmented=self.batch.augment)
+        trusted = hide_features(features) if self.batch.augment else features
+        terms = sync_terms(learner, batch, learner.visual.encode_frames(trusted), self.batch)
+        error = (features[..., :MOTION_FEATURES] - motion).abs().mean()
+        return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}

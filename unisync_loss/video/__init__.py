@@ -1,0 +1,1 @@
+"""Video files to frames, tracked faces, landmarks and parsing maps."""

@@ -1,0 +1,137 @@
+"""Face landmarks from video frames (MediaPipe), and what is read off them: pose and mouth shape.
+
+Needs the ``video`` extra; imported by preparation and training, never by the loss.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisync_loss.representations.face_topology import (
+    MESH_POINTS,
+    MOUTH_POINTS,
+    RIGID_POINTS,
+    TEMPLATE,
+)
+
+_FEWEST_FACES = 0.8  # share of frames that must show a face
+
+
+def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.float32]:
+    """Find one face's mesh in every frame of a clip.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        depth: give the distance from the camera, too, about the head's centre.
+
+    Returns:
+        (T, 468, 2) positions as shares of width and height, or (T, 468, 3) with depth as a share of the width; NaN
+        where no face was found.
+
+    Raises:
+        ImportError: without MediaPipe.
+    """
+    with closing(MeshFinder()) as finder:
+        mesh = finder(frames)
+    return mesh if depth else mesh[:, :, :2]
+
+
+class MeshFinder:
+    """Follows one face's mesh from frame to frame, however the frames are handed over.
+
+    Raises:
+        ImportError: without MediaPipe.
+    """
+
+    def __init__(self) -> None:
+        """Load the model that lies in MediaPipe's wheel."""
+        try:
+            from mediapipe.python.solutions.face_mesh import FaceMesh
+        except ImportError as error:
+            raise ImportError("face landmarks need MediaPipe: pip install 'unisync_loss[video]'") from error
+        self._finder = FaceMesh(static_image_mode=False, max_num_faces=1, min_detection_confidence=0.3)
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Find the mesh in the next frames, (T, H, W, 3) → (T, 468, 3); see :func:`face_mesh`."""
+        mesh = np.full((len(frames), MESH_POINTS, 3), np.nan, np.float32)
+        for index, frame in enumerate(frames):
+            found = self._finder.process(frame).multi_face_landmarks
+            if found:
+                mesh[index] = [(point.x, point.y, point.z) for point in found[0].landmark]
+        return mesh
+
+    def close(self) -> None:
+        """Free what the model holds."""
+        self._finder.close()
+
+
+def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give frames without a face the mesh of the nearest frame that has one.
+
+    Args:
+        mesh: (T, 468, D), NaN where no face was found.
+
+    Returns:
+        The same without NaN.
+
+    Raises:
+        ValueError: when more than a fifth of the frames show no face.
+    """
+    seen = seen_in(mesh)
+    if seen.mean() < _FEWEST_FACES:
+        raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
+    places, frames = np.flatnonzero(seen), np.arange(len(mesh))
+    after = places.searchsorted(frames).clip(0, len(places) - 1)
+    before = (after - 1).clip(0)
+    nearest = np.where(places[after] - frames < frames - places[before], after, before)
+    return mesh[places[nearest]]
+
+
+def seen_in(mesh: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """In which frames a face was found: (T, 468, D) → (T,)."""
+    seen: NDArray[np.bool_] = ~np.isnan(mesh).any((1, 2))
+    return seen
+
+
+def pose_of_mesh(mesh: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Fit the face template to the rigid points of each frame.
+
+    Args:
+        mesh: (T, 468, 2) as shares of width and height.
+        size: height and width of the frames in pixels, so that the fit is a similarity in pixels.
+
+    Returns:
+        (T, 2, 3) affine maps from template coordinates to shares of width and height; NaN where the mesh is.
+    """
+    height, width = size
+    scale = np.array([width, height], np.float32)
+    return np.stack([_similarity(points * scale) / scale[:, None] for points in mesh[:, RIGID_POINTS]])
+
+
+def _similarity(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Least-squares scale, rotation and shift from TEMPLATE to points, (2, 3)."""
+    template = np.asarray(TEMPLATE, np.float32)
+    source, target = template - template.mean(0), points - points.mean(0)
+    norm = (source**2).sum()
+    cosine = (source * target).sum() / norm
+    sine = (source[:, 0] * target[:, 1] - source[:, 1] * target[:, 0]).sum() / norm
+    rotation = np.array([[cosine, -sine], [sine, cosine]], np.float32)
+    shift = points.mean(0) - rotation @ template.mean(0)
+    return np.concatenate([rotation, shift[:, None]], axis=1).astype(np.float32)
+
+
+def mouth_of_mesh(mesh: NDArray[np.float32], pose: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mouth and chin points in template coordinates: free of the head's place, size and tilt.
+
+    Args:
+        mesh: (T, 468, 2) as shares of width and height.
+        pose: (T, 2, 3) of :func:`pose_of_mesh`.
+
+    Returns:
+        (T, 52, 2).
+    """
+    points = mesh[:, MOUTH_POINTS] - pose[:, None, :, 2]
+    return np.einsum("tij,tpj->tpi", np.linalg.inv(pose[:, :, :2]), points).astype(np.float32)
