@@ -89,6 +89,7 @@ def test_every_figure_of_the_reports_is_explained():
         "adapters/README.md",
         "benchmarks/README.md",
         "docs/data.md",
+        "docs/scale.md",
         "docs/training.md",
         "docs/measuring.md",
         "docs/scores.md",
