@@ -28,6 +28,7 @@ import torch
 from unisync_loss.curation.align import SMALL, Judge, align
 from unisync_loss.curation.folds import make_folds, read_unseen
 from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audio
+from unisync_loss.evaluation.bootstrap import mean_ci
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.video.encoding import write_clip
 
@@ -105,13 +106,9 @@ def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge], log: Path) 
     kept = np.array([row["offset_frames"] is not None for row in rows])
     error = np.abs([(row["offset_frames"] or 0.0) - shift for row, shift in zip(rows, shifts, strict=True)])
     right = kept & (error <= 1)
-    draw = np.random.default_rng(0)
-    low, high = np.percentile(
-        [right[draw.integers(0, len(right), len(right))].mean() for _ in range(2000)], (2.5, 97.5)
-    )
     return {
         "within_1": round(float(right.mean()), 4),
-        "within_1_interval": [round(float(low), 4), round(float(high), 4)],
+        "within_1_interval": [round(end, 4) for end in mean_ci(right.astype(float))],
         "kept": round(float(kept.mean()), 4),
         "within_1_of_kept": round(float((error[kept] <= 1).mean()), 4),
         "median_error": round(float(np.median(error[kept])), 3),

@@ -26,15 +26,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unisync_loss.data.clips import ClipEntry, list_clips
+from unisync_loss.evaluation.bootstrap import mean_ci
 from unisync_loss.evaluation.embeddings import embed_clips, offset_table
-from unisync_loss.evaluation.offsets import MAX_OFFSET, find_offset
-from unisync_loss.evaluation.protocols import TOLERANCE
+from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.progress import Pace
 from unisync_loss.video.clip import SUFFIXES
 
-BOOTSTRAPS = 1000
 #: kind of generated clip: what it is, and the corpus that holds its source's real clips
 TWINS = {
     "lipquiz_wav2lip": ("Wav2Lip, lips made for the voice", None),
@@ -140,18 +139,17 @@ def scores(
 
 def summary(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """Mean of every measure over clips, with its interval."""
-    draws = np.random.default_rng(seed).integers(len(rows), size=(BOOTSTRAPS, len(rows)))
     result: dict[str, Any] = {"clips": len(rows)}
     for name in MEASURES:
         values = np.array([np.nan if row[name] is None else float(row[name]) for row in rows])
-        result[name] = interval(values, draws)
+        result[name] = interval(values, seed)
     return result
 
 
-def interval(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+def interval(values: np.ndarray, seed: int) -> dict[str, Any]:
     """Mean and its 95 % interval; none for fewer than five clips."""
-    ends = np.percentile(np.nanmean(values[draws], 1), [2.5, 97.5]) if len(values) >= 5 else []
-    return {"mean": round(float(np.nanmean(values)), 4), "ci95": [round(float(end), 4) for end in ends] or None}
+    ends = mean_ci(values, seed=seed) if len(values) >= 5 else ()
+    return {"mean": round(float(np.nanmean(values)), 4), "ci95": [round(end, 4) for end in ends] or None}
 
 
 def paired(clips: dict[str, list[dict[str, Any]]], kind: str, seed: int) -> dict[str, Any] | None:
@@ -160,9 +158,8 @@ def paired(clips: dict[str, list[dict[str, Any]]], kind: str, seed: int) -> dict
     pairs = [(row, real[key]) for row in clips.get(kind, []) if (key := source_of(row)) in real]
     if not pairs:
         return None
-    draws = np.random.default_rng(seed).integers(len(pairs), size=(BOOTSTRAPS, len(pairs)))
     differences = {
-        name: interval(np.array([float(made[name]) - float(true[name]) for made, true in pairs]), draws)
+        name: interval(np.array([float(made[name]) - float(true[name]) for made, true in pairs]), seed)
         for name in MEASURES
         if name != "voiced"
     }

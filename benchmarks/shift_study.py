@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.data.clips import ClipEntry, list_clips, load_clip
+from unisync_loss.evaluation.bootstrap import mean_ci
 from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips
-from unisync_loss.evaluation.offsets import MAX_OFFSET, find_offset
-from unisync_loss.evaluation.protocols import TOLERANCE
+from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import list_pretrained, load_expert
@@ -36,7 +36,6 @@ from unisync_loss.video.decoding import read_facts
 
 SHIFTS = range(-10, 11)
 SHORTEST = 2.0  # s
-BOOTSTRAPS = 1000
 FRAME_MS = 1000 // FPS
 
 
@@ -81,13 +80,11 @@ def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[st
         raise SystemExit(f"no clip could be embedded: {left_out}")
     low, middle, high = np.moveaxis(np.array(list(found.values())), 2, 0)
     errors, held = middle - np.array(SHIFTS), (low <= SHIFTS) & (high >= SHIFTS)
-    draws = np.random.default_rng(seed).integers(len(found), size=(BOOTSTRAPS, len(found)))
 
     def with_interval(values: np.ndarray) -> dict[str, Any]:
         """Mean of (clips, shifts)."""
         means = values.mean(1)
-        interval = np.percentile(means[draws].mean(1), [2.5, 97.5])
-        return {"mean": round(float(means.mean()), 4), "ci95": [round(float(end), 4) for end in interval]}
+        return {"mean": round(float(means.mean()), 4), "ci95": [round(end, 4) for end in mean_ci(means, seed=seed)]}
 
     off = np.abs(errors)
     return {

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE
+from unisync_loss.evaluation.bootstrap import bootstrap_ci
 
 RELEASE_LAG = 0.0  # frames from the fastest parting of the lips to the release that is heard
 REACH = 5  # frames on either side of a parting in which its release is looked for
@@ -41,7 +42,6 @@ _LOWEST = 500  # Hz
 _DEPTH = 30.0  # dB below the loud twentieth: what is softer counts as silence
 _LEAP = 20  # ms over which the rise is measured
 _SMOOTHING = 10  # ms, standard deviation
-_DRAWS = 400  # of the bootstrap
 
 Array = NDArray[np.float64]
 
@@ -158,10 +158,8 @@ def find_zero(clips: Sequence[NDArray[np.float32]], seed: int = 0) -> Zero:
     offset = _peak(rises.sum(0)) - RELEASE_LAG
     if known < 2:
         return Zero(offset, math.nan, math.nan, partings, known)
-    draw = np.random.default_rng(seed)
-    drawn = [np.bincount(draw.integers(0, known, known), minlength=known) for _ in range(_DRAWS)]
-    low, high = np.percentile([_peak(weights @ rises) for weights in drawn], (2.5, 97.5)) - RELEASE_LAG
-    return Zero(offset, float(low), float(high), partings, known)
+    low, high = bootstrap_ci(lambda weights: np.array([_peak(total) for total in weights @ rises]), known, seed=seed)
+    return Zero(offset, low - RELEASE_LAG, high - RELEASE_LAG, partings, known)
 
 
 def _peak(total: Array) -> float:

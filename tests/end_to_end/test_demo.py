@@ -31,7 +31,7 @@ from unisync_loss.demo.generator import (
     lower_half,
     motion_correlation,
 )
-from unisync_loss.demo.run import Judge, bootstrap, run_demo
+from unisync_loss.demo.run import Judge, run_demo
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.video.clip import read_clip
@@ -261,16 +261,6 @@ def test_motion_correlation() -> None:
     assert motion_correlation(1 - video, video) == pytest.approx(-1)
     still = video[:1].expand(40, -1, -1, -1)
     assert motion_correlation(still, video) == pytest.approx(0, abs=1e-3)
-
-
-def test_bootstrap() -> None:
-    values = np.random.default_rng(0).normal(0.5, 0.1, 400)
-    measure = bootstrap(values, seed=0)
-    # standard error 0.005: the interval is about four of them wide
-    assert measure.high - measure.low == pytest.approx(0.02, rel=0.35)
-    assert measure.low < measure.mean < measure.high
-    steady = bootstrap(np.repeat(values[::10], 10), seed=0)
-    assert steady.high - steady.low > 2 * (measure.high - measure.low)
 
 
 @pytest.mark.parametrize(

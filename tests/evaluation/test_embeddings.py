@@ -7,10 +7,13 @@ import torch
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.data.clips import ClipEntry
+from unisync_loss.evaluation.bootstrap import resample_weights
 from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips
 from unisync_loss.evaluation.protocols import (
     PairScores,
     accuracy_at,
+    accuracy_ci,
+    area_ci,
     area_under_curve,
     best_threshold,
     draw_elsewhere,
@@ -19,6 +22,7 @@ from unisync_loss.evaluation.protocols import (
     score_cross_pairs,
     score_pairs,
     summarise_detection,
+    wins_by_clip,
 )
 from unisync_loss.evaluation.report import summarise
 from unisync_loss.functional import unit_rectified
@@ -141,6 +145,25 @@ class TestProtocols:
         found = summarise_detection(scores, 0.6, 0)
         assert (found["accuracy_at_0.5"], found["accuracy"], found["n"]) == (0.25, 0.75, 4)
         assert found["ci95"][0] <= 0.75 <= found["ci95"][1]
+
+    def test_intervals_are_those_of_resampled_clips(self):
+        """Against the same statistics of pairs gathered clip by clip."""
+        scores = score_pairs([clip(noise=4.0, seed=seed, windows=20 + 5 * seed) for seed in range(9)], 0)
+        weights = resample_weights(9)
+        drawn = []
+        for row in weights[:200].astype(int):
+            index = np.concatenate([np.tile(np.flatnonzero(scores.clip == c), n) for c, n in enumerate(row)]).astype(
+                int
+            )
+            sample = PairScores(
+                scores.positive[index], scores.negative[index], scores.clip[index], scores.voiced[index]
+            )
+            drawn.append((area_under_curve(sample.positive, sample.negative), accuracy_at(sample, 0.5)))
+        wins, counts = wins_by_clip(scores), np.bincount(scores.clip)
+        areas = ((weights[:200] @ wins) * weights[:200]).sum(1) / (weights[:200] @ counts) ** 2
+        assert areas == pytest.approx(np.array(drawn)[:, 0])
+        assert area_ci(scores, 0) == pytest.approx(np.percentile(np.array(drawn)[:, 0], [2.5, 97.5]), abs=0.02)
+        assert accuracy_ci(scores, 0.5, 0) == pytest.approx(np.percentile(np.array(drawn)[:, 1], [2.5, 97.5]), abs=0.02)
 
     def test_clips_too_short_for_a_negative(self):
         with pytest.raises(ValueError, match="at least 7 frames, got none"):

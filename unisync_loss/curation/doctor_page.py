@@ -15,9 +15,10 @@ from unisync_loss.config import FPS, SAMPLE_RATE
 from unisync_loss.curation.checks import LATE, REMEDIES
 from unisync_loss.curation.doctor import examine, list_patients
 from unisync_loss.curation.measurements import read_head
-from unisync_loss.curation.offset_curves import REACH, offset_curve
+from unisync_loss.curation.offset_curves import offset_curve
 from unisync_loss.data.clips import ClipEntry
 from unisync_loss.evaluation.embeddings import embed_clip
+from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.plotting import COLOURS, FAINT, INK, STYLE, dress, new_figure, png
@@ -154,7 +155,7 @@ def _draw(entry: ClipEntry, expert: UniSyncExpert, row: Report) -> bytes:
     _draw_sound(sound, clip)
     if "offset_frames" in row:
         seen = embed_clip(expert, entry, clip)
-        offsets = np.arange(-REACH, REACH + 1)
+        offsets = np.arange(-MAX_OFFSET, MAX_OFFSET + 1)
         curve.axvspan(-LATE, LATE, color=COLOURS["unisync"], alpha=0.12, lw=0)
         curve.plot(offsets, offset_curve(seen.audio, seen.visual).mean, color=COLOURS["unisync"], lw=2)
         curve.axvline(row["offset_frames"], color=COLOURS["reconstruction"], lw=1.5)

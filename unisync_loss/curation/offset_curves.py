@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import unit_rectified
 
-REACH = 15  # frames searched on either side
 NEAR = 2  # frames around a peak that are its own: windows overlap
 _PIECE = 1000  # windows of a long clip compared at a time: constant memory
 
@@ -71,18 +71,18 @@ def offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
     Returns:
         The curve.
     """
-    total, count = np.zeros((2, 2 * REACH + 1)), np.zeros((2, 2 * REACH + 1))
+    total, count = np.zeros((2, 2 * MAX_OFFSET + 1)), np.zeros((2, 2 * MAX_OFFSET + 1))
     windows = len(visual)
     heard, seen = unit_rectified(audio).double().numpy(), unit_rectified(visual).double().numpy()
     pieces = max(1, round(windows / _PIECE))
     for piece in range(pieces):
         begin, end = windows * piece // pieces, windows * (piece + 1) // pieces
-        first, last = max(0, begin - REACH), min(windows, end + REACH)
+        first, last = max(0, begin - MAX_OFFSET), min(windows, end + MAX_OFFSET)
         table = seen[begin:end] @ heard[first:last].T
         table = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
         rows = np.arange(begin, end)
-        for index in range(2 * REACH + 1):
-            columns = rows + index - REACH
+        for index in range(2 * MAX_OFFSET + 1):
+            columns = rows + index - MAX_OFFSET
             there = (columns >= first) & (columns < last)
             values = table[rows[there] - begin, columns[there] - first]
             half = (rows[there] >= windows / 2).astype(int)
@@ -106,10 +106,10 @@ def find_peak(mean: Array) -> Peak:
         return Peak(0.0, 0.0)
     best = int(np.nanargmax(mean))
     if not 0 < best < len(mean) - 1 or not known[best - 1 : best + 2].all():
-        return Peak(float(best - REACH), 0.0)
+        return Peak(float(best - MAX_OFFSET), 0.0)
     before, here, after = mean[best - 1 : best + 2]
     bend = before - 2 * here + after
-    vertex = best - REACH + (0.5 * (before - after) / bend if bend < 0 else 0.0)
+    vertex = best - MAX_OFFSET + (0.5 * (before - after) / bend if bend < 0 else 0.0)
     rest = mean[known & (np.abs(np.arange(len(mean)) - best) > NEAR)]
     spread = float(rest.std())
     return Peak(float(vertex), float((here - rest.max()) / spread) if spread > 0 else 0.0)

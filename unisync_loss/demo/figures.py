@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.demo.page import page
-from unisync_loss.demo.results import LABELS, DemoResult
-from unisync_loss.evaluation.bootstrap import Measure
+from unisync_loss.demo.results import LABELS, DemoResult, Measure
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.plotting import COLOURS, FAINT, INK, Picture, dress, new_figure, png, smooth
 from unisync_loss.video.encoding import write_clip

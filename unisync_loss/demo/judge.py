@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from unisync_loss.demo.clip import Material
+from unisync_loss.demo.results import Measure
+from unisync_loss.evaluation.bootstrap import block_mean_ci
 from unisync_loss.functional import offset_matrix, sync_probability
 from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.utils.tensors import Array
 
 MAX_OFFSET = 10  # frames searched for the offset
+_BLOCK = 10  # windows resampled together: neighbours are correlated
 
 
 class Judge:
@@ -48,3 +52,9 @@ class Judge:
         audio = self.audio[None, first : first + visual.shape[1]]
         most = min(MAX_OFFSET, visual.shape[1] // 2)
         return int(offset_matrix(audio, visual, most)[0].nanmean(dim=0).argmax()) - most
+
+
+def mean_over_time(values: Array, seed: int) -> Measure:
+    """Mean of the values (W,) of consecutive windows, with its 95 % interval."""
+    low, high = block_mean_ci(values, _BLOCK, seed=seed)
+    return Measure(float(values.mean()), low, high, len(values))

@@ -7,8 +7,7 @@ import html
 from string import Template
 
 from unisync_loss.config import FPS
-from unisync_loss.demo.results import LABELS, DemoResult
-from unisync_loss.evaluation.bootstrap import Measure
+from unisync_loss.demo.results import LABELS, DemoResult, Measure
 from unisync_loss.utils.plotting import STYLE
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from unisync_loss.evaluation.bootstrap import Measure
-
 LABELS = {
     "truth": "true video",
     "truth_shifted": "true video, audio ±5 frames off",
@@ -14,6 +12,16 @@ LABELS = {
     "unisync": "with UniSyncLoss",
     "unisync_shifted": "with UniSyncLoss, audio 5 frames late",
 }
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Mean probability over windows with its 95 % interval (block bootstrap over time)."""
+
+    mean: float
+    low: float
+    high: float
+    windows: int
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ from unisync_loss.demo.generator import (
     motion_correlation,
     train_generator,
 )
-from unisync_loss.demo.judge import Judge
+from unisync_loss.demo.judge import Judge, mean_over_time
 from unisync_loss.demo.results import LABELS, DemoResult, RunResult
-from unisync_loss.evaluation.bootstrap import bootstrap
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import ASSETS
@@ -159,8 +158,8 @@ def summarise(
         frames=len(material.frames),
         train=(material.train.start, material.train.stop),
         held=(material.held.start, material.held.stop),
-        probability={name: bootstrap(value, seed) for name, value in values.items()},
-        gain=bootstrap(values["unisync"] - values["reconstruction"], seed),
+        probability={name: mean_over_time(value, seed) for name, value in values.items()},
+        gain=mean_over_time(values["unisync"] - values["reconstruction"], seed),
         truth_offset_frames=late,
         runs=runs,
         series={name: value.tolist() for name, value in values.items()},

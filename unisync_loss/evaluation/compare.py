@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unisync_loss.evaluation.offsets import BOOTSTRAPS
+from unisync_loss.evaluation.bootstrap import mean_ci
 
 #: what is compared, with the direction that is better
 MEASURES = {"probability_mean": "higher", "share_in_sync": "higher", "confidence": "higher", "offset_distance": "lower"}
@@ -88,13 +88,11 @@ def _difference(
 ) -> dict[str, Any]:
     values = np.array([[truth[measure], made[measure]] for truth, made in pairs])
     change = values[:, 1] - values[:, 0]
-    drawn = np.random.default_rng(seed).integers(len(pairs), size=(BOOTSTRAPS, len(pairs)))
-    interval = np.percentile(change[drawn].mean(1), [2.5, 97.5])
     return {
         "real": round(float(values[:, 0].mean()), 4),
         "generated": round(float(values[:, 1].mean()), 4),
         "difference": round(float(change.mean()), 4),
-        "ci95": [round(float(end), 4) for end in interval] if len(pairs) > 1 else None,
+        "ci95": [round(end, 4) for end in mean_ci(change, seed=seed)] if len(pairs) > 1 else None,
         "better": MEASURES[measure],
     }
 

@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS
+from unisync_loss.evaluation.bootstrap import bootstrap_ci, percentiles, resample_weights
+from unisync_loss.utils.tensors import Array
 
 MAX_OFFSET = 15  # frames
+MIN_SHIFT = 2  # frames from a window to its negative: one frame off is right by every offset metric
+TOLERANCE = 1  # frame by which an offset may be wrong and still count as right
 
-BOOTSTRAPS = 1000
 _BLOCK = 25  # windows resampled together: neighbours share frames and syllables
 _FEWEST_BLOCKS = 8  # a short table has shorter blocks
 _DRIFT_BLOCKS = 240  # at most, whatever the length
 _DRIFT_SECONDS = 20.0  # below, a drift cannot be told from an offset
 _STEP = 0.5  # frames between two lines that are tried
-
-Array = NDArray[np.float64]
 
 
 class Offset(NamedTuple):
@@ -83,14 +84,14 @@ def find_offset(table: Array, seed: int = 0) -> Offset:
         raise ValueError(f"offset: expected windows that have audio, got none in {len(table)}")
     best = int(np.nanargmax(curve))
     blocks = _blocks(table, int(np.clip(len(table) // _FEWEST_BLOCKS, 5, _BLOCK)))
-    sums, counts = _sums(blocks.sums, blocks.counts, draws=_draws(len(blocks.sums), seed))
+    sums, counts = _sums(blocks.sums, blocks.counts, draws=resample_weights(len(blocks.sums), seed))
     drawn = _curve(sums, counts, len(table))
     drawn[np.isnan(drawn).all(1)] = curve
     found = np.nanargmax(drawn, axis=1)
-    low, high = np.percentile(found, [2.5, 97.5], method="nearest") - len(curve) // 2
+    low, high = (round(end) - len(curve) // 2 for end in percentiles(found))
     agreement = float((np.abs(found - best) <= 1).mean())
     confidence = float(np.nanmax(curve) - np.nanmedian(curve))
-    return Offset(best - len(curve) // 2, int(low), int(high), agreement, confidence)
+    return Offset(best - len(curve) // 2, low, high, agreement, confidence)
 
 
 def find_drift(table: Array, seed: int = 0) -> Drift | None:
@@ -121,10 +122,9 @@ def find_drift(table: Array, seed: int = 0) -> Drift | None:
     rows = np.arange(len(means))
     scores = means[rows, left] * (1 - (place - left)) + means[rows, left + 1] * (place - left)
     best = slope[scores.mean(1).argmax()]
-    drawn = slope[(_draws(len(means), seed) @ scores.T).argmax(1)]
+    low, high = bootstrap_ci(lambda weights: slope[(weights @ scores.T).argmax(1)], len(means), seed=seed)
     unit = 1000 / FPS / (seconds / 60)  # frames over the table → ms per minute
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Drift(float(best * unit), float(low * unit), float(high * unit))
+    return Drift(float(best * unit), low * unit, high * unit)
 
 
 def local_offsets(table: Array, windows: int) -> tuple[NDArray[np.int64], Array, Array]:
@@ -173,9 +173,3 @@ def _curve(sums: Array, counts: Array, windows: int) -> Array:
     """Means, NaN where fewer than five windows (half of a short table) were there."""
     with np.errstate(invalid="ignore"):
         return np.where(counts >= max(1, min(windows, 10) // 2), sums / counts, np.nan)
-
-
-def _draws(blocks: int, seed: int) -> Array:
-    """How often each block is drawn, (1000, blocks)."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(blocks, np.full(blocks, 1 / blocks), BOOTSTRAPS).astype(np.float64)

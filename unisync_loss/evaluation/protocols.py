@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.evaluation.bootstrap import BOOTSTRAPS
+from unisync_loss.evaluation.bootstrap import bootstrap_ci, ratio_ci
 from unisync_loss.evaluation.embeddings import ClipEmbedding, offset_table, score_windows
-from unisync_loss.evaluation.offsets import MAX_OFFSET, offset_curve
+from unisync_loss.evaluation.offsets import MAX_OFFSET, MIN_SHIFT, TOLERANCE, offset_curve
 from unisync_loss.utils.tensors import Array
 
-MIN_SHIFT = 2  # frames: one frame off is right by every offset metric
-TOLERANCE = 1  # frame
+RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
+VOICES = 4  # other clips that a clip's negatives are drawn from
 
 
 @dataclass(frozen=True)
@@ -95,30 +95,36 @@ def best_threshold(scores: PairScores) -> float:
     return float(max(candidates, key=lambda threshold: accuracy_at(scores, float(threshold))))
 
 
-def bootstrap(
-    values: dict[str, Callable[[PairScores], float]], scores: PairScores, seed: int
-) -> dict[str, list[float]]:
-    """95 % percentile intervals over clips.
+def accuracy_ci(scores: PairScores, threshold: float, seed: int) -> tuple[float, float]:
+    """95 % interval over clips of :func:`accuracy_at`."""
+    right = sum_by_clip(scores, scores.positive > threshold) + sum_by_clip(scores, scores.negative <= threshold)
+    return ratio_ci(right, 2 * sum_by_clip(scores, np.ones(len(scores.clip))), seed=seed)
 
-    Args:
-        values: statistics by name.
-        scores: the pairs.
-        seed: of the resampling.
 
-    Returns:
-        [low, high] by name.
-    """
-    generator = np.random.default_rng(seed)
-    order = np.argsort(scores.clip, kind="stable")
-    clips, first = np.unique(scores.clip[order], return_index=True)
-    rows = np.split(order, first[1:])
-    drawn: dict[str, list[float]] = {name: [] for name in values}
-    for _ in range(BOOTSTRAPS):
-        index = np.concatenate([rows[i] for i in generator.integers(len(clips), size=len(clips))])
-        sample = PairScores(scores.positive[index], scores.negative[index], scores.clip[index], scores.voiced[index])
-        for name, statistic in values.items():
-            drawn[name].append(statistic(sample))
-    return {name: [round(float(x), 4) for x in np.percentile(series, [2.5, 97.5])] for name, series in drawn.items()}
+def area_ci(scores: PairScores, seed: int) -> tuple[float, float]:
+    """95 % interval over clips of :func:`area_under_curve`."""
+    wins, counts = wins_by_clip(scores), sum_by_clip(scores, np.ones(len(scores.clip)))
+    return bootstrap_ci(
+        lambda weights: ((weights @ wins) * weights).sum(1) / (weights @ counts) ** 2, len(counts), seed=seed
+    )
+
+
+def sum_by_clip(scores: PairScores, values: NDArray[Any]) -> Array:
+    """Sum of one value (n,) per pair over each clip that has pairs, (clips,)."""
+    _, clip = np.unique(scores.clip, return_inverse=True)
+    return np.bincount(clip, weights=values)
+
+
+def wins_by_clip(scores: PairScores) -> Array:
+    """How many (positive of clip i, negative of clip j) are in order, (clips, clips); a tie counts half."""
+    clips, clip = np.unique(scores.clip, return_inverse=True)
+    wins = np.empty((len(clips), len(clips)))
+    for column in range(len(clips)):
+        negative = np.sort(scores.negative[clip == column])
+        below = np.searchsorted(negative, scores.positive, side="left")
+        not_above = np.searchsorted(negative, scores.positive, side="right")
+        wins[:, column] = np.bincount(clip, weights=(below + not_above) / 2)
+    return wins
 
 
 def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
@@ -145,25 +151,20 @@ def estimate_offset(clip: ClipEmbedding) -> int:
 
 def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
     """Accuracy at 0.5 and at the threshold, and AUC, with intervals."""
-    statistics: dict[str, Callable[[PairScores], float]] = {
-        "accuracy_at_0.5": lambda s: accuracy_at(s, 0.5),
-        "accuracy": lambda s: accuracy_at(s, threshold),
-        "auc": lambda s: area_under_curve(s.positive, s.negative),
-    }
-    intervals = bootstrap(statistics, scores, seed)
-    values = {name: round(statistic(scores), 4) for name, statistic in statistics.items()}
     return {
-        **values,
+        "accuracy_at_0.5": round(accuracy_at(scores, 0.5), 4),
+        "accuracy": round(accuracy_at(scores, threshold), 4),
+        "auc": round(area_under_curve(scores.positive, scores.negative), 4),
         "threshold": round(threshold, 4),
         "n": 2 * len(scores.positive),
-        "ci95": intervals["accuracy"],
-        "ci95_accuracy_at_0.5": intervals["accuracy_at_0.5"],
-        "ci95_auc": intervals["auc"],
+        "ci95": _rounded(accuracy_ci(scores, threshold, seed)),
+        "ci95_accuracy_at_0.5": _rounded(accuracy_ci(scores, 0.5, seed)),
+        "ci95_auc": _rounded(area_ci(scores, seed)),
     }
 
 
-RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
-VOICES = 4  # other clips that a clip's negatives are drawn from
+def _rounded(interval: tuple[float, float]) -> list[float]:
+    return [round(end, 4) for end in interval]
 
 
 def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores | None:
@@ -201,34 +202,32 @@ def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores |
 
 def summarise_detection(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
     """Share of the negatives that are called out of sync, at 0.5 and at the threshold, with intervals."""
-    statistics: dict[str, Callable[[PairScores], float]] = {
-        "accuracy_at_0.5": lambda s: float((s.negative <= 0.5).mean()),
-        "accuracy": lambda s: float((s.negative <= threshold).mean()),
+    counts = sum_by_clip(scores, np.ones(len(scores.clip)))
+    rejected = {name: scores.negative <= value for name, value in (("at_0.5", 0.5), ("at_threshold", threshold))}
+    intervals = {
+        name: _rounded(ratio_ci(sum_by_clip(scores, values), counts, seed=seed)) for name, values in rejected.items()
     }
-    intervals = bootstrap(statistics, scores, seed)
     return {
-        **{name: round(statistic(scores), 4) for name, statistic in statistics.items()},
+        "accuracy_at_0.5": round(float(rejected["at_0.5"].mean()), 4),
+        "accuracy": round(float(rejected["at_threshold"].mean()), 4),
         "threshold": round(threshold, 4),
         "n": len(scores.negative),
-        "ci95": intervals["accuracy"],
-        "ci95_accuracy_at_0.5": intervals["accuracy_at_0.5"],
+        "ci95": intervals["at_threshold"],
+        "ci95_accuracy_at_0.5": intervals["at_0.5"],
     }
 
 
 def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, dict[str, Any]]:
     """``retrieval@K`` for every K, with intervals over clips."""
-    generator = np.random.default_rng(seed)
     summary: dict[str, dict[str, Any]] = {}
     for frames in RETRIEVAL_FRAMES:
         hits = [hit for hit in (retrieve(clip, frames) for clip in clips) if hit.size]
         if not hits:
             continue
-        right, count = np.array([hit.sum() for hit in hits]), np.array([hit.size for hit in hits])
-        draws = generator.integers(len(hits), size=(BOOTSTRAPS, len(hits)))
-        interval = np.percentile(right[draws].sum(1) / count[draws].sum(1), [2.5, 97.5])
+        right, count = (np.array(column, float) for column in zip(*((h.sum(), h.size) for h in hits), strict=True))
         summary[str(frames)] = {
             "accuracy": round(float(right.sum() / count.sum()), 4),
-            "ci95": [round(float(x), 4) for x in interval],
+            "ci95": _rounded(ratio_ci(right, count, seed=seed)),
             "n": int(count.sum()),
         }
     return summary

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from unisync_loss.data.clips import ClipEntry
 from unisync_loss.evaluation.embeddings import ClipEmbedding
+from unisync_loss.evaluation.offsets import MIN_SHIFT, TOLERANCE
 from unisync_loss.evaluation.protocols import (
-    MIN_SHIFT,
-    TOLERANCE,
     accuracy_at,
     area_under_curve,
     estimate_offset,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.evaluation.offsets import MIN_SHIFT
 from unisync_loss.functional import margin_loss, unit_rectified
 
 WITHIN_SHARE = 0.8  # of the contrast within a clip: across clips, who speaks can be guessed instead of what is said
-MIN_SHIFT = 2  # frames; windows of a clip one frame apart are neither a match nor a mismatch
 
 
 class PairKinds(NamedTuple):
