@@ -37,6 +37,7 @@ from unisync_loss.training.checkpoint import load_state, save_state
 from unisync_loss.training.data.dataset import speaker_odds
 from unisync_loss.training.step import adamw, update_average
 from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.schedule import warm_up_cosine
 
 if TYPE_CHECKING:
     from transformers import HubertModel
@@ -235,10 +236,9 @@ class _Run:
         assert self.optimiser is not None
         generator = np.random.default_rng([self.config.seed, self.round, self.step])
         torch.manual_seed(int(generator.integers(2**62)))
-        progress = min(1.0, (self.step + 1) / (steps / 12))
-        cosine = 0.5 * (1 + np.cos(np.pi * self.step / steps))
+        rate = self.config.learning_rate * warm_up_cosine(self.step, steps, warm_up=steps / 12)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * progress * max(cosine, 0.01)
+            group["lr"] = rate
         with self._precision():
             loss = task.loss(self.learner, generator)
         if not torch.isfinite(loss):

@@ -5,7 +5,6 @@ Axes: B windows of 5 frames, T frames, N = 5 B frames of a batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.demo.clip import SIZE, Material, audio_windows, mel_around
 from unisync_loss.loss import UniSyncLoss
+from unisync_loss.utils.schedule import warm_up_cosine
 
 MOUTH_ROWS, MOUTH_COLUMNS = slice(54, 92), slice(28, 68)  # where the mouth lies, in tight and loose crops
 BATCH = 8  # windows
@@ -135,7 +135,8 @@ def train_generator(
     optimiser = torch.optim.Adam(generator.parameters(), LEARNING_RATE)
     reconstruction, sync = [], []
     for step in range(1, steps + 1):
-        optimiser.param_groups[0]["lr"] = LEARNING_RATE * _learning_share(step / steps)
+        share = warm_up_cosine(step - 1, steps, warm_up=steps / 10, lowest=0.05)
+        optimiser.param_groups[0]["lr"] = LEARNING_RATE * share
         losses = batch_losses(generator, material, draw_batch(material.train, random), sync_loss)
         reconstruction.append(losses[0].item())
         sync += [loss.item() for loss in losses[1:]]
@@ -161,10 +162,6 @@ def batch_losses(
         return (reconstruction,)
     video = rearrange(drawn, "(b t) c h w -> b t c h w", t=WINDOW_FRAMES)
     return reconstruction, sync_loss(video, audio_windows(material, batch.frames[:, 0]))
-
-
-def _learning_share(progress: float) -> float:
-    return min(1.0, 10 * progress) * (0.525 + 0.475 * math.cos(math.pi * progress))
 
 
 def _sync_share(progress: float) -> float:

@@ -20,6 +20,7 @@ from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.distributed import World, join_norms
 from unisync_loss.training.learner import Learner
 from unisync_loss.training.stages import Stage, parameters_of, trained_modules
+from unisync_loss.utils.schedule import linear_warm_up, warm_up_cosine
 
 
 def adamw(
@@ -47,7 +48,6 @@ def update_average(average: nn.Module, learner: nn.Module, decay: float, step: i
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_LOWEST_SHARE = 0.01  # of the peak learning rate at the end of the cosine
 
 
 class _Next(NamedTuple):
@@ -220,7 +220,6 @@ def make_optimiser(parameters: Sequence[Tensor], config: TrainConfig, rate: floa
 def learning_share(step: int, steps: int, config: TrainConfig) -> float:
     """Share of the peak learning rate at a step: warm-up, then a cosine or a constant."""
     warm_up = min(100, steps // 10 + 1) if config.warm_up is None else config.warm_up
-    progress = min(1.0, (step + 1) / max(1, warm_up))
     if config.schedule == "constant":
-        return progress
-    return progress * max(float(0.5 * (1 + np.cos(np.pi * step / steps))), _LOWEST_SHARE)
+        return linear_warm_up(step, warm_up)
+    return warm_up_cosine(step, steps, warm_up)
