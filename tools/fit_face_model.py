@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unisync_loss.data.clips import list_clips
 from unisync_loss.representations.landmarks import normalise_landmarks
+from unisync_loss.utils.files import atomic_path
 from unisync_loss.video.clip import read_clip
 from unisync_loss.video.expressions import EXPRESSIONS
 from unisync_loss.video.face_mesh import face_mesh
@@ -72,9 +73,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     tables = fit(*measure(arguments.data))
-    temporary = arguments.out.with_suffix(".part")
-    save_file(tables, temporary)
-    temporary.replace(arguments.out)
+    with atomic_path(arguments.out) as temporary:
+        save_file(tables, temporary)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, read_member
 from unisync_loss.representations.hubert_encoder import FIELD, HOP, steps_of
-from unisync_loss.utils.files import fingerprint
+from unisync_loss.utils.files import atomic_path, fingerprint
 from unisync_loss.utils.progress import Pace
 from unisync_loss.video.clip import SUFFIXES
 from unisync_loss.video.decoding import open_media, stream_sound
@@ -157,12 +157,8 @@ def _decode_all(recordings: Sequence[Recording], path: Path, say: Callable[[str]
             parts.append(np.zeros(0, np.int16))
         pace.tell(done, f"speech: {done}/{len(recordings)} recordings decoded")
     arrays = {"samples": np.concatenate(parts), "lengths": np.array([part.size for part in parts])}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic_path(path) as temporary:
         save_file(arrays, temporary, {"skipped": json.dumps(skipped)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _decode(recording: Recording) -> NDArray[np.int16]:

@@ -233,7 +233,7 @@ class TestRun:
         whole, broken = (settings(folder, cache, tmp_path / name, **changes) for name in ("whole", "broken"))
         train(whole, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
         (tmp_path / "broken").mkdir()
-        (tmp_path / "broken" / ".state.safetensors.123").write_bytes(b"half")  # killed while it wrote
+        (tmp_path / "broken" / ".state.123.safetensors").write_bytes(b"half")  # killed while it wrote
         step, count = Engine.step, 0
 
         def dying(self, *arguments):

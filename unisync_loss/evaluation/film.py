@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.evaluation.video_scores import MOST_FACES, Progress, TrackScores, VideoScores
+from unisync_loss.utils.files import atomic_path
 from unisync_loss.utils.plotting import COLOURS, FAINT, INK, dress, new_figure, smooth
 from unisync_loss.video.clip import every_frame
 from unisync_loss.video.decoding import Sound, open_media, read_facts, stream_pictures, stream_sound
@@ -38,7 +37,7 @@ def write_film(
         source: the video that was scored.
         scores: of it.
         threshold: drawn as a line.
-        out: the file, written under a temporary name first; its folder must exist.
+        out: the file; its folder must exist.
         progress: told the seconds done and the seconds there are.
 
     Raises:
@@ -47,31 +46,30 @@ def write_film(
     """
     import av
 
-    out, zero = Path(out), read_facts(source).zero
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.mp4")
-    try:
-        with open_media(source) as pictures, open_media(source) as sounds, av.open(str(temporary), "w") as film:
-            audio = film.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-            video = film.add_stream("libx264", rate=FPS, options={"crf": "20"})
-            video.pix_fmt = "yuv420p"
-            sound = Sound(stream_sound(sounds, zero))
-            shown = every_frame(stream_pictures(pictures, short_side=_SHORT_SIDE))
-            for tick, picture in enumerate(with_curve(shown, scores, threshold)):
-                if tick == 0:
-                    video.height, video.width = picture.shape[:2]
-                film.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-                heard = sound.read(tick * SAMPLES_PER_FRAME, (tick + 1) * SAMPLES_PER_FRAME)
-                heard = np.pad(heard, (0, SAMPLES_PER_FRAME - heard.size))
-                block = av.AudioFrame.from_ndarray(heard[None], format="fltp", layout="mono")
-                block.sample_rate, block.pts = SAMPLE_RATE, tick * SAMPLES_PER_FRAME
-                film.mux(audio.encode(block))
-                progress((tick + 1) / FPS, scores.seconds)
-            film.mux(video.encode(None))
-            film.mux(audio.encode(None))
-        temporary.replace(out)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    zero = read_facts(source).zero
+    with (
+        atomic_path(out) as temporary,
+        open_media(source) as pictures,
+        open_media(source) as sounds,
+        av.open(str(temporary), "w", format="mp4") as film,
+    ):
+        audio = film.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+        video = film.add_stream("libx264", rate=FPS, options={"crf": "20"})
+        video.pix_fmt = "yuv420p"
+        sound = Sound(stream_sound(sounds, zero))
+        shown = every_frame(stream_pictures(pictures, short_side=_SHORT_SIDE))
+        for tick, picture in enumerate(with_curve(shown, scores, threshold)):
+            if tick == 0:
+                video.height, video.width = picture.shape[:2]
+            film.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            heard = sound.read(tick * SAMPLES_PER_FRAME, (tick + 1) * SAMPLES_PER_FRAME)
+            heard = np.pad(heard, (0, SAMPLES_PER_FRAME - heard.size))
+            block = av.AudioFrame.from_ndarray(heard[None], format="fltp", layout="mono")
+            block.sample_rate, block.pts = SAMPLE_RATE, tick * SAMPLES_PER_FRAME
+            film.mux(audio.encode(block))
+            progress((tick + 1) / FPS, scores.seconds)
+        film.mux(video.encode(None))
+        film.mux(audio.encode(None))
 
 
 def with_curve(frames: Iterator[Frame], scores: VideoScores, threshold: float) -> Iterator[Frame]:

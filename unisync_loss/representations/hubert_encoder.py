@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unisync_loss.config import SAMPLE_RATE, STEP_RATE
+from unisync_loss.utils.files import atomic_path
 from unisync_loss.utils.transformers_models import load_model
 
 if TYPE_CHECKING:
@@ -248,12 +249,8 @@ def cached_features(
     with torch.inference_mode():
         features: NDArray[np.float32] = encoder(torch.from_numpy(samples)[None].to(device))[0].cpu().numpy()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{path.stem}.{os.getpid()}.npy"
-    try:
+    with atomic_path(path) as temporary:
         np.save(temporary, features)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return features
 
 

@@ -38,7 +38,7 @@ def save_state(
 
 def remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of states that they were writing."""
-    for left in path.parent.glob(f".{path.name}.*"):
+    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
         left.unlink(missing_ok=True)
 
 

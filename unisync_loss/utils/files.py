@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and known again by what is in them."""
+"""Atomic writes, fingerprints of files, JSON text, and functions given as ``module:function``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
-#: what the package carries, one folder a name: experts, and the HuBERT that they hear through
 _PACKAGE = Path(__file__).resolve().parents[1]
+#: files of the package; ``weights`` has one folder per bundled checkpoint
 ASSETS = _PACKAGE / "assets"
 BUNDLED = _PACKAGE / "weights"
 
@@ -37,27 +35,43 @@ def load_hook(text: str, otherwise: str = "") -> Callable[..., Any]:
     return hook
 
 
-_END = 2**16  # bytes at either end of a file that tell it from others
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file completely or not at all.
 
+    Args:
+        path: the file; its folder must exist.
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name in its folder, then rename it; text as UTF-8, names of files as they are."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    Yields:
+        A temporary path with the same suffix in the same folder. It is renamed to ``path`` when the block ends, and
+        removed when the block raises.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        temporary.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write ``content`` within :func:`atomic_path`; text as UTF-8, undecodable file names in it byte by byte."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+
+
 def to_json(value: object, indent: int | None = None) -> str:
-    """JSON for people, letters of all scripts as they are; what is no text in a file's name becomes an escape."""
+    """JSON with non-ASCII letters unescaped; undecodable bytes of file names are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace").decode()
 
 
+_END = 2**16  # bytes hashed at either end of a file
+
+
 def fingerprint(path: Path) -> str:
-    """What tells a recording from others, wherever it lies and whenever it was copied: its size and both its ends.
+    """Identify a recording by its size and both of its ends, so that a moved or copied file is recognised.
 
     Returns:
         24 hexadecimal digits of a SHA-256.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import wave
 from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE
+from unisync_loss.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from av import AudioStream
@@ -30,7 +29,7 @@ def write_clip(
     sample_rate: int = SAMPLE_RATE,
     crf: int = 23,
 ) -> None:
-    """Write an MP4 file (H.264, AAC), under a temporary name first.
+    """Write an MP4 file (H.264, AAC) atomically.
 
     Args:
         path: the file; its folder must exist.
@@ -53,15 +52,8 @@ def write_clip(
         or frames.shape[2] % 2
     ):
         raise ValueError(f"frames: expected (T, H, W, 3) uint8 with even H and W, got {frames.shape} {frames.dtype}")
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    try:
-        with av.open(str(temporary), "w") as container:
-            _mux(container, frames, waveform, fps, sample_rate, {"crf": str(crf), "g": "12"})
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        _mux(container, frames, waveform, fps, sample_rate, {"crf": str(crf), "g": "12"})
 
 
 def encode_frames(frames: NDArray[np.uint8], *, crf: int = 20) -> bytes:

@@ -1,0 +1,35 @@
+"""Atomic writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unisync_loss.utils.files import atomic_path, write_atomically
+
+
+def test_atomic_path_replaces_on_success(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        assert temporary.parent == tmp_path and temporary.suffix == ".json" and temporary.name.startswith(".")
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_keeps_the_earlier_file_on_failure(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_undecodable_file_names_survive(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "list.txt", b"caf\xe9.mp4".decode(errors="surrogateescape"))
+    assert (tmp_path / "list.txt").read_bytes() == b"caf\xe9.mp4"
