@@ -13,7 +13,9 @@ def test_atomic_path_replaces_on_success(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text("old")
     with atomic_path(path) as temporary:
-        assert temporary.parent == tmp_path and temporary.suffix == ".json" and temporary.name.startswith(".")
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".json"
+        assert temporary.name.startswith(".")
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -23,9 +25,14 @@ def test_atomic_path_replaces_on_success(tmp_path: Path) -> None:
 def test_atomic_path_keeps_the_earlier_file_on_failure(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
