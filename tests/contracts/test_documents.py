@@ -8,18 +8,24 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.source import ADAPTERS, MODULES, documents
 
 import unisync_loss
 from unisync_loss.evaluation.video_scores import TrackScores, VideoScores
 from unisync_loss.evaluation.video_summary import judge
 from unisync_loss.lse import procedures as lse_video
 
-MODULES = ["config", "functional", "expert", "loss", "metrics", "adapters.wav2lip", "adapters.geneface"]
+EXAMPLES = [path for path in [*MODULES, *ADAPTERS] if ">>> " in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("name", MODULES)
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "unisync_loss" else ("unisync_loss", *parts))
+
+
+@pytest.mark.parametrize("name", [module_of(path) for path in EXAMPLES])
 def test_docstrings(name):
-    module = importlib.import_module(f"unisync_loss.{name}")
+    module = importlib.import_module(name)
     names = {"torch": torch} | {name: getattr(unisync_loss, name) for name in unisync_loss.__all__}
     failed, tried = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert tried > 0
@@ -82,23 +88,16 @@ def test_every_figure_of_the_reports_is_explained():
     assert [name for name in sorted(figures - plain) if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "adapters/README.md",
-        "benchmarks/README.md",
-        "docs/data.md",
-        "docs/scale.md",
-        "docs/training.md",
-        "docs/measuring.md",
-        "docs/scores.md",
-        "unisync_loss/README.md",
-        "CHANGELOG.md",
-    ],
-)
-def test_links_lead_somewhere(document):
-    path = ROOT / document
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")):
         if not target.startswith("http"):
-            assert (path.parent / target).exists(), target
+            file = path.parent / target if target else path
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def anchors(path):
+    """Names that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
