@@ -100,7 +100,7 @@ def retrain(view: Path, out: Path, settings: Sequence[str]) -> Path:
 def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge], log: Path) -> dict[str, Any]:
     """Align a folder, unless its log is there; scores over all clips, with an interval, and over those kept."""
     if not log.exists():
-        align(root, judges, say=lambda line: print(line, file=sys.stderr, flush=True))
+        align(root, judges, log=lambda line: print(line, file=sys.stderr, flush=True))
         shutil.copyfile(root / "align.jsonl", log)
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     kept = np.array([row["offset_frames"] is not None for row in rows])

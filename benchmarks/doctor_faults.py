@@ -157,11 +157,11 @@ def main() -> None:
     tunes = [np.tile(tune, 1 + 100_000 // tune.size) for tune in map(read_tune, arguments.music)]
     long, drawn = draw_clips(arguments.data, arguments.clips)
     clips = [Clip(frames[:LONGEST], sound[: LONGEST * SAMPLES_PER_FRAME]) for frames, sound in map(load_clip, drawn)]
-    expert, say = load_expert("mel-rgb"), lambda line: print(line, file=sys.stderr, flush=True)
+    expert, log = load_expert("mel-rgb"), lambda line: print(line, file=sys.stderr, flush=True)
     report: dict[str, Any] = {"drawn": [entry.name for entry in drawn]}
     for fault in arguments.faults:
         if fault == "clean":
-            examined = examine([Patient(entry.name, "", entry) for entry in long], expert, say)
+            examined = examine([Patient(entry.name, "", entry) for entry in long], expert, log)
             counts = ("problems", "verdicts", "not_told")
             report[fault] = {"clips": len(long), **{key: examined[key] for key in counts}}
         else:

@@ -31,7 +31,7 @@ from unisync_loss.evaluation.embeddings import embed_clips, offset_table
 from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
 
 #: kind of generated clip: what it is, and the corpus that holds its source's real clips
@@ -104,12 +104,12 @@ def score_all(
 ) -> dict[str, list[dict[str, Any]]]:
     """Numbers of every clip by group; a clip in two groups is scored once."""
     entries = list({entry.path: entry for group in groups.values() for entry in group}.values())
-    pace = Pace(partial(print, file=sys.stderr), len(entries))
+    progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
     scored = {}
     for path, row in scores(expert, entries, seed, left_out):
         scored[path] = row
         done = len(scored) + len(left_out)
-        pace.tell(done, f"{done}/{len(entries)} clips")
+        progress.update(done)
     rows = {name: [scored[entry.path] for entry in group if entry.path in scored] for name, group in groups.items()}
     return {name: group for name, group in rows.items() if group}
 

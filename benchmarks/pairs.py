@@ -30,7 +30,7 @@ from unisync_loss.data.clips import list_clips, load_clip
 from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_video
 from unisync_loss.evaluation.report import summarise
 from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
@@ -41,7 +41,7 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
     """Every expert's embeddings of every clip that shows a face."""
     found: dict[str, list[ClipEmbedding]] = {name: [] for name in experts}
     entries = list_clips(data)
-    pace = Pace(partial(print, file=sys.stderr), len(entries))
+    progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
     for done, entry in enumerate(entries, 1):
         clip = load_clip(entry)
         try:
@@ -55,7 +55,7 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
             else:
                 video = visual_of_mesh(expert.config, mesh, clip.frames.shape[1:3])
             found[name].append(embed_video(expert, entry, video, clip.waveform))
-        pace.tell(done, f"{done}/{len(entries)} clips")
+        progress.update(done)
     return found
 
 

@@ -31,7 +31,7 @@ from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import list_pretrained, load_expert
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.decoding import read_facts
 
 SHIFTS = range(-10, 11)
@@ -71,11 +71,11 @@ def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[st
     """Errors of all clips at all shifts, in frames, and what they come to."""
     left_out: dict[str, str] = {}
     found: dict[str, list[tuple[int, int, int]]] = {}
-    pace = Pace(partial(print, file=sys.stderr), len(entries))
+    progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
     for clip in embed_clips(expert, entries, left_out=left_out):
         found[clip.entry.name] = list(estimates(expert, clip, seed))
         done = len(found) + len(left_out)
-        pace.tell(done, f"{done}/{len(entries)} clips")
+        progress.update(done)
     if not found:
         raise SystemExit(f"no clip could be embedded: {left_out}")
     low, middle, high = np.moveaxis(np.array(list(found.values())), 2, 0)

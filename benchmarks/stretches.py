@@ -24,7 +24,7 @@ from unisync_loss.data.clips import list_clips, load_clip
 from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_video
 from unisync_loss.evaluation.report import summarise
 from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
@@ -53,7 +53,7 @@ def main() -> None:
     experts = {name: load_expert(name) for name in options.model}
     found: dict[tuple[str, str], list[ClipEmbedding]] = {}
     entries = list_clips(options.data)
-    pace = Pace(partial(print, file=sys.stderr), len(entries))
+    progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
     for done, entry in enumerate(entries, 1):
         clip = load_clip(entry)
         try:
@@ -68,7 +68,7 @@ def main() -> None:
             for frames in STRETCHES:
                 part = replace(whole, visual=in_stretches(expert, video, frames))
                 found.setdefault((name, str(frames)), []).append(part)
-        pace.tell(done, f"{done}/{len(entries)} clips")
+        progress.update(done)
     rows = []
     for (name, frames), clips in found.items():
         pairs = summarise(clips, name, experts[name].config.threshold, 0)["pairs"]

@@ -85,8 +85,8 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
                 config, _ = recipe.resolve(given, None, [*own, *options.settings])
                 bound = budget(config, options.samples)
                 config, expert = recipe.resolve(given, None, [*own, *bound, *options.settings])
-                tell(f"{name}, seed {seed}")
-                run = prepare_run(config, expert, tell)
+                log(f"{name}, seed {seed}")
+                run = prepare_run(config, expert, log)
                 run.begin(resume=True)
                 run.go()
                 if run.stopped:
@@ -130,7 +130,7 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
     if not path.exists():
         expert = load_expert(out / "best")
         config, listen = listener(expert.config, None, options.out / "cache/hubert")
-        data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, listen, tell)
+        data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, listen, log)
         learner = Learner(config)
         learner.expert.load_state_dict(expert.state_dict())
         # from the cache: these experts have no aligner, and nine in ten seconds of an evaluation are the face mesh
@@ -140,8 +140,8 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
     return {"cell": name, "seed": seed, **json.loads(path.read_text(encoding="utf-8"))}
 
 
-def tell(line: str) -> None:
-    """Say something on standard error."""
+def log(line: str) -> None:
+    """Print a line on standard error."""
     print(line, file=sys.stderr)
 
 

@@ -58,7 +58,7 @@ def main() -> None:
         provider=arguments.features,
         workers=arguments.workers,
         engine=on_ray,
-        say=print,
+        log=print,
     )
     print(f"{report['clips']} clips from {report['ok']} of {report['inputs']} inputs")
 

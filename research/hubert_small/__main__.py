@@ -57,7 +57,7 @@ def main(
             val_every=val_every,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
-        pretrain(config, resume=resume, say=lambda line: typer.echo(line, err=True))
+        pretrain(config, resume=resume, log=lambda line: typer.echo(line, err=True))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"hubert_small: {error}")
     typer.echo(f"HuBERT: {out / 'hubert'}")

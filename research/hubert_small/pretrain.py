@@ -37,12 +37,12 @@ from unisync_loss.training.checkpoint import load_state, save_state
 from unisync_loss.training.data.dataset import speaker_odds
 from unisync_loss.training.step import adamw, update_average
 from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.progress import Progress
 from unisync_loss.utils.schedule import warm_up_cosine
 
 if TYPE_CHECKING:
     from transformers import HubertModel
 
-Say = Callable[[str], None]
 HELD_OUT = 0.05  # share of the speakers, of those with no more than the mean share of speech
 MODEL, EXPERT, STATE = "hubert", "expert", "state.safetensors"
 
@@ -88,13 +88,13 @@ class PretrainConfig:
     device: str = "cpu"
 
 
-def pretrain(config: PretrainConfig, *, resume: bool, say: Say) -> None:
+def pretrain(config: PretrainConfig, *, resume: bool, log: Callable[[str], None]) -> None:
     """Run all rounds.
 
     Args:
         config: of the run.
         resume: go on from ``OUT/state.safetensors`` where there is one.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Raises:
         ValueError: for unusable data, fewer than two speakers, or a device that is not there.
@@ -106,7 +106,7 @@ def pretrain(config: PretrainConfig, *, resume: bool, say: Say) -> None:
     if (out / "log.jsonl").exists() and not resume:
         raise FileExistsError(f"{out} holds a run: pass --resume to go on, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(config, say)
+    run = _Run(config, log)
     write_atomically(out / "config.yaml", yaml.safe_dump(asdict(config)))
     if resume and (out / STATE).exists():
         run.load()
@@ -130,11 +130,11 @@ def hold_out(speaker: NDArray[np.int64], length: NDArray[np.int64], seed: int) -
 class _Run:
     """State of a run: network, averaged network, place."""
 
-    def __init__(self, config: PretrainConfig, say: Say) -> None:
-        self.config, self.say, self.out = config, say, Path(config.out)
+    def __init__(self, config: PretrainConfig, log: Callable[[str], None]) -> None:
+        self.config, self.log, self.out = config, log, Path(config.out)
         self.device = torch.device(config.device)
         recordings = [recording for folder in config.data for recording in list_speech(folder)]
-        speech = load_speech(recordings, Path(config.cache or self.out / "cache"), say)
+        speech = load_speech(recordings, Path(config.cache or self.out / "cache"), log)
         held = hold_out(speech.speaker, speech.steps, config.seed)
         odds = np.where(held, 0.0, speaker_odds(speech.speaker, speech.steps))
         drawer = CropDrawer(speech, odds / odds.sum(), self.device)
@@ -152,7 +152,7 @@ class _Run:
         self.stopped = False
         self._build()
         parameters = sum(p.numel() for p in self._hubert(self.learner).parameters())
-        say(
+        log(
             f"{len(held)} recordings of {len(speech.speakers)} people, {speech.steps.sum() / 180e3:.2f} "
             f"h, {held.sum()} held out, {len(speech.skipped)} skipped; {parameters / 1e6:.2f} M parameters"
         )
@@ -182,26 +182,26 @@ class _Run:
             signal.signal(signal.SIGTERM, previous)
         if self.stopped:
             self.save()
-            self.say("stopped; --resume goes on from here")
+            self.log("stopped; --resume goes on from here")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
 
     def _run_round(self, task: Task[Any], steps: int) -> None:
         with torch.no_grad():
-            self._log({"round": self.round + 1, **task.begin(self._states if self.round else None, self.say)})
+            self._write_record({"round": self.round + 1, **task.begin(self._states if self.round else None, self.log)})
         self._prepare()
-        started = said = saved = time.monotonic()
-        first = self.step
+        written = saved = time.monotonic()
+        progress = Progress(self.log, steps, done=self.step)
         losses: list[float] = []
         while self.step < steps and not self.stopped:
             losses.append(self._advance(task, steps))
             now = time.monotonic()
-            if now - said > 10 or self.step in (1, steps):
-                left = (now - started) / (self.step - first) * (steps - self.step)
+            if now - written > 10 or self.step in (1, steps):
+                left = round(progress.seconds_left(self.step))
                 loss = round(float(np.mean(losses)), 4)
-                self._log({"round": self.round + 1, "step": self.step, "loss": loss, "seconds_left": round(left)})
-                said, losses = now, []
+                self._write_record({"round": self.round + 1, "step": self.step, "loss": loss, "seconds_left": left})
+                written, losses = now, []
             if self.step % self.config.val_every == 0 or self.step == steps:
                 self._validate(task)
             if now - saved > 60 * self.config.save_minutes:
@@ -257,7 +257,7 @@ class _Run:
         with self._precision():
             report = task.measure(self.average, np.random.default_rng([self.config.seed, self.round]))
         rounded = {name: round(value, 4) for name, value in report.items()}
-        self._log({"round": self.round + 1, "step": self.step, **rounded})
+        self._write_record({"round": self.round + 1, "step": self.step, **rounded})
         save_hubert(self._hubert(self.average), self.out / MODEL)
         if isinstance(task, EarTask) and isinstance(self.average, Ear):
             save_pretrained(task.expert_of(self.average, self.out / MODEL), self.out / EXPERT)
@@ -271,12 +271,14 @@ class _Run:
         mfcc = [mfcc_with_deltas(waveform, steps_of(len(waveform))) for waveform in waveforms]
         own = [abx_error(sentences, [layers[index] for layers in states]) for index in range(len(states[0]))]
         errors = {"abx_error_of_layers": [round(error, 4) for error in own]}
-        self._log({"round": self.round + 1, **errors, "abx_error_of_mfcc": round(abx_error(sentences, mfcc), 4)})
+        self._write_record(
+            {"round": self.round + 1, **errors, "abx_error_of_mfcc": round(abx_error(sentences, mfcc), 4)}
+        )
 
-    def _log(self, record: dict[str, Any]) -> None:
+    def _write_record(self, record: dict[str, Any]) -> None:
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-        self.say("  ".join(f"{key} {value}" for key, value in record.items()))
+        self.log("  ".join(f"{key} {value}" for key, value in record.items()))
 
     def save(self) -> None:
         """Write the whole state, atomically."""
@@ -296,7 +298,7 @@ class _Run:
                 return self.optimiser
 
             load_state(self.out / STATE, self.learner, self.average, prepare)
-        self.say(f"resumed at round {self.round + 1}, step {self.step}")
+        self.log(f"resumed at round {self.round + 1}, step {self.step}")
 
 
 def save_hubert(hubert: HubertModel, folder: Path) -> None:

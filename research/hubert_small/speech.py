@@ -20,7 +20,7 @@ from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, read_member
 from unisync_loss.representations.hubert_encoder import FIELD, HOP, steps_of
 from unisync_loss.utils.files import atomic_path, fingerprint
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
 from unisync_loss.video.decoding import open_media, stream_sound
 from unisync_loss.video.encoding import to_int16
@@ -108,13 +108,13 @@ def _of_manifest(root: Path) -> list[Recording]:
         return [Recording(root / row["path"], row["path"], row["speaker"]) for row in reader]
 
 
-def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str], None]) -> Speech:
+def load_speech(recordings: Sequence[Recording], cache: Path, log: Callable[[str], None]) -> Speech:
     """Decode recordings, or read what was decoded earlier from the same files.
 
     Args:
         recordings: of :func:`list_speech`.
         cache: folder for the samples, 115 MB an hour; made if missing.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         All that could be decoded, is a second long and is not silent.
@@ -125,7 +125,7 @@ def load_speech(recordings: Sequence[Recording], cache: Path, say: Callable[[str
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"speech-{_key(recordings)}.safetensors"
     if not path.is_file():
-        _decode_all(recordings, path, say)
+        _decode_all(recordings, path, log)
     with safe_open(path, framework="pt") as file:
         samples, lengths = file.get_tensor("samples"), file.get_tensor("lengths").numpy()
         skipped: dict[str, str] = json.loads(file.metadata()["skipped"])
@@ -145,17 +145,17 @@ def _key(recordings: Sequence[Recording]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _decode_all(recordings: Sequence[Recording], path: Path, say: Callable[[str], None]) -> None:
+def _decode_all(recordings: Sequence[Recording], path: Path, log: Callable[[str], None]) -> None:
     parts: list[NDArray[np.int16]] = []
     skipped: dict[str, str] = {}
-    pace = Pace(say, len(recordings))
+    progress = Progress(log, len(recordings), "recordings decoded")
     for done, recording in enumerate(recordings, 1):
         try:
             parts.append(_decode(recording))
         except ValueError as error:
             skipped[recording.name] = str(error)
             parts.append(np.zeros(0, np.int16))
-        pace.tell(done, f"speech: {done}/{len(recordings)} recordings decoded")
+        progress.update(done)
     arrays = {"samples": np.concatenate(parts), "lengths": np.array([part.size for part in parts])}
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, {"skipped": json.dumps(skipped)})

@@ -68,7 +68,7 @@ class Task(Protocol[Net]):
         """Networks with random weights; the HuBERT is ``.hubert``."""
         ...
 
-    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
+    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, log: Callable[[str], None]) -> Report:
         """Make what is to be learnt; ``states`` gives the layers of the round before, if there was one."""
         ...
 
@@ -99,7 +99,7 @@ class UnitsTask:
         """A HuBERT with a head over the units."""
         return MaskedPredictor(size, self.count)
 
-    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
+    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, log: Callable[[str], None]) -> Report:
         """Make units, once a run."""
         material, drawer, speech = self.material, self.material.drawer, self.material.drawer.speech
 
@@ -117,7 +117,7 @@ class UnitsTask:
         path = material.out / f"units-{self.number + 1}.safetensors"
         if not path.is_file():
             generator = np.random.default_rng([material.seed, self.number, 1 << 20])
-            units = label_speech(speech, features, self.count, generator, drawer.odds, say)
+            units = label_speech(speech, features, self.count, generator, drawer.odds, log)
             write_atomically(path, save({"units": units}))
         units = load_file(path)["units"]
         self.units = torch.from_numpy(units).to(drawer.device)
@@ -209,7 +209,7 @@ class EarTask:
         """A HuBERT with an audio tower."""
         return Ear(size, self.expert.config.embedding)
 
-    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, say: Callable[[str], None]) -> Report:
+    def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, log: Callable[[str], None]) -> Report:
         """Nothing to prepare."""
         return {}
 

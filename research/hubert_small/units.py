@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from research.hubert_small.speech import Speech
 from unisync_loss.lse.mfcc import mfcc
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 
 FIT_STEPS = 200_000  # steps that groups are fitted to; more change little
 ROUNDS = 30  # of k-means
@@ -99,7 +99,7 @@ def label_speech(
     count: int,
     generator: np.random.Generator,
     odds: NDArray[np.float64],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> NDArray[np.int16]:
     """Group the steps of recordings.
 
@@ -109,7 +109,7 @@ def label_speech(
         count: of units, below 32768.
         generator: source of chance.
         odds: of drawing each recording to fit groups to; 0 for those held out.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         Unit of every step, recording after recording.
@@ -122,10 +122,10 @@ def label_speech(
     points = torch.cat([features(int(index)) for index in fitted])
     centres = fit_groups(points, count, generator)
     labels = []
-    pace = Pace(say, len(speech.steps))
+    progress = Progress(log, len(speech.steps), "recordings assigned to units")
     for index in range(len(speech.steps)):
         labels.append(nearest(features(index), centres)[0].short().cpu().numpy())
-        pace.tell(index + 1, f"units: {index + 1}/{len(speech.steps)} recordings")
+        progress.update(index + 1)
     return np.concatenate(labels)
 
 

@@ -22,7 +22,7 @@ from research.lip_zero.closures import find_partings, find_zero, lip_gap, rises_
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.data.clips import list_clips
 from unisync_loss.training.data.cache import MESH_CENTRE, build_cache, cache_path, load_mesh
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 
 SHIFT = 3  # frames
 
@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     entries = list_clips(arguments.data)
-    pace = Pace(partial(print, file=sys.stderr), len(entries))
-    for done, total, _ in build_cache(entries, arguments.cache, arguments.workers, "mesh"):
-        pace.tell(done, f"{done}/{total} clips")
+    progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
+    for done, _, _ in build_cache(entries, arguments.cache, arguments.workers, "mesh"):
+        progress.update(done)
     rises: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
     for entry in entries:
         if not cache_path(entry, arguments.cache, "mesh").exists():  # no face

@@ -22,7 +22,7 @@ from research.lip_zero.closures import (
 from unisync_loss.data.clips import ClipEntry, measure_clip
 from unisync_loss.data.store import read_features, read_sound
 from unisync_loss.representations.face_topology import MESH_POINTS
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.face_mesh import fill_gaps
 
 Rises = NDArray[np.float32]
@@ -30,14 +30,14 @@ _ENOUGH = 1000  # partings of a corpus: more would narrow its interval below wha
 
 
 def read_rises(
-    entries: Sequence[ClipEntry], estimates: Sequence[float | None], say: Callable[[str], None] = lambda line: None
+    entries: Sequence[ClipEntry], estimates: Sequence[float | None], log: Callable[[str], None] = lambda line: None
 ) -> dict[str, list[Rises]]:
     """Read what is heard where lips part, once the estimates are put right.
 
     Args:
         entries: clips as found.
         estimates: offset of each in frames; clips that have none say nothing.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         `rises_at` of the clips of each corpus; those in which no face is found are passed over, and those beyond 1000
@@ -48,11 +48,11 @@ def read_rises(
     """
     rises: dict[str, list[Rises]] = {entry.corpus: [] for entry in entries}
     partings = dict.fromkeys(rises, 0)
-    pace = Pace(say, len(entries))
+    progress = Progress(log, len(entries), "clips")
     # drawn from everywhere, for what comes first in order of name may be one speaker
     for done, index in enumerate(np.random.default_rng(0).permutation(len(entries)).tolist()):
         entry, estimate = entries[index], estimates[index]
-        pace.tell(done, f"lips: {done}/{len(entries)} clips")
+        progress.update(done)
         if estimate is None or partings[entry.corpus] >= _ENOUGH:
             continue
         try:

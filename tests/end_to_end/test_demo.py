@@ -76,7 +76,7 @@ def out(clip: Path, expert: UniSyncExpert, tmp_path_factory: pytest.TempPathFact
     """The folder of a finished demonstration."""
     folder = tmp_path_factory.mktemp("demo") / "deep" / "out"
     before = {name: value.clone() for name, value in expert.state_dict().items()}
-    run_demo(clip, folder, expert, steps=2, progress=lambda line: None)
+    run_demo(clip, folder, expert, steps=2, log=lambda line: None)
     assert all(torch.equal(value, before[name]) for name, value in expert.state_dict().items())
     return folder
 
@@ -129,7 +129,7 @@ def test_same_seed_same_numbers(
 ) -> None:
     monkeypatch.setattr("unisync_loss.demo.run.write_report", lambda *arguments: None)
     torch.rand(7)  # the caller's own random state must not matter
-    again, other = (run_demo(clip, tmp_path, expert, steps=2, seed=seed, progress=lambda line: None) for seed in (0, 1))
+    again, other = (run_demo(clip, tmp_path, expert, steps=2, seed=seed, log=lambda line: None) for seed in (0, 1))
     written = numbers((out / "demo.json").read_text())
     assert numbers(again.to_json()) == written
     assert numbers(other.to_json()) != written

@@ -76,7 +76,7 @@ def run(folder, sentences, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("research.hubert_small.pretrain.draw_sentences", lambda: sentences)
         torch.manual_seed(5)  # the caller's own chance must not matter
-        pretrain(config_of(folder, out), resume=False, say=quiet)
+        pretrain(config_of(folder, out), resume=False, log=quiet)
     return out
 
 
@@ -115,7 +115,7 @@ class TestRun:
         path = tmp_path / "expert"
         save_pretrained(UniSyncExpert(UniSyncConfig(audio="hubert", audio_features=16, embedding=8)), path)
         with pytest.raises(ValueError, match="expected an expert on mel"):
-            pretrain(config_of(folder, tmp_path / "run", ear=str(path)), resume=False, say=quiet)
+            pretrain(config_of(folder, tmp_path / "run", ear=str(path)), resume=False, log=quiet)
 
     def test_measures(self, run):
         errors = [row for row in log_of(run) if "abx_error_of_layers" in row]
@@ -156,12 +156,12 @@ class TestRun:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         config = config_of(folder, tmp_path / "run")
-        pretrain(config, resume=False, say=interrupt)
+        pretrain(config, resume=False, log=interrupt)
         starts = 1
         while "abx_error_of_mfcc" not in (last := log_of(tmp_path / "run")[-1]) or last["round"] < 3:
-            pretrain(config, resume=True, say=interrupt)
+            pretrain(config, resume=True, log=interrupt)
             starts += 1
-        pretrain(config, resume=True, say=interrupt)  # what is finished stays as it is
+        pretrain(config, resume=True, log=interrupt)  # what is finished stays as it is
         assert not places
         assert starts > 1
         for file in ("state.safetensors", "hubert/model.safetensors"):
@@ -171,12 +171,12 @@ class TestRun:
 
     def test_refuses_an_existing_run(self, run, folder):
         with pytest.raises(FileExistsError, match="--resume"):
-            pretrain(config_of(folder, run), resume=False, say=quiet)
+            pretrain(config_of(folder, run), resume=False, log=quiet)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     def test_refuses_a_device_that_is_not_there(self, folder, tmp_path):
         with pytest.raises(ValueError, match="no CUDA device"):
-            pretrain(config_of(folder, tmp_path / "run", device="cuda"), resume=False, say=quiet)
+            pretrain(config_of(folder, tmp_path / "run", device="cuda"), resume=False, log=quiet)
         assert not (tmp_path / "run").exists()
 
 

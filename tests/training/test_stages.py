@@ -38,7 +38,7 @@ def run(folder, cache, out, audio, visual, **changes):
     values = {"data": (str(folder),), "val": str(folder), "out": str(out), "cache": str(cache), "clips": 3}
     config = TrainConfig(**{**values, **steps, "val_every": 2, "workers": 1, **changes})
     lines = []
-    train(config, expert_config(audio, visual), resume=False, say=lines.append)
+    train(config, expert_config(audio, visual), resume=False, log=lines.append)
     return lines
 
 

@@ -134,7 +134,7 @@ class TestCompiled:
                 ValueError, match=r"compile: expected a C\+\+ compiler such as g\+\+ that works, got: .+ompiler"
             ),
         ):
-            train(config, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+            train(config, expert_config("mel", "landmarks"), resume=False, log=lambda line: None)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -231,7 +231,7 @@ class TestRun:
     def test_a_killed_run_ends_as_an_undisturbed_one(self, folder, cache, tmp_path, pairs, monkeypatch):
         changes = {"pairs": pairs, "batch": 16, "val": str(folder), "val_every": 2}
         whole, broken = (settings(folder, cache, tmp_path / name, **changes) for name in ("whole", "broken"))
-        train(whole, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        train(whole, expert_config("mel", "landmarks"), resume=False, log=lambda line: None)
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / ".state.123.safetensors").write_bytes(b"half")  # killed while it wrote
         step, count = Engine.step, 0
@@ -246,7 +246,7 @@ class TestRun:
         monkeypatch.setattr(Engine, "step", dying)
         for attempt in range(3):
             try:
-                train(broken, expert_config("mel", "landmarks"), resume=attempt > 0, say=lambda line: None)
+                train(broken, expert_config("mel", "landmarks"), resume=attempt > 0, log=lambda line: None)
             except KeyboardInterrupt:
                 continue
         ours, theirs = (load_expert(tmp_path / run / "best").state_dict() for run in ("broken", "whole"))
@@ -258,7 +258,7 @@ class TestRun:
 
     def test_paper_architecture_on_rgb(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, steps=1, clips=2, segments=1, frames=5)
-        train(config, UniSyncConfig(architecture="paper"), resume=False, say=lambda line: None)
+        train(config, UniSyncConfig(architecture="paper"), resume=False, log=lambda line: None)
         assert load_expert(tmp_path / "last")(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
 
     def test_clips_that_cannot_be_read_are_named(self, folder, cache, tmp_path):
@@ -273,7 +273,7 @@ class TestRun:
         assert any("left out: 2 that cannot be used" in line for line in lines)
 
     def test_what_is_left_without_a_validation(self, folder, cache, tmp_path):
-        train(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        train(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), resume=False, log=lambda line: None)
         assert {"last", "log.jsonl", "log.csv", "curves.png", "config.yaml"} <= {
             path.name for path in tmp_path.iterdir()
         }
@@ -281,18 +281,18 @@ class TestRun:
     def test_killed_before_the_first_state_it_begins_anew(self, folder, cache, tmp_path):
         (tmp_path / "log.jsonl").write_text('{"stage": "sync", "step": 1}\n{"stage": "sync", "st')
         config = settings(folder, cache, tmp_path, steps=1)
-        train(config, expert_config("mel", "landmarks"), resume=True, say=lambda line: None)
+        train(config, expert_config("mel", "landmarks"), resume=True, log=lambda line: None)
         [record] = (tmp_path / "log.jsonl").read_text().splitlines()
         assert "loss" in record
 
     def test_a_state_of_something_else_is_named(self, folder, cache, tmp_path):
         config = settings(folder, cache, tmp_path, steps=1)
-        train(config, expert_config("mel", "landmarks"), resume=False, say=lambda line: None)
+        train(config, expert_config("mel", "landmarks"), resume=False, log=lambda line: None)
         with pytest.raises(ValueError, match=r"state\.safetensors: expected the state of a run of these networks"):
-            train(config, expert_config("mel", "landmarks", embedding=16), resume=True, say=lambda line: None)
+            train(config, expert_config("mel", "landmarks", embedding=16), resume=True, log=lambda line: None)
         (tmp_path / "state.safetensors").write_bytes(b"broken")
         with pytest.raises(ValueError, match=r"state\.safetensors: expected the state of a run of these networks"):
-            train(config, expert_config("mel", "landmarks"), resume=True, say=lambda line: None)
+            train(config, expert_config("mel", "landmarks"), resume=True, log=lambda line: None)
 
     def test_all_processes_stop_after_the_same_step(self, folder, cache, tmp_path):
         """One that is asked goes on until it has told the others, or they would wait for it for ever."""

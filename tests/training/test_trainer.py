@@ -151,7 +151,7 @@ def test_pose_error_is_in_units_of_the_face():
 def finished(folder, cache, tmp_path_factory):
     """Folder of an undisturbed run."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    train(run_config(folder, cache, out), UniSyncConfig(), resume=False, say=lambda line: None)
+    train(run_config(folder, cache, out), UniSyncConfig(), resume=False, log=lambda line: None)
     return out
 
 
@@ -177,7 +177,7 @@ class TestRun:
     def test_an_existing_run_is_not_overwritten(self, folder, cache, tmp_path):
         (tmp_path / "log.jsonl").touch()
         with pytest.raises(FileExistsError, match="--resume"):
-            train(run_config(folder, cache, tmp_path), UniSyncConfig(), resume=False, say=print)
+            train(run_config(folder, cache, tmp_path), UniSyncConfig(), resume=False, log=print)
 
 
 def stop_after_two_steps(config, *, resume):
@@ -201,7 +201,7 @@ def stop_after_two_steps(config, *, resume):
     stages.ClipData.draw, stages.ClipData.draw_views = counted(original), counted(views)
     lines = []
     try:
-        train(config, UniSyncConfig(), resume=resume, say=lines.append)
+        train(config, UniSyncConfig(), resume=resume, log=lines.append)
     finally:
         stages.ClipData.draw, stages.ClipData.draw_views = original, views
     return any("stopped" in line for line in lines)

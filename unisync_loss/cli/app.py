@@ -23,7 +23,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the result to t
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print a line of progress at once."""
     typer.echo(line, err=True)
 

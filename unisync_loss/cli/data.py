@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import INPUT_ERRORS, Json, Model, app, say, write_json
+from unisync_loss.cli.app import INPUT_ERRORS, Json, Model, app, log, write_json
 from unisync_loss.utils.progress import printable
 
 
@@ -34,7 +34,7 @@ def prepare(
     if share is None:
         raise typer.BadParameter(f"expected i/n, got {shard!r}", param_hint="--shard")
     places = int(share[1]), int(share[2])
-    report = run(sources, out, speakers=speakers, provider=features, shard=places, workers=workers, say=say)
+    report = run(sources, out, speakers=speakers, provider=features, shard=places, workers=workers, log=log)
     if json_file:
         write_json(json_file, report)
     for row in report["left_out"][:20]:
@@ -64,11 +64,11 @@ def doctor(
     from unisync_loss.models.pretrained import load_expert
 
     try:
-        result = report_on(paths, load_expert(model), report, say)
+        result = report_on(paths, load_expert(model), report, log)
         if json_file:
             write_json(json_file, result)
     except INPUT_ERRORS as error:
-        say(f"unisync: {error}")
+        log(f"unisync: {error}")
         raise typer.Exit(2) from error
     typer.echo(to_table(result))
     if report:
@@ -110,7 +110,7 @@ def align(
         )
     lists = [read_unseen(path) for path in unseen] if unseen else [None] * len(names)
     judges = [Judge(name, load_expert(name), clips) for name, clips in zip(names, lists, strict=True)]
-    report = run(data, judges, zero=zero, say=say)
+    report = run(data, judges, zero=zero, log=log)
     if json_file:
         write_json(json_file, report)
     typer.echo(to_lines(report))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from unisync_loss import __version__
-from unisync_loss.cli.app import Json, Model, Seed, app, say, write_json
+from unisync_loss.cli.app import Json, Model, Seed, app, log, write_json
 from unisync_loss.utils.files import to_json
 
 
@@ -47,6 +47,6 @@ def demo(
     from unisync_loss.demo.run import run_demo
     from unisync_loss.models.pretrained import load_expert
 
-    result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, progress=say)
+    result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, log=log)
     typer.echo(result.table())
     typer.echo(f"report: {out / 'report.html'}")

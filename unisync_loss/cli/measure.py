@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import Json, Model, Seed, app, say, write_json, write_text
-from unisync_loss.utils.progress import Pace
+from unisync_loss.cli.app import Json, Model, Seed, app, log, write_json, write_text
+from unisync_loss.utils.progress import Progress
 
 
 @app.command("eval")
@@ -31,11 +31,10 @@ def evaluate(
         entries = [entries[index * len(entries) // limit] for index in range(limit)]
     clips: list[ClipEmbedding] = []
     left_out: dict[str, str] = {}
-    pace = Pace(say, len(entries))
+    progress = Progress(log, len(entries), "clips")
     for clip in embed_clips(expert, entries, left_out=left_out):
         clips.append(clip)
-        done = len(clips) + len(left_out)
-        pace.tell(done, f"{done}/{len(entries)} clips")
+        progress.update(len(clips) + len(left_out))
     report = {
         "audio": expert.config.audio,
         "visual": expert.config.visual,
@@ -68,7 +67,7 @@ def score(
     from unisync_loss.models.pretrained import load_expert
 
     expert = load_expert(model)
-    result = score_paths(paths, expert, model, report=report, film=film, versus=versus, seed=seed, say=say)
+    result = score_paths(paths, expert, model, report=report, film=film, versus=versus, seed=seed, log=log)
     if json_file:
         write_json(json_file, result)
     if csv_file:
@@ -94,7 +93,7 @@ def lse(
     """LSE-D and LSE-C (SyncNet, 2016) by a named procedure."""
     from unisync_loss.lse.procedures import measure_videos, to_csv, to_table
 
-    report = measure_videos(paths, weights, variant, say)
+    report = measure_videos(paths, weights, variant, log)
     if json_file:
         write_json(json_file, report)
     if csv_file:

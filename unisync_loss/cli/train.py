@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unisync_loss.cli.app import Json, app, say, write_json
+from unisync_loss.cli.app import Json, app, log, write_json
 
 
 @app.command()
@@ -48,11 +48,11 @@ def train(
     }
     settled, expert = resolve(given, config or saved, settings or [])
     if settled.overfit or shuffle_labels:
-        report = (learn_by_heart if settled.overfit else shuffled)(settled, expert, say)
+        report = (learn_by_heart if settled.overfit else shuffled)(settled, expert, log)
         if json_file:
             write_json(json_file, report)
         typer.echo("  ".join(f"{key} {value}" for key, value in report.items()))
         return
-    run(settled, expert, resume=resume, say=say)
+    run(settled, expert, resume=resume, log=log)
     left = [str(Path(settled.out) / name) for name in ("best", "last") if (Path(settled.out) / name).is_dir()]
     typer.echo(f"checkpoints: {', '.join(left) or 'none yet'}")

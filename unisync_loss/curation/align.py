@@ -24,7 +24,7 @@ from unisync_loss.data.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluation.embeddings import embed_clips
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import to_json, write_atomically
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 
 SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
 SMALL = 0.5  # frames: what is less is left as it is; labels and experts are no more certain than that
@@ -83,7 +83,7 @@ def align(
     judges: Sequence[Judge],
     *,
     zero: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Estimate the offset of every clip of a folder or store, and write ``offsets.csv`` and ``align.jsonl`` into it.
 
@@ -91,7 +91,7 @@ def align(
         root: store, or folder of ``<corpus>/<speaker>/<clip>``, judged as found.
         judges: experts; those that have not seen a clip judge it together.
         zero: name of a corpus known to be in sync: its mean becomes 0 for all corpora, whatever the expert's own zero.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         Counts ``clips``, ``shifted``, ``untouched``, ``left_out``; ``moved``, mean frames by which offsets changed
@@ -111,7 +111,7 @@ def align(
     for entry in entries:
         if not any(judge.unseen is None or entry.name in judge.unseen for judge in judges):
             raise ValueError(f"{entry.name}: expected an expert that has not seen it, all {len(judges)} have")
-    curves, problems = read_curves(entries, judges, say)
+    curves, problems = read_curves(entries, judges, log)
     decisions, corpora = decide(entries, curves, problems, before)
     if zero is not None:
         if zero not in corpora:
@@ -150,12 +150,12 @@ def settle(value: float) -> float:
 
 
 def read_curves(
-    entries: Sequence[ClipEntry], judges: Sequence[Judge], say: Callable[[str], None]
+    entries: Sequence[ClipEntry], judges: Sequence[Judge], log: Callable[[str], None]
 ) -> tuple[list[Curve | None], list[str]]:
     """Curve of every clip as found, and why there is none."""
     curves: list[Curve | None] = []
     problems: list[str] = []
-    pace = Pace(say, len(entries))
+    progress = Progress(log, len(entries), "clips")
     for number, entry in enumerate(entries, 1):
         mine = [judge for judge in judges if judge.unseen is None or entry.name in judge.unseen]
         try:
@@ -165,7 +165,7 @@ def read_curves(
         except (ValueError, OSError) as error:
             curves.append(None)
             problems.append(str(error))
-        pace.tell(number, f"{number}/{len(entries)} clips")
+        progress.update(number)
     return curves, problems
 
 

@@ -44,7 +44,7 @@ from unisync_loss.data.clips import ClipEntry, list_clips
 from unisync_loss.data.store import is_store, read_lines
 from unisync_loss.evaluation.embeddings import embed_clip
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES, find_videos
 from unisync_loss.video.face_mesh import face_mesh
 
@@ -118,14 +118,14 @@ def _list_entries(path: Path) -> list[ClipEntry]:
 
 
 def examine(
-    patients: Sequence[Patient], expert: UniSyncExpert, say: Callable[[str], None] = lambda line: None
+    patients: Sequence[Patient], expert: UniSyncExpert, log: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Look at every clip, then at all together; of each the first 40 s.
 
     Args:
         patients: of `list_patients`.
         expert: mel-rgb, in eval mode.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         ``{"clips": facts of each, "problems": [{"clip", "verdict", "detail", "other", "remedy"}], "verdicts": counts,
@@ -139,13 +139,13 @@ def examine(
         raise ValueError(f"expected a mel-rgb expert, got {expert.config.name}")
     charts: list[Chart] = []
     unclear = 0
-    pace = Pace(say, len(patients))
+    progress = Progress(log, len(patients), "clips")
     for number, patient in enumerate(patients, 1):
         charts.append(look_at(patient, expert))
         unclear += charts[-1].audio is not None
         if unclear > _MOST_PAIRS:
             charts[-1].audio = charts[-1].visual = None
-        pace.tell(number, f"{number}/{len(patients)} clips")
+        progress.update(number)
     _look_closer(charts)
     rows = [chart.row for chart in charts]
     found = [finding for chart in charts for finding in chart.found]

@@ -37,7 +37,7 @@ Report = Mapping[str, Any]
 
 
 def report_on(
-    paths: Sequence[Path], expert: UniSyncExpert, folder: Path | None, say: Callable[[str], None] = lambda line: None
+    paths: Sequence[Path], expert: UniSyncExpert, folder: Path | None, log: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Examine stores, folders and files, and write the page where a folder is given for it.
 
@@ -45,7 +45,7 @@ def report_on(
         paths: see `doctor.list_patients`.
         expert: mel-rgb, in eval mode.
         folder: for ``report.html``; made where missing.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         The report of `doctor.examine`.
@@ -59,9 +59,9 @@ def report_on(
     if folder:
         new_figure(1, 1)  # matplotlib, or the folder, is missed before the work
         folder.mkdir(parents=True, exist_ok=True)
-    report = examine(patients, expert, say)
+    report = examine(patients, expert, log)
     if folder:
-        write_page(report, {each.name: each.entry for each in patients}, expert, folder / "report.html", say)
+        write_page(report, {each.name: each.entry for each in patients}, expert, folder / "report.html", log)
     return report
 
 
@@ -102,7 +102,7 @@ def write_page(
     entries: Mapping[str, ClipEntry],
     expert: UniSyncExpert,
     path: Path,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write the page, whole or not at all; the first 60 clips with a problem are decoded again for their pictures.
 
@@ -111,7 +111,7 @@ def write_page(
         entries: clips by their name in the report.
         expert: for the curves over the offset.
         path: the HTML file; its folder must exist.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Raises:
         ImportError: without matplotlib.
@@ -124,7 +124,7 @@ def write_page(
     figures = []
     for number, name in enumerate(shown, 1):
         if number % 10 == 0:
-            say(f"pictures: {number}/{len(shown)}")
+            log(f"pictures: {number}/{len(shown)}")
         words = "".join(_note(problem) for problem in problems[name])
         picture = _draw(entries[name], expert, rows[name]) if name in entries else b""
         figures.append(f"<h3>{html.escape(printable(name))}</h3>{words}{_image(picture, name)}")

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from unisync_loss.data.store_writer import (
 )
 from unisync_loss.utils.files import load_hook
 from unisync_loss.utils.process_pool import run_tasks
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.encoding import encode_frames, encode_wav
 
 _MOST_DROPPED = 20  # stretches left out that the manifest names per input
@@ -73,7 +73,7 @@ def prepare(
     workers: int = 1,
     shard_bytes: int = SHARD_BYTES,
     engine: Engine = run_tasks,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Turn video files, folders and other stores into a clip store, or go on with one.
 
@@ -86,7 +86,7 @@ def prepare(
         workers: processes.
         shard_bytes: size from which on a shard is closed.
         engine: does the inputs, see `Engine`; ``examples/prepare_with_ray.py`` brings one for several machines.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         ``inputs``, ``ok``, ``skipped``, ``error``, ``clips``, ``seconds``, ``speakers``, ``bytes``, and ``left_out``:
@@ -118,7 +118,7 @@ def prepare(
         with _whole_or_later(out, parts, gatherer):
             if index == 0:
                 _take_over(stores, out, gatherer)
-            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, engine, say)
+            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, engine, log)
             gatherer.close()
         shutil.rmtree(parts)
         return _summary(write_manifest(out), out)
@@ -200,7 +200,7 @@ def _take_over(stores: list[Path], out: Path, gatherer: Gatherer) -> None:
 
 
 def _prepare_all(
-    tasks: list[Task], already: int, gatherer: Gatherer, workers: int, engine: Engine, say: Callable[[str], None]
+    tasks: list[Task], already: int, gatherer: Gatherer, workers: int, engine: Engine, log: Callable[[str], None]
 ) -> None:
     """Prepare inputs in any order, gather them in theirs."""
     if not tasks:
@@ -208,14 +208,18 @@ def _prepare_all(
     parts = Path(tasks[0].parts)
     ready = {task.name for task in tasks if read_part(parts, task.name) is not None}
     missing = [task for task in tasks if task.name not in ready]
-    progress = _Progress(already + len(ready), missing, say)
+    # inputs differ in length, so the time left goes by their bytes
+    sizes = {task.name: (_stamp(task.source) or [1])[0] for task in missing}
+    progress, done, read = Progress(log, sum(sizes.values())), already + len(ready), 0
+    total = done + len(missing)
     waiting = iter(tasks)
     head = next(waiting, None)
     # an empty turn first, for parts that a killed run left behind
     for name in chain([None], engine(missing, prepare_one, _died, min(workers, len(missing)))):
         if name:
             ready.add(name)
-        progress.tell(name)
+            done, read = done + 1, read + sizes[name]
+            progress.update(read, f"{done}/{total} inputs")
         while head is not None and head.name in ready:
             line = read_part(parts, head.name)
             assert line is not None
@@ -293,28 +297,6 @@ def _line(source: Source, outcome: Outcome, records: list[dict[str, Any]]) -> di
         "stamp": [] if outcome.passing else _stamp(source),
         "file": outcome.facts,
     }
-
-
-class _Progress:
-    """A line every five seconds, with the time left by the bytes still to be read."""
-
-    def __init__(self, already: int, missing: list[Task], say: Callable[[str], None]) -> None:
-        self._say, self._done, self._total = say, already, already + len(missing)
-        self._sizes = {task.name: (_stamp(task.source) or [1])[0] for task in missing}
-        self._begun = self._last = time.monotonic()
-        self._read = 0
-
-    def tell(self, name: str | None) -> None:
-        """Count an input, and say so now and then."""
-        if name:
-            self._done += 1
-            self._read += self._sizes[name]
-        now = time.monotonic()
-        if now - self._last > 5:
-            self._last = now
-            left = (now - self._begun) / self._read * (sum(self._sizes.values()) - self._read) if self._read else None
-            remains = f", {left:.0f} s left" if left is not None else ""
-            self._say(f"{self._done}/{self._total} inputs{remains}")
 
 
 def _summary(rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:

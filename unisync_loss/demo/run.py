@@ -31,7 +31,7 @@ from unisync_loss.loss import UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import ASSETS
 from unisync_loss.utils.plotting import new_figure
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
 DEFAULT_CLIP = ASSETS / "demo.mp4"
@@ -47,7 +47,9 @@ LATE = (
 )
 
 
-def run_one(run: str, material: Material, judge: Judge, steps: int, seed: int, pace: Pace) -> tuple[RunResult, Tensor]:
+def run_one(
+    run: str, material: Material, judge: Judge, steps: int, seed: int, progress: Progress
+) -> tuple[RunResult, Tensor]:
     """Train once and measure the held-out frames.
 
     Returns:
@@ -63,7 +65,7 @@ def run_one(run: str, material: Material, judge: Judge, steps: int, seed: int, p
             check_probability.append(float(judge.probability(generate(generator, material)).mean()))
         done = step if run == "reconstruction" else steps + SYNC_COST * step
         note = f", probability {check_probability[-1]:.2f}" if check_probability else ""
-        pace.tell(done, f"{LABELS[run]}: step {step}/{steps}{note}")
+        progress.update(done, f"{LABELS[run]}: step {step}/{steps}{note}")
 
     sync_loss = UniSyncLoss(judge.expert) if run == "unisync" else None
     generator, reconstruction, sync = train_generator(material, steps, seed, sync_loss, each)
@@ -92,7 +94,7 @@ def run_demo(
     *,
     seed: int = 0,
     steps: int | None = None,
-    progress: Callable[[str], None] = logger.info,
+    log: Callable[[str], None] = logger.info,
 ) -> DemoResult:
     """Train both generators, measure them on held-out frames and write the report.
 
@@ -102,7 +104,7 @@ def run_demo(
         expert: on RGB, on the CPU.
         seed: the same seed gives the same numbers on the same machine.
         steps: of each training; None takes 240, some three minutes on two cores.
-        progress: takes lines of text.
+        log: takes lines of progress.
 
     Raises:
         ValueError: for a clip or an expert that cannot be used, or fewer than one step.
@@ -117,13 +119,13 @@ def run_demo(
     video = DEFAULT_CLIP if video is None else Path(video)
     material = load_material(video, expert.eval())
     out.mkdir(parents=True, exist_ok=True)
-    judge, pace = Judge(expert, material), Pace(progress, (1 + SYNC_COST) * steps)
+    judge, progress = Judge(expert, material), Progress(log, (1 + SYNC_COST) * steps)
     runs: dict[str, RunResult] = {}
     videos = {"truth": material.frames[material.held.start :]}
     for run in RUNS:
-        runs[run], videos[run] = run_one(run, material, judge, steps, seed, pace)
+        runs[run], videos[run] = run_one(run, material, judge, steps, seed, progress)
     result = summarise(video.name, material, judge, runs, videos, seed=seed, seconds=time.monotonic() - start)
-    progress("writing the report")
+    log("writing the report")
     write_report(result, videos, material.waveform[material.held.start * SAMPLES_PER_FRAME :], out)
     return result
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.evaluation.offsets import MAX_OFFSET
-from unisync_loss.evaluation.video_scores import MOST_FACES, Progress, TrackScores, VideoScores
+from unisync_loss.evaluation.video_scores import MOST_FACES, OnProgress, TrackScores, VideoScores
 from unisync_loss.utils.files import atomic_path
 from unisync_loss.utils.plotting import COLOURS, FAINT, INK, dress, new_figure, smooth
 from unisync_loss.video.clip import every_frame
@@ -29,7 +29,7 @@ def write_film(
     scores: VideoScores,
     threshold: float,
     out: str | os.PathLike[str],
-    progress: Progress = lambda done, seconds: None,
+    on_progress: OnProgress = lambda done, seconds: None,
 ) -> None:
     """Write a video (MP4, H.264, AAC) with the curves of its first four faces burnt in below the picture.
 
@@ -38,7 +38,7 @@ def write_film(
         scores: of it.
         threshold: drawn as a line.
         out: the file; its folder must exist.
-        progress: told the seconds done and the seconds there are.
+        on_progress: takes the seconds done and the seconds in all.
 
     Raises:
         ValueError: when the source cannot be decoded.
@@ -67,7 +67,7 @@ def write_film(
             block = av.AudioFrame.from_ndarray(heard[None], format="fltp", layout="mono")
             block.sample_rate, block.pts = SAMPLE_RATE, tick * SAMPLES_PER_FRAME
             film.mux(audio.encode(block))
-            progress((tick + 1) / FPS, scores.seconds)
+            on_progress((tick + 1) / FPS, scores.seconds)
         film.mux(video.encode(None))
         film.mux(audio.encode(None))
 

@@ -15,7 +15,7 @@ from unisync_loss.evaluation.video_scores import VideoScores, score_video
 from unisync_loss.evaluation.video_summary import judge
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
 from unisync_loss.video.face_detection import MediaPipeFinder
 
@@ -29,7 +29,7 @@ def score_paths(
     film: bool = False,
     versus: bool = False,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Score videos and folders of videos; what cannot be scored gets an ``error``, the rest goes on.
 
@@ -41,7 +41,7 @@ def score_paths(
         film: write every video into that folder, too, with its curve burnt in.
         versus: the first path holds real videos, the others generated twins of them, compared pair by pair.
         seed: of the intervals.
-        say: told the progress.
+        log: takes lines of progress.
 
     Returns:
         ``{"model", "threshold", "seed", "videos": [...]}`` and, for ``versus``, ``"comparison"``; ready for JSON.
@@ -55,12 +55,14 @@ def score_paths(
     todo = [(group, video) for group, videos in groups.items() for video in videos]
     _begin(groups, report, film=film, versus=versus)
     threshold = expert.config.threshold
-    finder, pace = MediaPipeFinder(), Pace(say, len(todo))
+    finder, progress = MediaPipeFinder(), Progress(log, len(todo))
     videos: list[dict[str, Any]] = []
     for index, (group, video) in enumerate(todo):
         place, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
         try:
-            scores = score_video(video, expert, finder=finder, progress=partial(_tell, pace, index, share, place))
+            scores = score_video(
+                video, expert, finder=finder, on_progress=partial(_report, progress, index, share, place)
+            )
             judged = judge(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
@@ -71,8 +73,8 @@ def score_paths(
             videos[-1]["sync_matrix"] = f"{name}.npz"
             _write(report / name, judged, scores, threshold)
             if film:
-                told = partial(_tell, pace, index + share, share, f"{place}, film")
-                write_film(video, scores, threshold, report / f"{name}.mp4", told)
+                on_progress = partial(_report, progress, index + share, share, f"{place}, film")
+                write_film(video, scores, threshold, report / f"{name}.mp4", on_progress)
     result = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if versus:
         real, *made = ([video for video in videos if video["group"] == group] for group in groups)
@@ -104,6 +106,8 @@ def _write(place: Path, judged: Mapping[str, Any], scores: VideoScores, threshol
     write_atomically(place.with_name(f"{place.name}.png"), draw_video(judged, scores, threshold))
 
 
-def _tell(pace: Pace, before: float, share: float, name: str, done: float, seconds: float) -> None:
-    """Say how far the work is within a share of a video, the lengths of the others being unknown."""
-    pace.tell(before + share * min(1.0, done / max(seconds, done, 1e-9)), f"{name}: {done:.0f} of {seconds:.0f} s")
+def _report(progress: Progress, before: float, share: float, name: str, done: float, seconds: float) -> None:
+    """Report progress within a share of one video; the lengths of the others are unknown."""
+    progress.update(
+        before + share * min(1.0, done / max(seconds, done, 1e-9)), f"{name}: {done:.0f} of {seconds:.0f} s"
+    )

@@ -40,7 +40,7 @@ _STRIP = 48  # mouths kept for the film strip, up to twice as many while they co
 _MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a crop
 
 Array = NDArray[np.float32]
-Progress = Callable[[float, float], None]
+OnProgress = Callable[[float, float], None]
 
 
 @dataclass
@@ -81,7 +81,7 @@ def score_video(
     expert: UniSyncExpert,
     *,
     finder: FaceFinder | None = None,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> VideoScores:
     """Find, follow and score every face of a video.
 
@@ -89,7 +89,7 @@ def score_video(
         path: any file that FFmpeg reads.
         expert: of any pair, in eval mode; what it looks at is made from the face's crops.
         finder: finds the faces of a frame; default MediaPipe.
-        progress: told the seconds done and the seconds there are.
+        on_progress: takes the seconds done and the seconds in all.
 
     Returns:
         The scores; at least one track.
@@ -108,8 +108,8 @@ def score_video(
         nonlocal frames
         for picture in pictures:
             frames = picture.tick + 1
-            if progress:
-                progress(frames / FPS, facts.seconds)
+            if on_progress:
+                on_progress(frames / FPS, facts.seconds)
             yield picture
 
     tracks: dict[int, _Track] = {}

@@ -32,7 +32,7 @@ from unisync_loss.lse.crops import FaceTrack, Place, crops, cut, find_tracks, ke
 from unisync_loss.lse.distances import Edge, LseMeter, summarise
 from unisync_loss.lse.syncnet import SyncNet, load_syncnet
 from unisync_loss.utils.prefetch import ahead
-from unisync_loss.utils.progress import Pace
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import every_frame, find_videos
 from unisync_loss.video.decoding import open_media, read_facts, stream_pictures, stream_sound
 from unisync_loss.video.encoding import to_int16
@@ -41,7 +41,6 @@ from unisync_loss.video.face_detection import Frame, MediaPipeFinder
 MEASURES = ("lse_d", "lse_c", "lse_d_valid", "lse_c_valid")
 COLUMNS = ("video", "variant", "track", "start", "frames", *MEASURES, "offset", "offset_valid", "skipped")
 
-Tick = Callable[[float], None]  # told the share of a video that is done
 Row = dict[str, Any]
 
 
@@ -66,14 +65,16 @@ PROCEDURES = {
 }
 
 
-def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick: Tick = lambda share: None) -> Row:
+def measure_video(
+    net: SyncNet, path: str | os.PathLike[str], variant: str, on_progress: Callable[[float], None] = lambda share: None
+) -> Row:
     """LSE of one video.
 
     Args:
         net: weights loaded.
         path: the file.
         variant: a name in :data:`PROCEDURES`.
-        tick: told the share done.
+        on_progress: takes the share of the video that is done.
 
     Returns:
         ``video``, ``variant``, ``lse_d``, ``lse_c``, ``offset`` in frames (positive = audio late, the reverse of the
@@ -89,23 +90,23 @@ def measure_video(net: SyncNet, path: str | os.PathLike[str], variant: str, tick
     facts = read_facts(path)
     samples = _read_samples(path, facts.zero)
 
-    def told(frames: Iterable[Frame], begin: float, end: float) -> Iterator[Frame]:
-        """The same frames; tells the progress from one share to another."""
+    def watched(frames: Iterable[Frame], begin: float, end: float) -> Iterator[Frame]:
+        """Pass frames on, reporting progress from one share to another."""
         for index, frame in enumerate(frames):
             yield frame
-            tick(begin + (end - begin) * min(1.0, (index + 1) / FPS / max(facts.seconds, 1 / FPS)))
+            on_progress(begin + (end - begin) * min(1.0, (index + 1) / FPS / max(facts.seconds, 1 / FPS)))
 
     if min_track is None:
         meter = LseMeter(net, samples)
         with _decoded(path) as frames:
-            for frame in told(frames, 0, 1):
+            for frame in watched(frames, 0, 1):
                 meter.add(squeeze(frame))
         rows = [{"track": 0, **track_row(meter, 0)}]
     else:
         with _decoded(path) as frames:
-            tracks = keep_tracks(find_tracks(told(frames, 0, 0.2), MediaPipeFinder()), min_track)
+            tracks = keep_tracks(find_tracks(watched(frames, 0, 0.2), MediaPipeFinder()), min_track)
         with _decoded(path) as frames:
-            measured = list(_measure_tracks(net, told(frames, 0.2, 1), samples, tracks))
+            measured = list(_measure_tracks(net, watched(frames, 0.2, 1), samples, tracks))
         rows = [{"track": number, **row} for number, row in enumerate(measured)]
     return {"video": str(path), "variant": variant, **video_row(rows, variant), "tracks": rows}
 
@@ -181,14 +182,14 @@ def average(rows: Sequence[Row]) -> Row:
     return {key: float(np.mean([row[key] for row in rows])) for key in MEASURES}
 
 
-def measure_videos(paths: Sequence[Path], weights: Path, variant: str, say: Callable[[str], None]) -> Row:
+def measure_videos(paths: Sequence[Path], weights: Path, variant: str, log: Callable[[str], None]) -> Row:
     """LSE of videos and folders of videos.
 
     Args:
         paths: files and folders.
         weights: ``syncnet_v2.model``, or its copy in safetensors format.
         variant: a name in :data:`PROCEDURES`.
-        say: told the progress every five seconds.
+        log: takes lines of progress.
 
     Returns:
         ``variant``, ``weights_sha256``, ``videos`` of :func:`measure_video`, ``skipped`` (``video``, ``reason``),
@@ -205,19 +206,16 @@ def measure_videos(paths: Sequence[Path], weights: Path, variant: str, say: Call
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     videos: list[Row] = []
     skipped: list[Row] = []
-    pace = Pace(say, len(files))
+    progress = Progress(log, len(files), "videos")
 
-    def tick(share: float) -> None:
-        done = len(videos) + len(skipped) + share
-        if done < len(files):
-            pace.tell(done, f"{done:.1f}/{len(files)} videos")
+    def on_progress(share: float) -> None:
+        progress.update(len(videos) + len(skipped) + share)
 
     for file in files:
         try:
-            videos.append(measure_video(net, file, variant, tick))
+            videos.append(measure_video(net, file, variant, on_progress))
         except (ValueError, OSError) as error:
             skipped.append({"video": str(file), "reason": str(error)})
-        tick(0)
     tracks = [track for video in videos for track in video["tracks"]]
     return {
         "variant": variant,

@@ -39,13 +39,13 @@ class Board(Protocol):
         ...
 
 
-def open_boards(out: Path, settings: Mapping[str, Any], say: Callable[[str], None]) -> list[Board]:
+def open_boards(out: Path, settings: Mapping[str, Any], log: Callable[[str], None]) -> list[Board]:
     """Open what is installed.
 
     Args:
         out: folder of the run.
         settings: of the run, for W&B.
-        say: takes a line where W&B shows the run, or why it does not.
+        log: takes a line where W&B shows the run, or why it does not.
     """
     boards: list[Board] = []
     with suppress(ImportError):
@@ -57,13 +57,13 @@ def open_boards(out: Path, settings: Mapping[str, Any], say: Callable[[str], Non
     except ImportError:
         return boards
     except Exception as error:  # installed beside a protobuf that it cannot use
-        say(f"W&B cannot be loaded, the run goes on without: {error}")
+        log(f"W&B cannot be loaded, the run goes on without: {error}")
         return boards
     if hasattr(wandb, "init"):  # not just a folder of that name in the working directory
         try:
-            boards.append(_WandB(wandb, out, settings, say))
+            boards.append(_WandB(wandb, out, settings, log))
         except Exception as error:
-            say(f"W&B cannot be used, the run goes on without: {error}")
+            log(f"W&B cannot be used, the run goes on without: {error}")
     return boards
 
 
@@ -88,7 +88,7 @@ class _TensorBoard:
 class _WandB:
     """One run for all resumptions, known again by the folders that W&B leaves in ``RUN/wandb``."""
 
-    def __init__(self, wandb: Any, out: Path, settings: Mapping[str, Any], say: Callable[[str], None]) -> None:  # noqa: ANN401 - an optional module
+    def __init__(self, wandb: Any, out: Path, settings: Mapping[str, Any], log: Callable[[str], None]) -> None:  # noqa: ANN401 - an optional module
         earlier = _folders(out)
         name = earlier[-1].name.rpartition("-")[2] if earlier else os.environ.get("WANDB_RUN_ID")
         options = {
@@ -114,15 +114,15 @@ class _WandB:
             with _no_questions():
                 self._run: Any = wandb.init(resume="allow", **options)
         except wandb.Error as error:
-            say(f"W&B is used offline: {error}")
+            log(f"W&B is used offline: {error}")
             wandb.teardown()  # or the run that did not begin leaves a folder at the end, to be uploaded by mistake
             self._run = wandb.init(mode="offline", **options)
-        self._say, self._first = say, int(self._run.step)  # what it has already is not sent again
+        self._log, self._first = log, int(self._run.step)  # what it has already is not sent again
         here = Path(self._run.dir).parent
         for folder in _folders(out):
             if folder.resolve() != here.resolve():
                 shutil.rmtree(folder, ignore_errors=True)
-        say(f"W&B: {self._run.url or f'wandb sync {here} uploads the run'}")
+        log(f"W&B: {self._run.url or f'wandb sync {here} uploads the run'}")
 
     def add(self, stage: str, step: int, place: int, numbers: Mapping[str, float]) -> None:
         if self._run is None or place < self._first:
@@ -130,7 +130,7 @@ class _WandB:
         try:
             self._run.log({f"{stage}/{key}": value for key, value in numbers.items()}, step=place)
         except Exception as error:  # its service has died: a training does not
-            self._say(f"W&B does not answer, the run goes on without: {error}")
+            self._log(f"W&B does not answer, the run goes on without: {error}")
             self._run = None
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class _WandB:
         try:
             self._run.finish()
         except Exception as error:  # the checkpoints are still to be finished
-            self._say(f"W&B does not answer, the end of the run may be missing there: {error}")
+            self._log(f"W&B does not answer, the end of the run may be missing there: {error}")
 
 
 @contextmanager
@@ -157,7 +157,6 @@ def _folders(out: Path) -> list[Path]:
     return sorted((out / "wandb").glob("*run-*-*"), key=lambda path: path.name.removeprefix("offline-"))
 
 
-Say = Callable[[str], None]
 LOG = "log.jsonl"
 _NEAR = 0.97  # of the plateau: below it something has been learnt
 _MEMORY = 0.98  # of the running mean of the loss that is compared with the plateau
@@ -168,12 +167,12 @@ class Log:
 
     Args:
         out: folder of the run.
-        say: takes lines of progress.
+        log: takes lines of progress.
     """
 
-    def __init__(self, out: Path, say: Say) -> None:
+    def __init__(self, out: Path, log: Callable[[str], None]) -> None:
         """Show nothing yet but lines."""
-        self.out, self.path, self.say = out, out / LOG, say
+        self.out, self.path, self.log = out, out / LOG, log
         self._boards: list[Board] = []
         self._before: dict[str, int] = {}
 
@@ -186,7 +185,7 @@ class Log:
         """
         done = accumulate((steps for _, steps in stages), initial=0)
         self._before = {name: before for (name, _), before in zip(stages, done, strict=False)}
-        self._boards = open_boards(self.out, settings, self.say)
+        self._boards = open_boards(self.out, settings, self.log)
         for record in read_log(self.out):
             self._show(record)
 
@@ -194,7 +193,7 @@ class Log:
         """Write a record everywhere."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        self.say("  ".join(f"{key} {value}" for key, value in record.items()))
+        self.log("  ".join(f"{key} {value}" for key, value in record.items()))
         self._show(record)
 
     def _show(self, record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,20 +20,19 @@ from unisync_loss.training.learner import Learner, hear, see
 from unisync_loss.training.losses import all_pairs, pair_kinds
 from unisync_loss.training.run_log import PlateauWatch, diagnose
 from unisync_loss.training.trainer import Run, prepare_run
-from unisync_loss.utils.progress import Say
 
 STEPS = 300
 ENOUGH = 0.99  # accuracy on the windows that were learnt by heart
 _EVERY = 10  # steps between looks
 
 
-def overfit(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> dict[str, Any]:
+def overfit(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> dict[str, Any]:
     """Learn a few windows by heart, without augmentation.
 
     Args:
         config: of the run; ``overfit`` is the number of windows.
         expert_config: what to build.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         ``steps``, ``accuracy`` (balanced, on all pairs of the windows), ``seconds``.
@@ -40,7 +40,7 @@ def overfit(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> dict
     Raises:
         ValueError: when they cannot be learnt in 300 steps; it says why not, as far as can be told.
     """
-    run = prepare_run(for_overfitting(config), expert_config, say)
+    run = prepare_run(for_overfitting(config), expert_config, log)
     _, stage, _, rate = run.stages[-1]
     run.engine.prepare(stage, rate)
     started, watch = time.monotonic(), run.watch()
@@ -51,7 +51,7 @@ def overfit(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> dict
         watch.look(terms["margin"].item())
         if step % _EVERY == _EVERY - 1:
             accuracy = batch_accuracy(run.engine.average, batch)
-            say(f"step {step + 1}  accuracy {accuracy:.4f}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
+            log(f"step {step + 1}  accuracy {accuracy:.4f}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
         if accuracy > ENOUGH:
             break
     run.engine.close()
@@ -67,13 +67,13 @@ def _why_not(run: Run, watch: PlateauWatch, terms: dict[str, float], accuracy: f
     return "; ".join([told, *(causes if watch.on else ["the loss is falling: a larger learning_rate may do"])])
 
 
-def shuffled(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> dict[str, Any]:
+def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> dict[str, Any]:
     """Train with sounds that belong to other faces: the loss must stay on the plateau.
 
     Args:
         config: of the run.
         expert_config: what to build.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Returns:
         ``steps``, ``margin`` (running mean of eq. 1) and ``plateau``.
@@ -81,14 +81,14 @@ def shuffled(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> dic
     Raises:
         ValueError: when something is learnt all the same: labels leak.
     """
-    run = prepare_run(replace(config, shuffle_labels=True), expert_config, say)
+    run = prepare_run(replace(config, shuffle_labels=True), expert_config, log)
     _, stage, _, rate = run.stages[-1]
     run.engine.prepare(stage, rate)
     watch = run.watch()
     for step in range(STEPS):
         watch.look(run.engine.step(stage, (0, step), STEPS, rate)["margin"].item())
         if step % _EVERY == _EVERY - 1:
-            say(f"step {step + 1}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
+            log(f"step {step + 1}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
     run.engine.close()
     if not watch.on:
         raise ValueError(

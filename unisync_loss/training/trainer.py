@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,23 +31,23 @@ from unisync_loss.training.stages import Stage
 from unisync_loss.training.step import Engine, check_compiler
 from unisync_loss.training.validation import validate
 from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.progress import Say
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import check_provided
 
 SHORTEST_VAL = 7  # frames: two windows that are two frames apart
-_TELL_SECONDS = 10.0  # between records of progress
+_LOG_SECONDS = 10.0  # between records of progress
 STATE = "state.safetensors"
 TEACHING = ("align", "geometry")  # stages that learn from landmarks, without a voice
 
 
-def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, say: Say) -> None:
+def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, log: Callable[[str], None]) -> None:
     """Run all stages.
 
     Args:
         config: of the run.
         expert_config: what to build; for HuBERT, model and width are filled in.
         resume: go on from ``OUT/state.safetensors`` where there is one.
-        say: takes lines of progress.
+        log: takes lines of progress.
 
     Raises:
         ValueError: for an expert that cannot be trained from video files, unusable data, or nothing to do.
@@ -61,24 +62,24 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, sa
     out = Path(config.out)
     if (out / LOG).exists() and not resume:
         raise FileExistsError(f"{out} holds a run: pass --resume to go on, or choose another --out")
-    run = prepare_run(config, expert_config, say)
+    run = prepare_run(config, expert_config, log)
     run.begin(resume=resume)
     run.go()
     run.world.leave()
 
 
-def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> Run:
+def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> Run:
     """Read the data and build the networks.
 
     Args:
         config: of the run.
         expert_config: what to build.
-        say: takes lines of progress.
+        log: takes lines of progress.
     """
     world, device = World.join(config.device)
-    say = say if world.first else lambda line: None
+    log = log if world.first else lambda line: None
     if config.compile:
-        say("compile: looking for a compiler; then the first steps of each stage take minutes")
+        log("compile: looking for a compiler; then the first steps of each stage take minutes")
         check_compiler(device)
     out = Path(config.out)
     cache = Path(config.cache or out / "cache")
@@ -88,12 +89,12 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     taken: set[str] = set()
     for init in config.init:
         taken |= (sides := take_over(learner.expert, init))
-        say(f"taken over from {init}: {' and '.join(sorted(sides))}")
+        log(f"taken over from {init}: {' and '.join(sorted(sides))}")
     if taken == {"audio"} and expert_config.finds_mouths:
         raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
     if config.freeze and config.freeze not in taken:
         raise ValueError(f"freeze: expected a tower taken over ({', '.join(taken)}), got {config.freeze}")
-    load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, say=say)
+    load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, log=log)
     if not world.first:
         world.wait()  # the first process fills the cache
     shortest = SHORTEST if config.pairs == "random" else config.frames
@@ -104,7 +105,7 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, say: Say) -> 
     if "visual" not in taken:
         standardise(learner.expert, data)
     engine = Engine(config, learner.to(device), data, world)
-    return Run(config, engine, val, say)
+    return Run(config, engine, val, log)
 
 
 class Run:
@@ -114,15 +115,15 @@ class Run:
         config: of the run.
         engine: takes the steps.
         val: validation clips.
-        say: takes lines of progress.
+        log: takes lines of progress.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, val: ClipData | None, say: Say) -> None:
+    def __init__(self, config: TrainConfig, engine: Engine, val: ClipData | None, log: Callable[[str], None]) -> None:
         """Start at the first step of the first stage."""
-        self.config, self.engine, self.val, self.say = config, engine, val, say
+        self.config, self.engine, self.val, self.log = config, engine, val, log
         self.out, self.world, self.expert = Path(config.out), engine.world, engine.learner.expert
         self.stages = config.stages(self.expert.config)
-        self.log = Log(self.out, say) if self.world.first else None
+        self.run_log = Log(self.out, log) if self.world.first else None
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
         self.asked = False  # this process, to stop
@@ -131,16 +132,16 @@ class Run:
     def begin(self, *, resume: bool) -> None:
         """Make the folder, and go back to the last saved state if told."""
         settings, lengths = self.config, [(name, steps) for name, _, steps, _ in self.stages]
-        if self.log is not None:
+        if self.run_log is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.out / STATE)
             write_atomically(self.out / "config.yaml", to_yaml(settings, self.expert.config))
         self.world.wait()
         if resume and (self.out / STATE).exists():
             self.load()
-        if self.log is not None:
-            self.log.rewind([name for name, _ in lengths], self.stage, self.step)
-            self.log.open(lengths, {**asdict(settings), "expert": asdict(self.expert.config)})
+        if self.run_log is not None:
+            self.run_log.rewind([name for name, _ in lengths], self.stage, self.step)
+            self.run_log.open(lengths, {**asdict(settings), "expert": asdict(self.expert.config)})
 
     def go(self) -> None:
         """Run what is left."""
@@ -150,12 +151,12 @@ class Run:
                 self._run_stage(*self.stages[self.stage])
             if self.stopped:
                 self.save()
-                self.say("stopped; --resume goes on from here")
+                self.log("stopped; --resume goes on from here")
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.engine.close()
-            if self.log is not None:
-                self.log.close()
+            if self.run_log is not None:
+                self.run_log.close()
         if self.stopped:
             return
         aligned = self.expert.config.finds_mouths and self.config.align_steps > 0
@@ -164,7 +165,7 @@ class Run:
 
     def _choose_threshold(self, folder: str) -> None:
         """Set the best checkpoint's threshold on whole validation files, just as ``unisync eval`` reads them."""
-        self.say("choosing the threshold on the validation files")
+        self.log("choosing the threshold on the validation files")
         expert = load_expert(self.out / "best")
         scores = score_pairs(list(embed_clips(expert, list_split(folder))), seed=0)
         expert.config = replace(expert.config, threshold=round(best_threshold(scores), 4))
@@ -177,19 +178,19 @@ class Run:
         engine, config = self.engine, self.config
         engine.prepare(stage, rate)
         contrasts, watch = name not in TEACHING, self.watch()
-        pace, saved, terms = _Pace(engine, self.step), time.monotonic(), {}
+        throughput, saved, terms = _Throughput(engine, self.step, steps), time.monotonic(), {}
         while self.step < steps and not self.stopped:
             terms = engine.step(stage, (self.stage, self.step), steps, rate)
             self.step += 1
             self.samples += engine.windows
             stuck = contrasts and watch.look(terms["margin"].item())
             now = time.monotonic()
-            if now - pace.told > _TELL_SECONDS or self.step == steps or stuck:
-                self._tell(name, terms, pace.since(self.step, steps, now), watch if contrasts else None)
+            if now - throughput.last > _LOG_SECONDS or self.step == steps or stuck:
+                self._log_step(name, terms, throughput.since(self.step, now), watch if contrasts else None)
             if stuck:
                 values = {key: value.item() for key, value in terms.items()}
                 for line in diagnose(values, watch, len(engine.data), config.data):
-                    self.say(line)
+                    self.log(line)
             if contrasts and (self.step % config.val_every == 0 or self.step == steps):
                 self._validate(name)
             self.stopped = self.world.any(self.asked, engine.device)
@@ -208,24 +209,24 @@ class Run:
         positive = config.positive_share if config.pairs == "random" else 0.5
         return PlateauWatch(margins, config.cross_share, positive, config.plateau_steps)
 
-    def _tell(self, name: str, terms: dict[str, Tensor], pace: dict[str, Any], watch: PlateauWatch | None) -> None:
-        if self.log is None:
+    def _log_step(self, name: str, terms: dict[str, Tensor], rates: dict[str, Any], watch: PlateauWatch | None) -> None:
+        if self.run_log is None:
             return
         record = {"stage": name, "step": self.step}
         record |= {key: round(value.item(), 4) for key, value in terms.items() if torch.isfinite(value)}
         if watch is not None:
             record |= {"plateau": round(watch.value, 4), "on_plateau": watch.on}
-        self.log.write(record | pace)
+        self.run_log.write(record | rates)
 
     def _validate(self, stage: str) -> None:
         if not self.world.first:
             return self.world.wait()
-        assert self.log is not None
+        assert self.run_log is not None
         if self.val is None:
             self._save_checkpoint("last", 0.5)
         else:
             report = validate(self.engine.average, self.val)
-            self.log.write({"stage": stage, "step": self.step, "samples": self.samples, **report})
+            self.run_log.write({"stage": stage, "step": self.step, "samples": self.samples, **report})
             self._save_checkpoint("last", report["threshold"])
             if report["val_auc"] > self.best:
                 self.best = report["val_auc"]
@@ -266,25 +267,25 @@ class Run:
         self.samples = place.get("samples", 0)
         if place.get("scaler"):
             self.engine.scaler.load_state_dict(place["scaler"])
-        self.say(f"resumed at stage {self.stage}, step {self.step}")
+        self.log(f"resumed at stage {self.stage}, step {self.step}")
 
 
-class _Pace:
-    """Samples a second, time left, share of the time spent waiting for data."""
+class _Throughput:
+    """Samples per second, share of the time spent waiting for data, and time left."""
 
-    def __init__(self, engine: Engine, step: int) -> None:
-        self.engine, self.first, self.step = engine, step, step
-        self.started = self.told = time.monotonic()
+    def __init__(self, engine: Engine, step: int, steps: int) -> None:
+        self.engine, self.step = engine, step
+        self.progress = Progress(lambda line: None, steps, done=step)
+        self.last = time.monotonic()
         self.waited = engine.waited
 
-    def since(self, step: int, steps: int, now: float) -> dict[str, Any]:
-        """What happened since it was last told."""
-        seconds, done = max(now - self.told, 1e-9), step - self.step
+    def since(self, step: int, now: float) -> dict[str, Any]:
+        """Values since the last call."""
+        seconds, done = max(now - self.last, 1e-9), step - self.step
         waited = self.engine.waited - self.waited
-        self.told, self.step, self.waited = now, step, self.engine.waited
-        left = (now - self.started) / (step - self.first) * (steps - step)
+        self.last, self.step, self.waited = now, step, self.engine.waited
         return {
             "samples_per_second": round(done * self.engine.windows / seconds, 1),
             "data_wait": round(waited / seconds, 3),
-            "seconds_left": round(left),
+            "seconds_left": round(self.progress.seconds_left(step)),
         }

@@ -39,6 +39,7 @@ from unisync_loss.training.data.face_features import series_of_mesh
 from unisync_loss.training.data.memmap import Table
 from unisync_loss.training.data.pairs import PairPlan, draw_pairs
 from unisync_loss.training.distributed import ALONE, World
+from unisync_loss.utils.progress import Progress
 from unisync_loss.video.voicing import voiced_windows
 
 TEMPO = (0.85, 1.18)  # of clips that are drawn as if spoken slower or faster
@@ -57,7 +58,7 @@ class ClipData:
         config: of the expert: what is seen and heard.
         shortest: frames that a clip must have.
         listen: makes HuBERT features; not needed for mel.
-        progress: told the clips done and in all.
+        log: takes lines of progress.
 
     Raises:
         ValueError: when no clip is long enough, or a file of the cache is of another kind than the others.
@@ -71,7 +72,7 @@ class ClipData:
         config: UniSyncConfig,
         shortest: int,
         listen: Listen | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Read the cache into a few large arrays, in files without a name."""
         self.config = config
@@ -83,8 +84,9 @@ class ClipData:
         frames, steps, voiced = [], [], []
         seen, once = (defaultdict[str, Table](partial(Table, folder)) for _ in range(2))
         audio = Table(folder)
+        progress = Progress(log, len(kept), "clips read")
         for done, entry in enumerate(kept):
-            progress(done, len(kept))
+            progress.update(done)
             try:
                 aligned = _put_right(_read(entry, folder, config), entry.offset, shortest, listen)
             except (SafetensorError, TypeError, ValueError) as error:

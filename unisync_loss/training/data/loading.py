@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.coefficients import MorphableInput
 from unisync_loss.training.data.cache import build_cache
 from unisync_loss.training.data.dataset import ClipData, Listen, part_of
-from unisync_loss.utils.progress import Pace, Say
+from unisync_loss.utils.progress import Progress
 
 
 def load_clips(
@@ -24,7 +23,7 @@ def load_clips(
     shortest: int,
     workers: int,
     listen: Listen | None,
-    say: Say,
+    log: Callable[[str], None],
 ) -> ClipData:
     """Measure what is not in the cache yet, and read it.
 
@@ -35,23 +34,24 @@ def load_clips(
         shortest: frames that a clip must have.
         workers: processes that measure.
         listen: of :func:`listener`.
-        say: takes lines of progress, and names what is left out.
+        log: takes lines of progress, and names what is left out.
 
     Raises:
         ValueError: for folders without a usable clip, or with several splits.
     """
     entries = [entry for folder in folders for entry in list_split(folder)]
     what = ", ".join(folders)
-    tell = _Progress(say)
     reasons: dict[str, str] = {}
+    progress: Progress | None = None
     for done, total, reasons in build_cache(entries, cache, workers, part_of(config)):  # noqa: B007
-        tell(f"{what}: clips measured", done, total)
-    data = ClipData(entries, cache, config, shortest, listen, partial(tell, f"{what}: clips read"))
+        progress = progress or Progress(log, total, "clips measured", done=done)
+        progress.update(done)
+    data = ClipData(entries, cache, config, shortest, listen, log)
     reasons = reasons | data.broken
     for name, reason in reasons.items():
-        say(f"{what}: left out {name}: {reason}")
+        log(f"{what}: left out {name}: {reason}")
     minutes, short = data.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
-    say(
+    log(
         f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
         f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
     )
@@ -62,16 +62,3 @@ def standardise(expert: UniSyncExpert, data: ClipData) -> None:
     """Store mean and deviation of the training clips' coefficients in an expert on 3dmm; others need none."""
     if isinstance(expert.visual_input, MorphableInput):
         expert.visual_input.measure(torch.from_numpy(data.seen["series"][:, 0].copy()))
-
-
-class _Progress:
-    """A line now and then, with the time left."""
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
-        self.what: str | None = None
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what != self.what:
-            self.what, self.pace = what, Pace(self.say, total, done)
-        self.pace.tell(done, f"{what}: {done}/{total}")
