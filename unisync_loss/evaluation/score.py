@@ -59,10 +59,9 @@ def score_paths(
     videos: list[dict[str, Any]] = []
     for index, (group, video) in enumerate(todo):
         place, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
+        watch = partial(_report, progress, index, share, place)
         try:
-            scores = score_video(
-                video, expert, finder=finder, on_progress=partial(_report, progress, index, share, place)
-            )
+            scores = score_video(video, expert, finder=finder, on_progress=watch)
             judged = judge(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
@@ -73,8 +72,8 @@ def score_paths(
             videos[-1]["sync_matrix"] = f"{name}.npz"
             _write(report / name, judged, scores, threshold)
             if film:
-                on_progress = partial(_report, progress, index + share, share, f"{place}, film")
-                write_film(video, scores, threshold, report / f"{name}.mp4", on_progress)
+                watch = partial(_report, progress, index + share, share, f"{place}, film")
+                write_film(video, scores, threshold, report / f"{name}.mp4", watch)
     result = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if versus:
         real, *made = ([video for video in videos if video["group"] == group] for group in groups)
