@@ -54,8 +54,7 @@ def score_paths(
     groups = {str(path): find_videos(path) for path in paths}
     todo = [(group, video) for group, videos in groups.items() for video in videos]
     _begin(groups, report, film=film, versus=versus)
-    threshold = expert.config.threshold
-    finder, progress = MediaPipeFinder(), Progress(log, len(todo))
+    finder, progress, threshold = MediaPipeFinder(), Progress(log, len(todo)), expert.config.threshold
     videos: list[dict[str, Any]] = []
     for index, (group, video) in enumerate(todo):
         place, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
