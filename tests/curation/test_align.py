@@ -13,7 +13,7 @@ from tools.synthetic.clip import synthesize_clip
 from unisync_loss import load_expert
 from unisync_loss.curation.align import Judge, align
 from unisync_loss.curation.folds import make_folds, read_unseen
-from unisync_loss.curation.offset_curves import find_peak, offset_curve
+from unisync_loss.curation.offset_curves import centred_offset_curve, find_peak
 from unisync_loss.curation.offset_model import gather, shrink, spread_between, stand_out
 from unisync_loss.data.clips import list_clips, load_clip, shift_audio
 from unisync_loss.video.clip import Clip
@@ -166,7 +166,9 @@ def test_a_parabola_is_found_to_the_fraction():
 def test_a_curve_of_shifted_embeddings_peaks_at_the_shift_whatever_the_length():
     sound = torch.randn(2400, 64, generator=torch.Generator().manual_seed(0))
     for windows in (30, 2300):
-        curve = offset_curve(sound[:windows], sound[7 : windows + 7])  # the picture shows what is heard 7 frames later
+        curve = centred_offset_curve(
+            sound[:windows], sound[7 : windows + 7]
+        )
         assert round(find_peak(curve.mean).offset) == 7
         assert curve.windows == windows
 

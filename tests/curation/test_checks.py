@@ -18,7 +18,7 @@ from unisync_loss.curation.checks import (
 )
 from unisync_loss.curation.duplicates import Repeat
 from unisync_loss.curation.measurements import face_facts, movement_facts, sound_facts
-from unisync_loss.curation.offset_curves import offset_curve
+from unisync_loss.curation.offset_curves import centred_offset_curve
 
 CLEAN = {
     "clip": "a/b/c.mp4", "split": "", "speaker": "a/b", "fps": 25.0, "sample_rate": 16000, "level": 0.1, "held": 0.1,
@@ -81,11 +81,11 @@ def embed(seed, windows=120):
 
 
 def test_evidence_of_sync_grows_with_length_and_without_sync_does_not():
-    long, short = (sync_facts(offset_curve(*embed(0, windows))) for windows in (400, 100))
+    long, short = (sync_facts(centred_offset_curve(*embed(0, windows))) for windows in (400, 100))
     assert long["evidence"] == pytest.approx(2 * short["evidence"], rel=0.15)
-    apart = [sync_facts(offset_curve(embed(0, n)[0], embed(1, n)[1])) for n in (100, 400)]
+    apart = [sync_facts(centred_offset_curve(embed(0, n)[0], embed(1, n)[1])) for n in (100, 400)]
     assert max(facts["evidence"] for facts in apart) < 0.4 * short["evidence"]
-    late = sync_facts(offset_curve(embed(0, 403)[0][:400], embed(0, 403)[1][3:]))
+    late = sync_facts(centred_offset_curve(embed(0, 403)[0][:400], embed(0, 403)[1][3:]))
     assert late["offset_frames"] == pytest.approx(3, abs=0.5)
     assert late["offset_ms"] == pytest.approx(40 * late["offset_frames"], abs=1)
 
@@ -93,7 +93,7 @@ def test_evidence_of_sync_grows_with_length_and_without_sync_does_not():
 def test_the_half_with_another_voice_shows():
     sound, pictures = embed(0, 200)
     sound = torch.cat([sound[:100], embed(1, 200)[0][100:]])
-    first, second = sync_facts(offset_curve(sound, pictures))["evidence_halves"]
+    first, second = sync_facts(centred_offset_curve(sound, pictures))["evidence_halves"]
     assert first > 5 * abs(second)
 
 
@@ -117,7 +117,9 @@ def test_short_clips_of_a_speaker_are_judged_together():
     rows, curves = [], []
     for seed in range(8):
         sound, pictures = embed(seed, 30)
-        curves.append(offset_curve(sound[:25], pictures[4:29]))  # the picture shows what is heard 4 frames later
+        curves.append(
+            centred_offset_curve(sound[:25], pictures[4:29])
+        )  # audio 4 frames late
         rows.append({**CLEAN, "speaker": "a/late", **sync_facts(curves[-1])})
     (finding,) = judge_speakers(rows, curves)
     assert (finding.clip, finding.verdict) == ("a/late", "out of sync")

@@ -152,12 +152,8 @@ class TestProtocols:
         weights = resample_weights(9)
         drawn = []
         for row in weights[:200].astype(int):
-            index = np.concatenate([np.tile(np.flatnonzero(scores.clip == c), n) for c, n in enumerate(row)]).astype(
-                int
-            )
-            sample = PairScores(
-                scores.positive[index], scores.negative[index], scores.clip[index], scores.voiced[index]
-            )
+            rows = [np.tile(np.flatnonzero(scores.clip == number), times) for number, times in enumerate(row)]
+            sample = scores.where(np.concatenate(rows).astype(int))
             drawn.append((area_under_curve(sample.positive, sample.negative), accuracy_at(sample, 0.5)))
         wins, counts = wins_by_clip(scores), np.bincount(scores.clip)
         areas = ((weights[:200] @ wins) * weights[:200]).sum(1) / (weights[:200] @ counts) ** 2

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from unisync_loss.curation.offset_curves import Curve, add_curves, find_peak, halves_differ, offset_curve
+from unisync_loss.curation.offset_curves import Curve, add_curves, centred_offset_curve, find_peak, halves_differ
 from unisync_loss.curation.offset_model import OffsetTree, stand_out
 from unisync_loss.data.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluation.embeddings import embed_clips
@@ -160,7 +160,7 @@ def read_curves(
         mine = [judge for judge in judges if judge.unseen is None or entry.name in judge.unseen]
         try:
             seen = [next(embed_clips(judge.expert, [entry])) for judge in mine]
-            curves.append(add_curves([offset_curve(clip.audio, clip.visual) for clip in seen]))
+            curves.append(add_curves([centred_offset_curve(clip.audio, clip.visual) for clip in seen]))
             problems.append("")
         except (ValueError, OSError) as error:
             curves.append(None)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import FPS
 from unisync_loss.curation.duplicates import Repeat
-from unisync_loss.curation.offset_curves import Curve, add_curves, find_peak, offset_curve
+from unisync_loss.curation.offset_curves import Curve, add_curves, centred_offset_curve, find_peak
 
 #: what to do about each verdict
 REMEDIES = {
@@ -188,14 +188,14 @@ def _finding(row: Row, verdict: str, detail: str) -> Finding:
 
 def find_speed(audio: torch.Tensor, visual: torch.Tensor) -> float | None:
     """Speed at which picture (W, D) and sound (W, D) do fit: 1.2 for 25 fps tagged 30; None where none does."""
-    as_it_is = sync_facts(offset_curve(audio, visual))["evidence"]
+    as_it_is = sync_facts(centred_offset_curve(audio, visual))["evidence"]
     best, speed = max(_MATCH[0], as_it_is + BETTER), None
     for rate in _RATES:
         heard = torch.arange(len(visual)).mul(rate).round().long()
         heard = heard[heard < len(audio)]
         if len(heard) < LONG:
             continue
-        facts = sync_facts(offset_curve(audio[heard], visual[: len(heard)]))
+        facts = sync_facts(centred_offset_curve(audio[heard], visual[: len(heard)]))
         if facts["evidence"] > best and facts["confidence"] >= _MATCH[1]:
             best, speed = facts["evidence"], rate
     return speed
@@ -208,7 +208,7 @@ def find_owner(audio: torch.Tensor, visuals: Sequence[torch.Tensor]) -> tuple[in
         windows = min(len(audio), len(visual))
         if windows < LONG:
             continue
-        facts = sync_facts(offset_curve(audio[:windows], visual[:windows]))
+        facts = sync_facts(centred_offset_curve(audio[:windows], visual[:windows]))
         near = abs(facts["offset_frames"]) <= LATE
         if near and facts["evidence"] > best and facts["confidence"] >= _MATCH[1]:
             owner, best = index, facts["evidence"]

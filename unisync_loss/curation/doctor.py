@@ -39,7 +39,7 @@ from unisync_loss.curation.duplicates import (
     shrink_pictures,
 )
 from unisync_loss.curation.measurements import face_facts, file_facts, movement_facts, read_head, sound_facts
-from unisync_loss.curation.offset_curves import Curve, offset_curve
+from unisync_loss.curation.offset_curves import Curve, centred_offset_curve
 from unisync_loss.data.clips import ClipEntry, list_clips
 from unisync_loss.data.store import is_store, read_lines
 from unisync_loss.evaluation.embeddings import embed_clip
@@ -185,7 +185,7 @@ def look_at(patient: Patient, expert: UniSyncExpert) -> Chart:
     )
     if not chart.found:  # else it says nothing of sync
         seen = embed_clip(expert, entry, clip)
-        chart.curve = offset_curve(seen.audio, seen.visual)
+        chart.curve = centred_offset_curve(seen.audio, seen.visual)
         row |= sync_facts(chart.curve)
         chart.found = judge_sync(row)
         if row["windows"] >= LONG and (chart.found or not is_sure(row)):

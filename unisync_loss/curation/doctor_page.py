@@ -15,7 +15,7 @@ from unisync_loss.config import FPS, SAMPLE_RATE
 from unisync_loss.curation.checks import LATE, REMEDIES
 from unisync_loss.curation.doctor import examine, list_patients
 from unisync_loss.curation.measurements import read_head
-from unisync_loss.curation.offset_curves import offset_curve
+from unisync_loss.curation.offset_curves import centred_offset_curve
 from unisync_loss.data.clips import ClipEntry
 from unisync_loss.evaluation.embeddings import embed_clip
 from unisync_loss.evaluation.offsets import MAX_OFFSET
@@ -157,7 +157,7 @@ def _draw(entry: ClipEntry, expert: UniSyncExpert, row: Report) -> bytes:
         seen = embed_clip(expert, entry, clip)
         offsets = np.arange(-MAX_OFFSET, MAX_OFFSET + 1)
         curve.axvspan(-LATE, LATE, color=COLOURS["unisync"], alpha=0.12, lw=0)
-        curve.plot(offsets, offset_curve(seen.audio, seen.visual).mean, color=COLOURS["unisync"], lw=2)
+        curve.plot(offsets, centred_offset_curve(seen.audio, seen.visual).mean, color=COLOURS["unisync"], lw=2)
         curve.axvline(row["offset_frames"], color=COLOURS["reconstruction"], lw=1.5)
         curve.set_yticks([])
         dress(curve, f"fit by offset; confidence {row['confidence']:.1f}", "audio late by, frames")

@@ -58,7 +58,7 @@ class Peak(NamedTuple):
     margin: float
 
 
-def offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
+def centred_offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
     """Compare every visual window with the audio windows around it.
 
     The mean of each row and column of the table of probabilities is taken off first: a window that goes well with
