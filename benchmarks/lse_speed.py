@@ -54,9 +54,9 @@ def original_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarr
     for start in range(0, count, BATCH):
         windows = range(start, min(count, start + BATCH))
         batch = torch.cat([video[:, :, v : v + 5] for v in windows])
-        seen.append(net.netfclip(net.netcnnlip(batch).flatten(1)))
+        seen.append(net.network.netfclip(net.network.netcnnlip(batch).flatten(1)))
         batch = torch.cat([sound[..., 4 * v : 4 * v + 20] for v in windows])
-        heard.append(net.netfcaud(net.netcnnaud(batch).flatten(1)))
+        heard.append(net.network.netfcaud(net.network.netcnnaud(batch).flatten(1)))
     lips, voices = torch.cat(seen), F.pad(torch.cat(heard), (0, 0, 15, 15))
     return torch.stack([F.pairwise_distance(lips[[v]].repeat(31, 1), voices[v : v + 31]) for v in range(count)])
 

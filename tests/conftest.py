@@ -110,7 +110,7 @@ def golden_syncnet(golden):
     from unisync_loss.lse.syncnet import SyncNet
 
     net = SyncNet()
-    net.load_state_dict(_seeded(net.state_dict()))
+    net.network.load_state_dict(_seeded(net.network.state_dict()))
     return net
 
 
@@ -121,7 +121,7 @@ def syncnet():
 
     draw = torch.Generator().manual_seed(1)
     net = SyncNet()
-    for module in net.modules():
+    for module in net.network.modules():
         if hasattr(module, "running_var"):
             for value in (module.weight, module.running_var):
                 value.uniform_(0.5, 1.5, generator=draw)

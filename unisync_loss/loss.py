@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
+from unisync_loss.utils.frozen import FrozenModule
 from unisync_loss.utils.tensors import describe
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class SyncTerms(NamedTuple):
     weights: Tensor
 
 
-class UniSyncLoss(nn.Module):
+class UniSyncLoss(FrozenModule[UniSyncExpert]):
     """Mean of ``-log p_sync`` over the windows of a generated face, by a frozen expert (eq. 1 with y = 1).
 
     The expert is frozen for good: ``.train()`` and ``.requires_grad_()`` of this module or of a parent, ``deepcopy``,
@@ -54,27 +54,13 @@ class UniSyncLoss(nn.Module):
     """
 
     def __init__(self, expert: UniSyncExpert) -> None:
-        """Freeze the expert."""
-        super().__init__()
-        # in a tuple the expert is no submodule: train(), requires_grad_(), parameters(), state_dict() and DDP of any
-        # parent pass it by; only _apply, that is .to(), .cuda() and .half(), is handed on below
-        self._held = (expert.eval().requires_grad_(False),)
+        super().__init__(expert)
         self._range_checked = False
 
     @property
     def expert(self) -> UniSyncExpert:
         """The frozen expert."""
-        return self._held[0]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UniSyncLoss:
-        def keep_precision(value: Tensor) -> Tensor:
-            moved = fn(value)
-            # a generator cast to half precision must not round what judges it
-            return value.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.expert._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
-        return self
+        return self.network
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str]) -> UniSyncLoss:
@@ -116,7 +102,7 @@ class UniSyncLoss(nn.Module):
         """
         self._check_batch(video, audio)
         self._check_range(video)
-        self._freeze_again()
+        self.freeze()
         with torch.no_grad():
             # the representation's own check comes first: axes in another order would read as a wrong number of frames
             frames = self.expert.visual_input(video).shape[1]
@@ -128,12 +114,6 @@ class UniSyncLoss(nn.Module):
         values = margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
         loss = reduce(values, window_weights, reduction)
         return SyncTerms(loss, probability.detach(), window_weights) if return_terms else loss
-
-    def _freeze_again(self) -> None:
-        """Undo what ``train()`` or ``requires_grad_()`` did through another module that holds the same expert."""
-        # both act on all of a module, so that one flag of each tells; a walk over all modules would cost more
-        if self.expert.training or next(self.expert.parameters()).requires_grad:
-            self.expert.eval().requires_grad_(False)
 
     def _check_batch(self, video: Tensor, audio: Tensor) -> None:
         for name, value in (("video", video), ("audio", audio)):

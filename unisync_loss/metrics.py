@@ -171,7 +171,7 @@ class _LipSyncError(Metric):
     def __init__(self, net: SyncNet, edge: Edge = "legacy", **options: Any) -> None:  # noqa: ANN401
         """Hold the network."""
         super().__init__(**options)
-        self._held = (net,)  # in a tuple it is no submodule: the weights stay out of checkpoints
+        self.net = net  # frozen, and no part of this metric's state_dict
         self.edge = edge
         for name in ("distance", "confidence"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -192,7 +192,7 @@ class _LipSyncError(Metric):
             raise ValueError(f"video: expected (B, T, 3, H, W) floating point, got {tuple(video.shape)} {video.dtype}")
         if waveform.ndim != 2 or len(waveform) != len(video) or not waveform.is_floating_point():
             raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {tuple(waveform.shape)}")
-        net = self._held[0].to(video.device)
+        net = self.net.to(video.device)
         results = [_measure(net, *clip, self.edge) for clip in zip(video.detach(), waveform.detach(), strict=True)]
         self.distance += sum(result.lse_d for result in results)
         self.confidence += sum(result.lse_c for result in results)

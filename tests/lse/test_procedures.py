@@ -276,7 +276,7 @@ def test_tracks_of_a_video_are_averaged():
 @pytest.fixture(scope="module")
 def weights(syncnet, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "syncnet_v2.model"
-    torch.save(syncnet.state_dict(), path)
+    torch.save(syncnet.network.state_dict(), path)
     return path
 
 

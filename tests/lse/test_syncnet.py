@@ -29,7 +29,7 @@ def test_parity_of_video_can_fail(golden, golden_syncnet, wrong):
     frames, net = golden["frames_bgr"], golden_syncnet
     if wrong == "no padding":
         net = copy.deepcopy(net)
-        net.netcnnlip[4].padding = (0, 0, 0)  # the size of the embedding stays
+        net.network.netcnnlip[4].padding = (0, 0, 0)  # the size of the embedding stays
     else:
         frames = {"RGB for BGR": frames[..., ::-1].copy(), "range 0 to 1": frames / 255, "a frame late": frames[1:]}[
             wrong
@@ -47,7 +47,7 @@ def test_parity_of_audio_can_fail(golden, golden_syncnet, wrong):
 
 
 def test_size():
-    assert sum(parameter.numel() for parameter in SyncNet().parameters()) == 13_631_616  # the original's count
+    assert sum(parameter.numel() for parameter in SyncNet().network.parameters()) == 13_631_616  # the original's count
 
 
 def test_video_equals_window_by_window(syncnet):
@@ -55,7 +55,7 @@ def test_video_equals_window_by_window(syncnet):
     frames = torch.randint(0, 256, (10, 3, 224, 224), dtype=torch.uint8)
     windows = torch.stack([frames[start : start + 5].flip(1).movedim(0, 1) for start in range(6)]).float()
     with torch.no_grad():
-        expected = syncnet.netfclip(syncnet.netcnnlip(windows).flatten(1))
+        expected = syncnet.network.netfclip(syncnet.network.netcnnlip(windows).flatten(1))
     assert relative(syncnet.embed_video(frames).numpy(), expected.numpy()) < 1e-5
 
 
@@ -63,14 +63,14 @@ def test_audio_equals_window_by_window(syncnet):
     coefficients = 10 * torch.randn(31, 13, dtype=torch.float64)
     windows = torch.stack([coefficients[start : start + 20].T[None] for start in (0, 4, 8)]).float()
     with torch.no_grad():
-        expected = syncnet.netfcaud(syncnet.netcnnaud(windows).flatten(1))
+        expected = syncnet.network.netfcaud(syncnet.network.netcnnaud(windows).flatten(1))
     assert relative(syncnet.embed_audio(coefficients).numpy(), expected.numpy()) < 1e-5
 
 
 def test_it_stays_frozen(syncnet):
-    parent = torch.nn.ModuleList([syncnet]).train()
-    assert not any(module.training for module in parent[0].modules())
-    assert not any(parameter.requires_grad for parameter in syncnet.parameters())
+    parent = torch.nn.ModuleList([syncnet]).train().requires_grad_(True)
+    assert not any(module.training for module in [*parent[0].modules(), *syncnet.network.modules()])
+    assert not any(parameter.requires_grad for parameter in syncnet.network.parameters())
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 224, 224), (5, 3, 96, 96), (5, 224, 224, 3), (3, 224, 224)])
@@ -87,7 +87,7 @@ def test_wrong_coefficients(syncnet, shape):
 
 @pytest.mark.parametrize("kind", ["syncnet_v2.model", "before_1.6.model", "without_counters.model", "copy.safetensors"])
 def test_weights_load(syncnet, tmp_path, kind):
-    state = syncnet.state_dict()
+    state = syncnet.network.state_dict()
     if kind == "copy.safetensors":
         save_file(state, tmp_path / kind)
     else:
@@ -95,7 +95,7 @@ def test_weights_load(syncnet, tmp_path, kind):
             state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
         torch.save(state, tmp_path / kind, _use_new_zipfile_serialization=kind != "before_1.6.model")
     loaded = load_syncnet(tmp_path / kind)
-    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in state.items())
+    assert all(torch.equal(loaded.network.state_dict()[key], value) for key, value in state.items())
 
 
 class Trap:
@@ -104,13 +104,13 @@ class Trap:
 
 
 def spoil(state, how):
-    if how == "lacks netfclip.3.bias":
+    if how == "missing netfclip.3.bias":
         del state["netfclip.3.bias"]
-    elif how == "has the unknown extra":
+    elif how == "unexpected extra":
         state["extra"] = torch.zeros(1)
-    elif how == "unfit or not finite netfcaud.0.bias":
+    elif how == "netfcaud.0.bias: expected finite values":
         state["netfcaud.0.bias"] = torch.full((512,), torch.nan)
-    elif how == "unfit or not finite netfcaud.0.weight":
+    elif how == "netfcaud.0.weight: expected shape":
         state["netfcaud.0.weight"] = torch.zeros(2, 2)
     return state
 
@@ -118,14 +118,14 @@ def spoil(state, how):
 @pytest.mark.parametrize(
     "how",
     [
-        "lacks netfclip.3.bias",
-        "has the unknown extra",
-        "unfit or not finite netfcaud.0.bias",
-        "unfit or not finite netfcaud.0.weight",
+        "missing netfclip.3.bias",
+        "unexpected extra",
+        "netfcaud.0.bias: expected finite values",
+        "netfcaud.0.weight: expected shape",
     ],
 )
 def test_unfit_weights(syncnet, tmp_path, how):
-    torch.save(spoil(dict(syncnet.state_dict()), how), tmp_path / "a.model")
+    torch.save(spoil(dict(syncnet.network.state_dict()), how), tmp_path / "a.model")
     with pytest.raises(ValueError, match=how):
         load_syncnet(tmp_path / "a.model")
 

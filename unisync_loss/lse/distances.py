@@ -147,7 +147,7 @@ class LseMeter:
 
     def _embed(self) -> None:
         """Keep the distances of the windows that wait, those to zeros beside them, and the last four frames."""
-        device = next(self.net.parameters()).device
+        device = next(self.net.network.parameters()).device
         windows = len(self._frames) - WINDOW_FRAMES + 1
         with torch.inference_mode(), _in_full_precision(device):
             video = self.net.embed_video(torch.stack(self._frames).to(device))

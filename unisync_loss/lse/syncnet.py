@@ -19,6 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.lse.mfcc import COEFFICIENTS
+from unisync_loss.utils.frozen import FrozenModule
+from unisync_loss.utils.weights import match_weights
 
 SIZE = 224  # pixels of a side
 WINDOW_STEPS = 20  # MFCC steps of 10 ms in a window of 5 frames
@@ -27,16 +29,14 @@ EMBEDDING = 1024
 _AT_ONCE = 4  # windows in the first layer
 
 
-class SyncNet(nn.Module):
-    """13.6 M parameters in two towers; frozen in eval mode for good: the measure must not change under training.
+class SyncNet(FrozenModule[nn.ModuleDict]):
+    """13.6 M parameters in two towers, frozen: the measure must not change when a network that holds it is trained.
 
     Axes: T video frames at 25 fps, L MFCC steps at 100 Hz, W windows of 5 frames, 20 steps.
     """
 
     def __init__(self) -> None:
-        """Build both towers with random weights."""
-        super().__init__()
-        self.netcnnaud = nn.Sequential(
+        audio = nn.Sequential(
             *_block(nn.Conv2d(1, 64, 3, padding=1)),
             nn.Identity(),  # the original pools 1 × 1 here
             *_block(nn.Conv2d(64, 192, 3, padding=1)),
@@ -48,7 +48,7 @@ class SyncNet(nn.Module):
             *_block(nn.Conv2d(256, 512, (5, 4))),
         )
         pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2))
-        self.netcnnlip = nn.Sequential(
+        video = nn.Sequential(
             *_block(nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2))),
             pool,
             *_block(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1))),
@@ -59,12 +59,10 @@ class SyncNet(nn.Module):
             pool,
             *_block(nn.Conv3d(256, 512, (1, 6, 6))),
         )
-        self.netfcaud, self.netfclip = _head(), _head()
-        self.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> SyncNet:
-        """Stay in eval mode, whatever a parent module is told."""
-        return super().train(False)
+        # the original's names of parameters
+        super().__init__(
+            nn.ModuleDict({"netcnnaud": audio, "netcnnlip": video, "netfcaud": _head(), "netfclip": _head()})
+        )
 
     def embed_video(self, frames: Tensor) -> Tensor:
         """Embed every window of five frames; frame positions are computed once, not once a window.
@@ -80,7 +78,9 @@ class SyncNet(nn.Module):
         """
         if frames.ndim != 4 or frames.shape[1:] != (3, SIZE, SIZE) or len(frames) < WINDOW_FRAMES:
             raise ValueError(f"frames: expected (T, 3, {SIZE}, {SIZE}) with T >= 5, got {tuple(frames.shape)}")
-        first, norm, _, pool, *others = self.netcnnlip
+        tower = self.network["netcnnlip"]
+        assert isinstance(tower, nn.Sequential)
+        first, norm, _, pool, *others = tower
         assert isinstance(first, nn.Conv3d)
         assert isinstance(norm, nn.BatchNorm3d)
         fused = fuse_conv_bn_eval(first, norm)
@@ -92,7 +92,8 @@ class SyncNet(nn.Module):
             _pool(rearrange(F.conv3d(piece, weight, fused.bias, first.stride), "1 c w h v -> w c h v"), pool)
             for piece in (video[:, :, start : start + _AT_ONCE + 4] for start in range(0, len(frames) - 4, _AT_ONCE))
         ]
-        return self.netfclip(_run(others, torch.cat(pooled).relu_()))
+        embedding: Tensor = self.network["netfclip"](_run(others, torch.cat(pooled).relu_()))
+        return embedding
 
     def embed_audio(self, coefficients: Tensor) -> Tensor:
         """Embed the 20 MFCC steps of every window. Windows overlap, but each is padded for itself: none is shared.
@@ -109,7 +110,10 @@ class SyncNet(nn.Module):
         if coefficients.ndim != 2 or coefficients.shape[1] != COEFFICIENTS or len(coefficients) < WINDOW_STEPS:
             raise ValueError(f"coefficients: expected (L, 13) with L >= 20, got {tuple(coefficients.shape)}")
         windows = coefficients.unfold(0, WINDOW_STEPS, STEPS_PER_FRAME)[:, None]
-        return self.netfcaud(_run(self.netcnnaud, windows.to(next(self.parameters()))))
+        tower = self.network["netcnnaud"]
+        assert isinstance(tower, nn.Sequential)
+        embedding: Tensor = self.network["netfcaud"](_run(tower, windows.to(next(tower.parameters()))))
+        return embedding
 
 
 def _block(convolution: nn.Conv2d | nn.Conv3d) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -166,30 +170,15 @@ def load_syncnet(path: str | os.PathLike[str]) -> SyncNet:
     if not path.is_file():
         raise FileNotFoundError(f"no such weights file: {path}")
     net = SyncNet()
-    expected = net.state_dict()
-    given = _read_tensors(path)
+    expected = net.network.state_dict()
     # counters of training steps are not in files older than PyTorch 0.4.1
-    missing = sorted(key for key in expected if key not in given and not key.endswith("num_batches_tracked"))
-    foreign = sorted(given.keys() - expected.keys())
-    wrong = [
-        f"{key} {tuple(given[key].shape)}" for key in given.keys() & expected.keys() if not _fits(given, expected, key)
-    ]
-    for problem, keys in (
-        ("lacks", missing),
-        ("has the unknown", foreign),
-        ("has the unfit or not finite", sorted(wrong)),
-    ):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(
-                f"{path}: expected the {len(expected)} tensors of syncnet_v2.model, it {problem} {keys[0]}{more}"
-            )
-    net.load_state_dict({**expected, **given})
+    counters = frozenset(key for key in expected if key.endswith("num_batches_tracked"))
+    try:
+        given = match_weights(_read_tensors(path), expected, optional=counters)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected the {len(expected)} tensors of syncnet_v2.model, got: {error}") from error
+    net.network.load_state_dict({**expected, **given})
     return net
-
-
-def _fits(given: dict[str, Tensor], expected: dict[str, Tensor], key: str) -> bool:
-    return given[key].shape == expected[key].shape and bool(given[key].isfinite().all())
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import BUNDLED
 from unisync_loss.utils.hub import hub_source
+from unisync_loss.utils.weights import match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 RELEASED = "released.json"  # the table that pins the bundled ones
@@ -156,7 +157,10 @@ def _load(
     content = path.read_bytes()  # once, so that what was checked is what is loaded
     if released is not None and (digest := hashlib.sha256(content).hexdigest()) != released.sha256:
         raise ValueError(f"{path}: expected sha256 {released.sha256}, got {digest}: changed, install it again")
-    tensors = _matched(_parse(content, path), expected, path)
+    try:
+        tensors = match_weights(_parse(content, path), expected)
+    except ValueError as error:
+        raise ValueError(f"{path}: does not fit {CONFIG}: {error}") from error
     with torch.random.fork_rng(devices=[]):
         expert = UniSyncExpert(config).float()
     expert.load_state_dict(tensors)
@@ -185,27 +189,6 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: expected a whole safetensors file, got {found if content else 'an empty one'}"
         ) from error
-
-
-def _matched(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors in the expert's types, if every key, shape and kind is as expected and every value finite."""
-    problems = [f"missing {key}" for key in expected if key not in tensors]
-    problems += [f"unexpected {key}" for key in tensors if key not in expected]
-    matched = {}
-    for key in [key for key in expected if key in tensors]:
-        got, want = tensors[key], expected[key]
-        if got.shape != want.shape:
-            problems.append(f"{key}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}")
-        elif got.is_floating_point() != want.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
-            problems.append(f"{key}: expected {want.dtype}, got {got.dtype}")
-        else:
-            matched[key] = got.to(torch.float32 if want.is_floating_point() else want.dtype)
-            if not torch.isfinite(matched[key]).all():
-                problems.append(f"{key}: expected finite values, got NaN or infinity")
-    if problems:
-        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise ValueError(f"{path}: does not fit {CONFIG}: {shown}")
-    return matched
 
 
 def _folder_file(folder: Path, file: str) -> Path:
