@@ -9,9 +9,8 @@ import pytest
 import torch
 from helpers.fake_hub import Stopwatch, black_hole, dead_port, run_cold, use_hub
 
-from unisync_loss import UniSyncConfig, UniSyncExpert
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
 from unisync_loss.representations import hubert_encoder as hubert
-from unisync_loss.representations.hubert import _encoder
 from unisync_loss.representations.hubert_encoder import HubertEncoder, cached_features, read_features
 
 REPO = "tiny/hubert"
@@ -47,11 +46,6 @@ def waveform():
     """Three seconds whose loudness changes, not zero on average."""
     time = torch.arange(48000) / 16000
     return (0.3 * torch.randn(48000) * (1 + torch.sin(3 * time)) + 0.05)[None]
-
-
-@pytest.fixture(autouse=True)
-def forget():
-    _encoder.cache_clear()
 
 
 def peer(folder, waveform, layer=-1):
@@ -206,7 +200,26 @@ class TestExpert:
         before = list(expert.state_dict())
         expert.train().encode_audio(waveform, 75)
         assert list(expert.state_dict()) == before
-        assert not _encoder(str(folder), "main", -1, torch.device("cpu"))._transformer.training
+        assert not expert.audio_input.encoder.network.training
+
+    def test_the_encoder_is_loaded_once_and_moves_with_the_loss(self, folder, waveform, monkeypatch):
+        loss = UniSyncLoss(UniSyncExpert(hubert_config(folder)))
+        with torch.inference_mode():
+            loss.expert.encode_audio(waveform, 75)
+        encoder = loss.expert.audio_input.encoder
+        loss.half()
+        assert encoder.dtype == torch.float32
+        monkeypatch.setattr(HubertEncoder, "from_pretrained", None)
+        loss.expert.encode_audio(waveform, 75)
+        loss.to("meta")
+        assert {value.device.type for value in encoder.network.parameters()} == {"meta"}
+
+    def test_a_gradient_after_scoring_in_inference_mode(self, folder, waveform):
+        expert = UniSyncExpert(hubert_config(folder))
+        with torch.inference_mode():
+            expert.encode_audio(waveform, 75)
+        expert.encode_audio(waveform.requires_grad_(), 75).sum().backward()
+        assert waveform.grad.abs().sum() > 0
 
     def test_the_configs_layer_is_taken(self, folder, waveform):
         last, first = (UniSyncExpert(hubert_config(folder, hubert_layer=layer)) for layer in (-1, 1))
@@ -237,7 +250,7 @@ class TestCache:
         encoder, samples = HubertEncoder.from_pretrained(folder), waveform[0].numpy()
         computed = cached_features(samples, encoder, tmp_path / "cache")
         assert np.array_equal(computed, encoder(waveform)[0].numpy())
-        monkeypatch.setattr(HubertEncoder, "__call__", None)
+        monkeypatch.setattr(HubertEncoder, "forward", None)
         assert np.array_equal(cached_features(samples, encoder, tmp_path / "cache"), computed)
         assert len(list((tmp_path / "cache").iterdir())) == 1
 

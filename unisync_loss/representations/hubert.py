@@ -1,26 +1,29 @@
-"""HuBERT features: 50 steps a second, two a video frame, given or computed from the waveform."""
+"""HuBERT features as an expert's audio input: 50 steps per second, two per video frame."""
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch import Tensor
 
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.base import AudioInput
 from unisync_loss.representations.hubert_encoder import MARGIN, HubertEncoder, fit_steps, looks_like
 
 
 class HubertInput(AudioInput):
-    """Waveform (B, S), or features (B, L, F) → (B, L, F).
+    """Waveform (B, S) or features (B, L, F) → (B, L, F).
 
     A waveform is encoded by the model, revision and layer of the config, in float32; the model is loaded at the first
-    waveform and shared by all experts of the process. Give whole clips, not windows: HuBERT hears the context. Features
-    of clips that are read again and again are computed once by
-    :func:`unisync_loss.representations.hubert_encoder.cached_features`.
+    waveform and moves with the expert from then on. Pass whole clips, not windows, because HuBERT uses the context. For
+    clips that are read again and again, :func:`unisync_loss.representations.hubert_encoder.cached_features` computes
+    the features once.
     """
 
     margin = MARGIN // 2
+
+    def __init__(self, config: UniSyncConfig) -> None:
+        super().__init__(config)
+        self.encoder: HubertEncoder | None = None
 
     @property
     def expected(self) -> str:  # type: ignore[override]
@@ -34,23 +37,24 @@ class HubertInput(AudioInput):
         if audio.ndim == 3:
             self._check_width(audio.shape[2], audio)
             return audio
-        config = self.config
-        encoder = _encoder(config.hubert_model, config.hubert_revision, config.hubert_layer, audio.device)
+        encoder = self._loaded_encoder(audio.device)
         self._check_width(encoder.width, audio)
-        if audio.requires_grad:
-            return encoder(audio).to(audio.dtype)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and audio.requires_grad):
             return encoder(audio).to(audio.dtype)
 
     def fit(self, features: Tensor, steps: int) -> Tensor:
         """Repeat the last step where one is missing: HuBERT gives 2·T - 1 steps for exactly T frames of audio."""
         return fit_steps(features, steps)
 
+    def _loaded_encoder(self, device: torch.device) -> HubertEncoder:
+        if self.encoder is None:
+            config = self.config
+            with torch.inference_mode(False):  # weights made in inference mode never take part in a backward pass
+                self.encoder = HubertEncoder.from_pretrained(
+                    config.hubert_model, revision=config.hubert_revision, layer=config.hubert_layer, device=device
+                )
+        return self.encoder
+
     def _check_width(self, width: int, audio: Tensor) -> None:
         if width != self.config.audio_features:
             raise ValueError(f"{self.refuse(audio)}: features of width {width}{looks_like(width)}")
-
-
-@functools.lru_cache(maxsize=2)  # a failure is not remembered
-def _encoder(model: str, revision: str, layer: int, device: torch.device) -> HubertEncoder:
-    return HubertEncoder.from_pretrained(model, revision=revision, layer=layer, device=device)

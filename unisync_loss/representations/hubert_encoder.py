@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unisync_loss.config import SAMPLE_RATE, STEP_RATE
 from unisync_loss.utils.files import atomic_path
+from unisync_loss.utils.frozen import FrozenModule
 from unisync_loss.utils.transformers_models import load_model
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def looks_like(width: int) -> str:
     return f", which looks like {_WIDTHS[width]}" if width in _WIDTHS else ""
 
 
-class HubertEncoder:
+class HubertEncoder(FrozenModule[nn.ModuleDict]):
     """A frozen HuBERT, from waveforms to features.
 
     Up to 30 s are heard whole, as in training. Time and memory of attention grow with the square of the length, and a
@@ -83,19 +84,22 @@ class HubertEncoder:
         identity: str,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Freeze the model and take its convolutions out, so that they can run piece by piece."""
         config = model.config
         if not -1 <= layer <= config.num_hidden_layers:
             raise ValueError(f"hubert_layer: expected -1 … {config.num_hidden_layers}, got {layer}")
         if math.prod(config.conv_stride) != HOP:
             raise ValueError(f"expected a HuBERT of 50 steps a second, got strides {tuple(config.conv_stride)}")
-        self.layer, self.normalize, self.identity, self.dtype = layer, normalize, identity, dtype
+        convolutions = model.feature_extractor.conv_layers
+        model.feature_extractor = nn.Identity()  # the convolutions run piece by piece, see _convolve
+        super().__init__(nn.ModuleDict({"convolutions": convolutions, "transformer": model}).to(dtype))
+        self.layer, self.normalize, self.identity = layer, normalize, identity
         self.width: int = config.hidden_size
         self._group_norm = config.feat_extract_norm == "group"
-        model = model.to(dtype).eval().requires_grad_(False)
-        self._convolutions: list[Any] = list(model.feature_extractor.conv_layers)
-        model.feature_extractor = nn.Identity()
-        self._transformer = model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of number in which the model computes."""
+        return next(self.network.parameters()).dtype
 
     @classmethod
     def from_pretrained(
@@ -127,7 +131,7 @@ class HubertEncoder:
         normalize = bool(preprocessor.get("do_normalize", True))
         return cls(network.to(device or "cpu"), layer=layer, normalize=normalize, identity=identity, dtype=dtype)
 
-    def __call__(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor) -> Tensor:
         """Encode clips of equal length.
 
         Args:
@@ -170,7 +174,7 @@ class HubertEncoder:
         for start in range(0, steps, _PIECE):
             last = min(start + _PIECE, steps) - 1
             hidden = waveform[:, None, HOP * start : HOP * last + FIELD]
-            for index, layer in enumerate(self._convolutions):
+            for index, layer in enumerate(self._convolutions()):
                 if index == 0 and moments is not None:
                     mean, deviation = moments
                     hidden = (layer.conv(hidden) - mean) / deviation
@@ -181,9 +185,13 @@ class HubertEncoder:
             pieces.append(hidden)
         return torch.cat(pieces, dim=2)
 
+    def _convolutions(self) -> list[Any]:
+        """Layers of ``transformers``, from the waveform on."""
+        return list(self.network["convolutions"].children())
+
     def _moments(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the first convolution's output over the whole clip, (B, C, 1) each."""
-        first = self._convolutions[0]
+        first = self._convolutions()[0]
         kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
         count = (waveform.shape[1] - kernel) // stride + 1
         sums: list[Tensor] = []
@@ -197,10 +205,11 @@ class HubertEncoder:
 
     def _hidden(self, features: Tensor) -> Tensor:
         """(B, C, steps) → (B, steps, F)."""
+        transformer = self.network["transformer"]
         if self.layer == -1:
-            last: Tensor = self._transformer(features).last_hidden_state
+            last: Tensor = transformer(features).last_hidden_state
             return last
-        states = self._transformer(features, output_hidden_states=True).hidden_states
+        states = transformer(features, output_hidden_states=True).hidden_states
         assert states is not None
         chosen: Tensor = states[self.layer]
         return chosen
@@ -234,7 +243,7 @@ def cached_features(
         device: to encode on.
 
     Returns:
-        (L, F) float32; see :meth:`HubertEncoder.__call__`.
+        (L, F) float32; see :meth:`HubertEncoder.forward`.
 
     Raises:
         ValueError: for a waveform of another shape, or too short.
