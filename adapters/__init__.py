@@ -1,1 +1,1 @@
-"""Thin bridges to generators, installed as ``unisync_loss.adapters``; each file uses public names only."""
+"""Adapters to talking-face generators, one module each; installed as ``unisync_loss.adapters``."""

@@ -1,6 +1,6 @@
-"""GeneFace (yerfor/GeneFace at 15ff4e5): its sync term by a UniSync expert, and a switch that its trainer keeps.
+"""GeneFace (yerfor/GeneFace at 15ff4e5): replacement for its sync term and a switch that its checkpoints keep.
 
-The README beside this file names the lines to change.
+The README in this folder lists the lines to change.
 """
 
 from __future__ import annotations
@@ -10,23 +10,26 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from unisync_loss import SyncTerms, UniSyncLoss, points_of_idexp
+from unisync_loss import SyncTerms, UniSyncLoss
+from unisync_loss.representations import points_of_idexp
+
+__all__ = ["GeneFaceSync", "SyncSwitch"]
 
 logger = logging.getLogger(__name__)
-_MOUTH = slice(48, 68)  # of the 68 points, GeneFace's and iBUG's
+_MOUTH = slice(48, 68)  # mouth points among the 68 of iBUG, which GeneFace uses
 
 
 class GeneFaceSync(nn.Module):
-    """The sync term of GeneFace's audio2motion and postnet tasks.
+    """Sync term for GeneFace's audio2motion and postnet tasks.
 
-    It stands in for their ``SyncNetTask``, which goes back to train mode with the task after the first validation. This
-    one cannot; it takes no part in the task's parameters, optimisers and checkpoints.
+    It replaces their ``SyncNetTask``, which returns to train mode with the task after the first validation. This
+    one stays in eval mode and is not part of the task's parameters, optimisers or checkpoints.
 
     Args:
-        loss: of a HuBERT-landmarks expert on 68 or 20 points, 3-D or 2-D.
+        loss: loss with a hubert-landmarks expert on 68 or 20 points, 3-D or 2-D.
 
     Raises:
-        ValueError: for another expert.
+        ValueError: for any other expert.
 
     Example:
         >>> sync = GeneFaceSync(UniSyncLoss.from_pretrained("hubert-landmarks"))  # doctest: +SKIP
@@ -34,13 +37,12 @@ class GeneFaceSync(nn.Module):
     """
 
     def __init__(self, loss: UniSyncLoss) -> None:
-        """Check the expert."""
         super().__init__()
         config = loss.expert.config
         if config.name != "hubert-landmarks" or config.visual_features not in (204, 136, 60, 40):
             raise ValueError(
-                "GeneFace's batches carry HuBERT and 68 landmarks: expected a hubert-landmarks expert on 68 or 20 "
-                f"points, got {config.name} on {config.visual_features} values a frame"
+                "GeneFace trains on HuBERT and 68 landmarks: expected a hubert-landmarks expert on 68 or 20 points, "
+                f"got {config.name} on {config.visual_features} values per frame"
             )
         self.loss = loss
 
@@ -48,20 +50,20 @@ class GeneFaceSync(nn.Module):
         """Score predicted landmarks.
 
         Args:
-            landmarks: (B, T, 204) ``idexp_lm3d`` as predicted, or (B, T, 60) its mouth; not standardised.
-            hubert: (B, 2 T, F) features of the expert's HuBERT, F = 1024 in GeneFace.
-            mask: (B, T) ``y_mask``, 0 where the batch is padded; None where it is not.
+            landmarks: (B, T, 204) predicted ``idexp_lm3d``, or (B, T, 60) its mouth points; not standardised.
+            hubert: (B, 2T, F) features of the expert's HuBERT, F = 1024 in GeneFace.
+            mask: (B, T) ``y_mask``, 0 in padding; None without padding.
 
         Returns:
-            Scalar, the mean of ``-log p`` over the windows that hold no padding.
+            Scalar, the mean of ``-log p`` over windows without padding; 0 if there is none.
 
         Raises:
-            ValueError: for another shape. The loss of a batch of padding alone is 0.
+            ValueError: for other shapes.
         """
         return self.terms(landmarks, hubert, mask).loss
 
     def terms(self, landmarks: Tensor, hubert: Tensor, mask: Tensor | None = None) -> SyncTerms:
-        """Score predicted landmarks window by window, for logs.
+        """Score predicted landmarks per window, for logging.
 
         Args:
             landmarks: see :meth:`forward`.
@@ -76,10 +78,10 @@ class GeneFaceSync(nn.Module):
         """
         shapes = [tuple(value.shape) for value in (landmarks, hubert) if isinstance(value, Tensor)]
         if len(shapes) < 2 or len(shapes[0]) != 3 or shapes[0][2] not in (204, 60):
-            raise ValueError(f"expected landmarks (B, T, 204 or 60) and hubert (B, 2 T, F), got {shapes}")
+            raise ValueError(f"expected landmarks (B, T, 204 or 60) and hubert (B, 2T, F), got {shapes}")
         batch, frames = shapes[0][:2]
         if len(shapes[1]) != 3 or shapes[1][:2] != (batch, 2 * frames):
-            raise ValueError(f"hubert: expected (B, 2 T, F) with B, T = {batch}, {frames}, got {shapes[1]}")
+            raise ValueError(f"hubert: expected (B, 2T, F) with B, T = {batch}, {frames}, got {shapes[1]}")
         if mask is not None and mask.shape != (batch, frames):
             raise ValueError(f"mask: expected (B, T) = {(batch, frames)}, got {tuple(mask.shape)}")
         terms = self.loss(self._points(landmarks), hubert, mask=mask, return_terms=True)
@@ -87,7 +89,7 @@ class GeneFaceSync(nn.Module):
         return terms
 
     def _points(self, landmarks: Tensor) -> Tensor:
-        """What the expert looks at, (B, T, N, 2 or 3)."""
+        """Landmarks in the layout of the expert, (B, T, N, 2 or 3)."""
         points = points_of_idexp(landmarks)
         features = self.loss.expert.config.visual_features
         if features in (60, 40) and points.shape[2] == 68:
@@ -95,20 +97,23 @@ class GeneFaceSync(nn.Module):
         axes = 3 if features in (204, 60) else 2
         if points.shape[2] * axes != features:
             raise ValueError(
-                f"landmarks: expected all 68 points for an expert on {features} values, got the mouth's 20"
+                f"landmarks: expected all 68 points for an expert on {features} values, got the 20 of the mouth"
             )
         return points[..., :axes]
 
 
 class SyncSwitch(nn.Module):
-    """Weight of the sync term: 0 until the held-out sync loss is low, then full, for good.
+    """Weight of the sync term: 0 until the held-out sync loss is low, then the full weight permanently.
 
-    GeneFace keeps this switch in a plain attribute, which a resumed run forgets. Its trainer saves those children of a
-    task that have parameters: so the switch is one, without gradient, and GeneFace's own checkpoints keep it.
+    GeneFace keeps this switch in a plain attribute, which is lost on resume. Its trainer saves the children of a task
+    that have parameters; the switch is therefore a module with one parameter, without gradient.
 
     Args:
-        weight: once switched on.
+        weight: weight after switching on, at least 0.
         threshold: held-out loss (mean ``-log p``) at or below which it switches on.
+
+    Raises:
+        ValueError: for a negative weight.
 
     Example:
         >>> switch = SyncSwitch(0.01)
@@ -117,7 +122,6 @@ class SyncSwitch(nn.Module):
     """
 
     def __init__(self, weight: float = 0.01, *, threshold: float = 0.75) -> None:
-        """Start switched off."""
         super().__init__()
         if weight < 0:
             raise ValueError(f"weight: expected 0 or more, got {weight}")
@@ -126,14 +130,17 @@ class SyncSwitch(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight now, a scalar on the switch's device."""
+        """Current weight, a scalar on the device of the switch."""
         return self.final * self.enabled.detach()
 
     def update(self, held_out_loss: float) -> bool:
-        """Switch on where the held-out loss is low; returns whether it is on."""
+        """Switch on if the held-out loss is low; returns whether it is on."""
         if held_out_loss <= self.threshold and not bool(self.enabled):
             self.enabled.fill_(1.0)
             logger.info(
-                "sync loss %.3f is at or below %.3f: its weight is %g", held_out_loss, self.threshold, self.final
+                "sync loss %.3f is at or below %.3f: its weight is now %g",
+                held_out_loss,
+                self.threshold,
+                self.final,
             )
         return bool(self.enabled)

@@ -1,6 +1,6 @@
-"""Wav2Lip (Rudrabha/Wav2Lip at 5c90fa9): the same call as its ``get_sync_loss``, and a weight that survives a restart.
+"""Wav2Lip (Rudrabha/Wav2Lip at 5c90fa9): replacement for its ``get_sync_loss`` and a resumable weight schedule.
 
-The README beside this file names the lines to change.
+The README in this folder lists the lines to change.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from unisync_loss import SyncTerms, UniSyncLoss
 
+__all__ = ["SyncWeightSchedule", "Wav2LipSync"]
+
 logger = logging.getLogger(__name__)
 
 
 class Wav2LipSync(nn.Module):
-    """``get_sync_loss(mel, g)`` by a UniSync expert.
+    """Drop-in replacement for ``get_sync_loss(mel, g)``, computed by a UniSync expert.
 
     Args:
-        loss: of a mel-rgb expert.
+        loss: loss with a mel-rgb expert.
 
     Raises:
-        ValueError: for an expert of another pair.
+        ValueError: if the expert is not mel-rgb.
 
     Example:
         >>> get_sync_loss = Wav2LipSync(UniSyncLoss.from_pretrained("mel-rgb"))  # doctest: +SKIP
@@ -31,38 +33,35 @@ class Wav2LipSync(nn.Module):
     """
 
     def __init__(self, loss: UniSyncLoss) -> None:
-        """Keep the loss."""
         super().__init__()
         if loss.expert.config.name != "mel-rgb":
-            raise ValueError(
-                f"Wav2Lip's loop carries mel and RGB: expected a mel-rgb expert, got {loss.expert.config.name}"
-            )
+            raise ValueError(f"Wav2Lip trains on mel and RGB: expected a mel-rgb expert, got {loss.expert.config.name}")
         self.loss = loss
 
     def forward(self, mel: Tensor, g: Tensor) -> Tensor:
         """Score generated windows.
 
         Args:
-            mel: (B, 1, 80, 16), as Wav2Lip's loader gives it.
+            mel: (B, 1, 80, 16), as Wav2Lip's loader returns it.
             g: (B, 3, 5, H, W) generated frames, BGR in [0, 1], any H and W.
 
         Returns:
             Scalar, the mean of ``-log p``.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: for other shapes.
         """
         return self.terms(mel, g).loss
 
     def terms(self, mel: Tensor, g: Tensor) -> SyncTerms:
-        """Score generated windows one by one, for logs and for weighting samples.
+        """Score generated windows individually, for logging and for weighting samples.
 
         Args:
             mel: see :meth:`forward`.
             g: see :meth:`forward`.
 
         Returns:
-            The loss, and ``probability`` (B, 1) of each sample.
+            The loss, and ``probability`` (B, 1) per sample.
 
         Raises:
             ValueError: for another shape.
@@ -77,18 +76,18 @@ class Wav2LipSync(nn.Module):
 
 
 class SyncWeightSchedule:
-    """Weight of the sync term: 0 until the generator's held-out loss is low, then a ramp; kept in checkpoints.
+    """Weight of the sync term: 0 until the generator's held-out sync loss is low, then a linear ramp.
 
-    Wav2Lip switches from 0 to 0.03 at one blow, at a fixed value of its own SyncNet's loss, and forgets it on resume.
+    Wav2Lip switches from 0 to 0.03 in one step, at a fixed value of its own SyncNet's loss, and loses it on resume.
 
     Args:
-        weight: final weight.
-        threshold: held-out sync loss, in units of our loss (mean ``-log p``), below which the ramp begins. None begins
-            at once, which our loss allows: it has a gradient for faces that are far off, too.
-        ramp_steps: calls of :meth:`step` from 0 to the final weight.
+        weight: final weight, at least 0.
+        threshold: held-out sync loss (mean ``-log p`` of this package's loss) below which the ramp starts. None starts
+            it immediately, which works because this loss has a gradient for faces far out of sync, too.
+        ramp_steps: calls of :meth:`step` from 0 to the final weight, at least 1.
 
     Raises:
-        ValueError: for a negative weight or ramp.
+        ValueError: for a negative weight or fewer than one ramp step.
 
     Example:
         >>> schedule = SyncWeightSchedule(0.03, ramp_steps=2)
@@ -97,7 +96,6 @@ class SyncWeightSchedule:
     """
 
     def __init__(self, weight: float = 0.03, *, threshold: float | None = None, ramp_steps: int = 1000) -> None:
-        """Start at weight 0."""
         if weight < 0 or ramp_steps < 1:
             raise ValueError(f"expected weight >= 0 and ramp_steps >= 1, got {weight} and {ramp_steps}")
         self.final, self.threshold, self.ramp_steps = weight, threshold, ramp_steps
@@ -106,28 +104,28 @@ class SyncWeightSchedule:
 
     @property
     def weight(self) -> float:
-        """The weight now."""
+        """Current weight."""
         return self.final * min(1.0, self.steps / self.ramp_steps)
 
     def step(self) -> float:
-        """Count a training step and return the weight to use in it."""
+        """Count one training step and return its weight."""
         if self.enabled:
             self.steps = min(self.steps + 1, self.ramp_steps)
         return self.weight
 
     def update(self, held_out_loss: float) -> float:
-        """Begin the ramp, for good, once the held-out sync loss is below the threshold; return the weight now."""
+        """Start the ramp once the held-out sync loss is below the threshold; it never stops. Returns the weight."""
         if not self.enabled and self.threshold is not None and held_out_loss < self.threshold:
             self.enabled = True
             logger.info(
-                "sync loss %.3f is below %.3f: its weight rises to %g", held_out_loss, self.threshold, self.final
+                "sync loss %.3f is below %.3f: raising its weight to %g", held_out_loss, self.threshold, self.final
             )
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
+        """State to save in a checkpoint."""
         return {"enabled": self.enabled, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.enabled, self.steps = bool(state["enabled"]), int(state["steps"])

@@ -1,10 +1,9 @@
-"""A differentiable lip-sync expert and the loss made of it (UniSync, arXiv 2503.16357)."""
+"""Differentiable lip-sync expert and loss for talking-face generators (UniSync, arXiv 2503.16357)."""
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.loss import SyncTerms, UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import list_pretrained, load_expert, save_pretrained
-from unisync_loss.representations import points_of_idexp
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,6 +14,5 @@ __all__ = [
     "__version__",
     "list_pretrained",
     "load_expert",
-    "points_of_idexp",
     "save_pretrained",
 ]

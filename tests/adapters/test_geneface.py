@@ -1,11 +1,12 @@
-"""GeneFace's tensors, its trainer's habits, and its switch."""
+"""The GeneFace adapter with the tensors, training loop and checkpoints of GeneFace."""
 
 import pytest
 import torch
 from torch import nn
-from unisync_loss.adapters.geneface import GeneFaceSync, SyncSwitch
 
-from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, points_of_idexp
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
+from unisync_loss.adapters.geneface import GeneFaceSync, SyncSwitch
+from unisync_loss.representations import points_of_idexp
 
 WIDTH = 64  # GeneFace's is 1024
 
@@ -23,7 +24,7 @@ def sync():
 
 
 def collated(lengths=(24, 16, 8), width=WIDTH):
-    """A batch as LRS3SeqDataset collates it: padded with zeros to a multiple of 8 HuBERT steps, two a frame."""
+    """A batch as LRS3SeqDataset collates it: padded with zeros to a multiple of 8 HuBERT steps, two per frame."""
     frames = max(lengths)
     mask = (torch.arange(frames) < torch.tensor(lengths)[:, None]).float()
     return {
@@ -34,7 +35,7 @@ def collated(lengths=(24, 16, 8), width=WIDTH):
 
 
 class Task(nn.Module):
-    """As much of an audio2motion task as meets the sync term; the prediction is masked, as VAEModel's is."""
+    """The part of an audio2motion task that uses the sync term; the prediction is masked, as in VAEModel."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +50,7 @@ class Task(nn.Module):
 
 
 def dump(task):
-    """What GeneFace's trainer keeps of a task: children that have parameters."""
+    """State that GeneFace's trainer saves of a task: its children with parameters."""
     return {name: child.state_dict() for name, child in task.named_children() if len(list(child.parameters())) > 0}
 
 
@@ -67,16 +68,16 @@ def test_one_training_step():
     assert task.model.weight.grad.abs().sum() > 0  # the sync term alone, too
 
 
-def test_padding_counts_for_nothing(sync):
+def test_padding_is_ignored(sync):
     sample = collated()
     terms = sync.terms(sample["idexp_lm3d"], sample["hubert"], sample["y_mask"])
     assert terms.probability.shape == (3, 20)
     assert terms.weights.sum(1).tolist() == [20, 12, 4]
-    spoilt = {name: value.clone() for name, value in sample.items()}
+    changed = {name: value.clone() for name, value in sample.items()}
     for row, length in enumerate((24, 16, 8)):
-        spoilt["idexp_lm3d"][row, length:] = 9.0
-        spoilt["hubert"][row, 2 * length :] = 9.0
-    own = sync(spoilt["idexp_lm3d"], spoilt["hubert"], spoilt["y_mask"])
+        changed["idexp_lm3d"][row, length:] = 9.0
+        changed["hubert"][row, 2 * length :] = 9.0
+    own = sync(changed["idexp_lm3d"], changed["hubert"], changed["y_mask"])
     assert torch.allclose(own, terms.loss, atol=1e-5)
     each = [sync.terms(sample["idexp_lm3d"][i : i + 1, :n], sample["hubert"][i : i + 1, : 2 * n]).probability[0]
             for i, n in enumerate((24, 16, 8))]  # fmt: skip
@@ -84,22 +85,22 @@ def test_padding_counts_for_nothing(sync):
 
 
 @pytest.mark.parametrize(("features", "axes", "points"), [(204, 3, 68), (136, 2, 68), (60, 3, 20), (40, 2, 20)])
-def test_experts_that_fit(features, axes, points):
+def test_supported_experts(features, axes, points):
     sync, sample = GeneFaceSync(loss_on(features)), collated((12,))
-    seen = points_of_idexp(sample["idexp_lm3d"])[:, :, -points:, :axes]
-    assert torch.equal(sync(sample["idexp_lm3d"], sample["hubert"]), sync.loss(seen, sample["hubert"]))
+    landmarks = points_of_idexp(sample["idexp_lm3d"])[:, :, -points:, :axes]
+    assert torch.equal(sync(sample["idexp_lm3d"], sample["hubert"]), sync.loss(landmarks, sample["hubert"]))
 
 
-def test_a_mouth_alone():
-    """Its 60 values are those of points 48 to 67: the same as from the whole face."""
+def test_mouth_only():
+    """60 values are points 48 to 67 and give the same loss as the whole face."""
     sync, sample = GeneFaceSync(loss_on(60)), collated((12,))
     mouth = sample["idexp_lm3d"].unflatten(2, (68, 3))[:, :, 48:68].flatten(2)
     own, whole = (sync(landmarks, sample["hubert"]) for landmarks in (mouth, sample["idexp_lm3d"]))
     assert torch.allclose(own, whole, atol=1e-6)
 
 
-def test_the_trainers_habits():
-    """It validates, calls train() on the whole task, and turns gradients off and on by its parameters."""
+def test_stays_frozen_in_the_trainer():
+    """GeneFace validates, calls train() on the task, and switches gradients through its parameters."""
     task, sample = Task(), collated()
     before = task.run_model(sample)[0].item()
     task.eval()
@@ -124,12 +125,12 @@ def test_the_switch_is_in_geneface_checkpoints():
 
 
 class TestSwitch:
-    def test_once_and_for_good(self):
+    def test_stays_on(self):
         switch = SyncSwitch(0.1, threshold=0.75)
         assert [switch.update(loss) for loss in (0.9, 0.76, 0.75, 3.0)] == [False, False, True, True]
         assert float(switch.weight) == pytest.approx(0.1)
 
-    def test_an_optimiser_leaves_it(self):
+    def test_optimisers_do_not_change_it(self):
         switch = SyncSwitch(0.1)
         switch.update(0.1)
         optimiser = torch.optim.Adam(switch.parameters(), 1.0, weight_decay=1.0)
@@ -147,7 +148,7 @@ class TestWrongInput:
         sample = collated((12,))
         with pytest.raises(ValueError, match=r"landmarks \(B, T, 204 or 60\).*\(1, 12, 68, 3\)"):
             sync(sample["idexp_lm3d"].unflatten(2, (68, 3)), sample["hubert"])
-        with pytest.raises(ValueError, match=r"hubert: expected \(B, 2 T, F\).*12.*\(1, 12, 64\)"):
+        with pytest.raises(ValueError, match=r"hubert: expected \(B, 2T, F\).*12.*\(1, 12, 64\)"):
             sync(sample["idexp_lm3d"], sample["hubert"][:, ::2])
         with pytest.raises(ValueError, match=r"mask: expected \(B, T\) = \(1, 12\)"):
             sync(sample["idexp_lm3d"], sample["hubert"], torch.ones(1, 24))
@@ -159,7 +160,7 @@ class TestWrongInput:
         with pytest.raises(ValueError, match="looks like HuBERT large"):
             sync(sample["idexp_lm3d"], sample["hubert"])
 
-    def test_padding_alone(self):
+    def test_only_padding(self):
         sync, sample = GeneFaceSync(loss_on()), collated((12,))
         assert sync(sample["idexp_lm3d"], sample["hubert"], torch.zeros(1, 12)).item() == 0
 
