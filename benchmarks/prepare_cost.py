@@ -86,8 +86,8 @@ def watch(costs: Costs) -> None:
     """Put a meter before every stage."""
     finder = costs.of("faces", footage.MediaPipeFinder())
 
-    def find(frame: Frame) -> Boxes:
-        return finder(frame)
+    def find(frame: Frame, number: int) -> Boxes:
+        return finder(frame, number)
 
     footage._mediapipe = lambda: find
     footage.stream_pictures = costs.each("decode", footage.stream_pictures)

@@ -19,11 +19,9 @@ from research.lip_zero.closures import (
     rises_at,
     sound_rise,
 )
-from unisync_loss.data.clips import ClipEntry, measure_clip
-from unisync_loss.data.store import read_features, read_sound
-from unisync_loss.representations.face_topology import MESH_POINTS
+from unisync_loss.data.clips import ClipEntry, clip_mesh, decode_clip, stored_mesh
+from unisync_loss.data.store import read_sound
 from unisync_loss.utils.progress import Progress
-from unisync_loss.video.face_mesh import fill_gaps
 
 Rises = NDArray[np.float32]
 _ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
@@ -65,18 +63,17 @@ def read_rises(
 
 
 def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Gap between the lips (T,) and waveform (640 T,) of a clip as found; landmarks of a store are not measured again.
+    """Gap between the lips (T,) and waveform (640 T,) of a clip, its offset not corrected.
 
     Raises:
         ValueError: when it cannot be read, or shows no face in more than a fifth of its frames.
         ImportError: without MediaPipe, where it is needed.
     """
-    if entry.record is not None:
-        landmarks = read_features(entry.record)["landmarks"].astype(np.float32)
-        if landmarks.shape[1] == MESH_POINTS:  # not the user's own
-            return lip_gap(fill_gaps(landmarks), (1, 1)), read_sound(entry.record, 0, entry.record.frames)
-    clip, mesh = measure_clip(entry)
-    return lip_gap(mesh, (clip.frames.shape[1], clip.frames.shape[2])), clip.waveform
+    if entry.record is not None and stored_mesh(entry) is not None:  # crops of a store are square
+        return lip_gap(clip_mesh(entry), (1, 1)), read_sound(entry.record, 0, entry.record.frames)
+    clip = decode_clip(entry)
+    height, width = clip.frames.shape[1:3]
+    return lip_gap(clip_mesh(entry, clip.frames), (height, width)), clip.waveform
 
 
 def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, Any]]:

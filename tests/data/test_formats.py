@@ -123,13 +123,15 @@ def test_rotated_pictures_stand_upright(tmp_path):
     data[matrix : matrix + 16] = bytes(4) + one + bytes(4) + minus
     data[matrix + 16 : matrix + 20] = bytes(4)
     path.write_bytes(data)
-    bring(path, 50, size=(96, 128))
+    mesh = np.tile(np.array([0.5 * 96, 0.6 * 128, -9.6], np.float32), (50, 468, 1))
+    mesh[:, 0, :2], mesh[:, 1, :2] = (0.2 * 96, 0.2 * 128), (0.8 * 96, 0.8 * 128)
+    np.save(path.with_suffix(".landmarks.npy"), mesh)
     outcome = Outcome()
     (footage,) = clips_of(list_sources([path])[0], outcome)
     assert read_clip(path).frames.shape[1:3] == (128, 96)
     left, top, right, bottom = footage.features["boxes"][20]
     inside = (np.array([0.5 * 96, 0.6 * 128]) - [left, top]) / (right - left)
-    assert footage.features["landmarks"][20, 2] == pytest.approx(inside, abs=2e-3)
+    assert footage.features["mesh"][20, 2] == pytest.approx([*inside, -9.6 / (right - left)], abs=2e-3)
     assert (left + right) / 2 == pytest.approx(48, abs=6)
     assert (top + bottom) / 2 == pytest.approx(64, abs=6)
 

@@ -95,12 +95,10 @@ def test_a_store_is_made(whole):
     assert len(list((root / "store" / "shards").glob("*.tar"))) > 1
     assert not [path for path in (root / "store").rglob("*") if "part" in path.name or path.name.endswith(".tmp")]
     features = read_features(records[0])
-    assert features["landmarks"].shape == (40, 3, 2)
+    assert features.keys() == {"boxes"}  # three landmarks are no mesh
     left, top, right, bottom = features["boxes"][20]
     assert left < 20 < 76 < right
     assert top < 20 < 76 < bottom
-    inside = (np.array([48, 60]) - [left, top]) / (right - left)
-    assert features["landmarks"][20, 2] == pytest.approx(inside, abs=2e-3)
     assert [entry.speaker for entry in list_clips(root / "store")] == ["in/a", "in/a", "in/b", "in/b"]
 
 
@@ -158,7 +156,7 @@ def test_a_folder_that_was_moved_is_not_done_again(whole, tmp_path):
 
 DRIVER = """
 import sys
-from unisync_loss.prepare import prepare
+from unisync_loss.data.preparation import prepare
 if __name__ == "__main__":
     prepare([sys.argv[1]], sys.argv[2], shard_bytes=60_000)
 """
@@ -298,7 +296,7 @@ def test_long_tracks_become_clips_without_a_hole(tmp_path):
     assert np.abs(heard - noise).max() < 1e-4
 
 
-def test_numbered_pictures_with_gaps(tmp_path):
+def test_numbered_pictures_with_gaps(tmp_path, monkeypatch):
     home = tmp_path / "pre" / "d" / "v"
     home.mkdir(parents=True)
     for number in [*range(40), *range(50, 55), *range(60, 100)]:
@@ -314,13 +312,10 @@ def test_numbered_pictures_with_gaps(tmp_path):
         frame = av.AudioFrame.from_ndarray(np.repeat(sound, 2)[None], format="s16", layout="stereo")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
-    from unisync_loss.data import face_clips as module
-
-    module_face_mesh, module.face_mesh = module.face_mesh, lambda frames: np.zeros((len(frames), 4, 2), np.float32)
-    try:
-        clips, outcome = one(tmp_path / "pre")
-    finally:
-        module.face_mesh = module_face_mesh
+    monkeypatch.setattr(
+        "unisync_loss.data.face_clips.face_mesh", lambda frames, *, depth: np.zeros((len(frames), 468, 3), np.float32)
+    )
+    clips, outcome = one(tmp_path / "pre")
     assert [(footage.facts["start"], footage.facts["frames"]) for footage in clips] == [(0.0, 40), (2.4, 40)]
     assert [drop.split(":")[0] for drop in outcome.dropped] == ["2.0 s"]
     assert onsets(clips[1].clip.waveform) == pytest.approx([0.6], abs=0.002)
@@ -347,7 +342,7 @@ def test_a_provider_adds_features(tmp_path, monkeypatch):
 def test_a_provider_may_bring_the_landmarks(tmp_path, monkeypatch):
     (tmp_path / "marks.py").write_text(
         "import numpy as np\n"
-        "def six(frames, waveform):\n    return {'landmarks': np.full((len(frames), 6, 2), 0.25)}\n"
+        "def full(frames, waveform):\n    return {'landmarks': np.full((len(frames), 478, 3), 0.25)}\n"
         "def blind(frames, waveform):\n    return {'landmarks': np.full((len(frames), 6, 2), np.nan)}\n"
         "def flat(frames, waveform):\n    return {'landmarks': np.zeros((len(frames), 12))}\n"
     )
@@ -355,11 +350,11 @@ def test_a_provider_may_bring_the_landmarks(tmp_path, monkeypatch):
     monkeypatch.setattr("unisync_loss.data.face_clips.face_mesh", None)  # MediaPipe is not asked
     path = video(tmp_path / "a.mkv", boxes=False)
     np.save(path.with_suffix(".boxes.npy"), np.tile(np.array([20, 20, 76, 76], np.float32), (50, 1)))
-    clips, _ = one(path, provider="marks:six")
-    assert clips[0].features["landmarks"].shape == (50, 6, 2)
-    assert (clips[0].features["landmarks"] == 0.25).all()
+    clips, _ = one(path, provider="marks:full")
+    assert clips[0].features["mesh"].shape == (50, 468, 3)
+    assert (clips[0].features["mesh"] == 0.25).all()
     assert one(path, provider="marks:blind")[1].dropped == ["0.0 s: landmarks found in 0% of the frames, expected 80%"]
-    with pytest.raises(ValueError, match=r"expected landmarks \(50, P, 2\), got \(50, 12\)"):
+    with pytest.raises(ValueError, match=r"expected landmarks \(50, P, 2 or 3\), got \(50, 12\)"):
         one(path, provider="marks:flat")
 
 

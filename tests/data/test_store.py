@@ -39,7 +39,7 @@ def root(tmp_path, clips):
     gatherer = Gatherer(root, shard_bytes=100_000)
     for number, (key, (frames, sound)) in enumerate(clips.items()):
         part = Part(root / "parts", str(number))
-        features = {"landmarks": np.full((len(frames), 4, 2), number, np.float16)}
+        features = {"mesh": np.full((len(frames), 468, 3), number, np.float16)}
         members = {"mp4": encode_frames(frames), "wav": encode_wav(sound), "safetensors": save(features)}
         part.add({"key": key, "frames": len(frames)}, members)
         part.finish({"source": key, "clips": 1})

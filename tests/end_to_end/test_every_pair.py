@@ -38,7 +38,7 @@ VISUALS = {"rgb": 0, "parsing": 0, "landmarks": 136, "3dmm": 40}
 PAIRS = [(audio, visual) for audio in ("mel", "hubert") for visual in VISUALS]
 
 
-def whole(frame):
+def whole(frame, number):
     """A face that fills the frame."""
     height, width = frame.shape[:2]
     return np.array([[0.2 * width, 0.2 * height, 0.8 * width, 0.8 * height]], np.float32)

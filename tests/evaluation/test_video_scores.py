@@ -29,7 +29,7 @@ from unisync_loss.video.face_tracking import TrackPiece, track_faces
 av = pytest.importorskip("av")
 
 
-def whole(frame):
+def whole(frame, number=0):
     """A face that fills the frame."""
     height, width = frame.shape[:2]
     return np.array([[0.2 * width, 0.2 * height, 0.8 * width, 0.8 * height]], np.float32)
@@ -92,10 +92,10 @@ class TestScore:
     @pytest.mark.parametrize(
         ("frames", "level", "finder", "message"),
         [
-            (60, 1.0, lambda frame: [], "expected a face on show for 1.2 s, found none"),
+            (60, 1.0, lambda frame, number: [], "expected a face on show for 1.2 s, found none"),
             (60, 0.0, whole, "expected a voice, the sound is silent"),
             (25, 1.0, whole, "expected at least 1.2 s of video, got 1 s"),
-            (60, 1.0, lambda frame: whole(frame) * 0.1, r"found none \(a face of .* pixels"),
+            (60, 1.0, lambda frame, number: whole(frame) * 0.1, r"found none \(a face of .* pixels"),
         ],
     )
     def test_what_cannot_be_scored_says_why(self, tmp_path, expert, face, frames, level, finder, message):
@@ -117,7 +117,7 @@ class TestScore:
         people = [np.repeat(frames[:1], 70, axis=0), frames, np.roll(frames[::-1], 20, axis=0)]
         write_clip(tmp_path / "a.mp4", np.concatenate(people, axis=2), face.waveform[: 70 * 640], crf=10)
 
-        def three(frame):
+        def three(frame, number):
             return np.concatenate([np.add(whole(frame[:, :192]), [left, 0, left, 0]) for left in (0, 192, 384)])
 
         judged = judge("a", score_video(tmp_path / "a.mp4", released, finder=three), released.config.threshold)
@@ -127,7 +127,7 @@ class TestScore:
         assert judged["tracks"][1]["confidence"] > max(judged["tracks"][i]["confidence"] for i in (0, 2))
 
     def test_errors_of_a_stage_arrive_and_no_thread_is_left(self, tmp_path, expert, face):
-        def broken(frame):
+        def broken(frame, number):
             raise ValueError("the finder broke")
 
         path = film(tmp_path, face)

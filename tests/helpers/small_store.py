@@ -1,6 +1,10 @@
 """Stores written from what a test already has, without preparing a video."""
 
+import numpy as np
+from safetensors.numpy import save
+
 from unisync_loss.data.store_writer import Gatherer, Part, open_store, read_part
+from unisync_loss.video.encoding import encode_frames, encode_wav
 
 
 def write_store(root, clips, **facts):
@@ -9,8 +13,23 @@ def write_store(root, clips, **facts):
     (root / "parts").mkdir()
     gatherer, part = Gatherer(root), Part(root / "parts", "0")
     for own, members in clips:
-        part.add(own, {"safetensors": b"", **members})
+        part.add(own, {"safetensors": save({}), **members})
     part.finish({"clips": len(clips), **facts})
     gatherer.append(read_part(root / "parts", "0"), root / "parts" / "0.tar")
     gatherer.close()
     return root
+
+
+def write_feature_store(root, clips, **features):
+    """Store decoded clips by key with made-up features.
+
+    ``features`` take a random generator and the number of frames and return (T, …): coefficients of any width, as
+    ``**{"3dmm": lambda rng, frames: rng.normal(size=(frames, 64)).astype("float32")}``.
+    """
+    rows = []
+    for number, (key, clip) in enumerate(clips.items()):
+        rng, frames = np.random.default_rng(number), len(clip.frames)
+        arrays = {name: make(rng, frames) for name, make in features.items()}
+        members = {"mp4": encode_frames(clip.frames), "wav": encode_wav(clip.waveform), "safetensors": save(arrays)}
+        rows.append(({"key": key, "frames": frames}, members))
+    return write_store(root, rows, source="made up")

@@ -208,8 +208,9 @@ def test_looks_of_a_scene_are_every_fifth_frame_and_the_last():
         frame[0, 0, 0] = index
     looks = []
 
-    def finder(frame):
-        looks.append(int(frame[0, 0, 0]))
+    def finder(frame, index):
+        assert index == frame[0, 0, 0]
+        looks.append(index)
         return boxes[looks[-1]][None]
 
     tracks = find_tracks(frames, finder)

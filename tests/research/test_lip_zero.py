@@ -99,16 +99,16 @@ def test_the_gap_is_measured_in_pixels_over_the_height_of_the_face():
 
 @pytest.fixture
 def store(tmp_path, drawn):
-    """Corpus a, its sound two frames late; b with two clips only; their landmarks, and no pictures at all."""
+    """Corpus a, its sound two frames late; b with two clips only; their meshes, and no frames."""
     from safetensors.numpy import save
 
     clips = []
     for number, (gap, voice) in enumerate(drawn):
-        mesh = np.full((len(gap), MESH_POINTS, 2), 0.5, np.float16)
+        mesh = np.full((len(gap), MESH_POINTS, 3), 0.5, np.float16)
         mesh[:, 10, 1], mesh[:, 152, 1] = 0.0, 1.0
         mesh[:, (87, 14, 317), 1] = 0.5 + gap[:, None]
         late = np.pad(voice, (2 * FRAME, 0))[: len(voice)]
-        members = {"mp4": b"", "wav": encode_wav(late), "safetensors": save({"landmarks": mesh})}
+        members = {"mp4": b"", "wav": encode_wav(late), "safetensors": save({"mesh": mesh})}
         key = f"{'b' if number < 2 else 'a'}/ann/{number}"
         clips.append(({"key": key, "frames": len(gap), "source": f"{key}.mov"}, members))
     return write_store(tmp_path / "store", clips, source="x")

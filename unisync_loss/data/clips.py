@@ -6,31 +6,20 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
-from unisync_loss.data.store import Record, is_store, list_records, read_record
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.data.store import Record, is_store, list_records, read_features, read_record
+from unisync_loss.utils.tensors import Array
 from unisync_loss.video.clip import SUFFIXES, Clip, read_clip
+from unisync_loss.video.extraction import check_provided, visual_of_features, visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
-
-
-def measure_clip(entry: ClipEntry) -> tuple[Clip, NDArray[np.float32]]:
-    """Decode a clip and find its face: the clip, and its mesh (T, 468, 3) with depth.
-
-    Raises:
-        ValueError: when it cannot be decoded, or shows no face in more than a fifth of its frames.
-    """
-    clip = decode_clip(entry)
-    try:
-        return clip, fill_gaps(face_mesh(clip.frames, depth=True))
-    except ValueError as error:
-        raise ValueError(f"{entry.name}: {error}") from error
-
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +127,115 @@ def decode_clip(entry: ClipEntry) -> Clip:
         ValueError: when it cannot be decoded.
     """
     return read_clip(entry.path) if entry.record is None else read_record(entry.record)
+
+
+def stored_mesh(entry: ClipEntry) -> NDArray[np.float32] | None:
+    """Face mesh that ``unisync prepare`` stored with a clip.
+
+    Returns:
+        (T, 468, 3) as :func:`unisync_loss.video.face_mesh.face_mesh` gives it, NaN where no face was found, rounded to
+        float16; None for a file, and for a clip stored without a mesh.
+    """
+    mesh = read_features(entry.record).get("mesh") if entry.record is not None else None
+    return None if mesh is None else mesh.astype(np.float32)
+
+
+def clip_mesh(entry: ClipEntry, frames: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
+    """Face mesh of a clip: from the store where it has one, else measured from the frames.
+
+    Args:
+        entry: the clip.
+        frames: (T, H, W, 3) of :func:`decode_clip`, where the caller has them.
+
+    Returns:
+        (T, 468, 3) as :func:`unisync_loss.video.face_mesh.face_mesh` gives it, gaps filled; its offset not corrected.
+
+    Raises:
+        ValueError: when the clip cannot be decoded, or shows no face in more than a fifth of its frames.
+        ImportError: without MediaPipe, when the mesh has to be measured.
+    """
+    mesh = stored_mesh(entry)
+    if mesh is None:
+        mesh = face_mesh(decode_clip(entry).frames if frames is None else frames, depth=True)
+    try:
+        return fill_gaps(mesh)
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
+
+
+def clip_features(entry: ClipEntry, visual: str) -> Array | None:
+    """Array of a visual representation that ``unisync prepare --features`` stored with a clip.
+
+    Args:
+        entry: the clip.
+        visual: representation, under whose name the array is stored: ``"3dmm"`` or ``"parsing"``.
+
+    Returns:
+        ``3dmm``: (T, E) float32 coefficients. ``parsing``: (T, H, W) uint8 labels or (T, 6, H, W) float32 probabilities
+        of :data:`unisync_loss.config.PARSING_GROUPS`. None for a file, and where nothing is stored under that name.
+
+    Raises:
+        ValueError: for an array of another shape or type, or one that is not finite.
+    """
+    if entry.record is None or visual not in _STORED:
+        return None
+    array = read_features(entry.record).get(visual)
+    if array is None:
+        return None
+    floating = np.issubdtype(array.dtype, np.floating)
+    labels = visual == "parsing" and array.ndim == 3 and np.issubdtype(array.dtype, np.integer)
+    if len(array) != entry.record.frames or not (labels or (floating and array.ndim == _STORED[visual][0])):
+        expected = _STORED[visual][1].format(frames=entry.record.frames)
+        raise ValueError(f"{entry.name}: {visual}: expected {expected}, got {array.shape} {array.dtype}")
+    if floating and not np.isfinite(array).all():
+        raise ValueError(f"{entry.name}: {visual}: expected finite numbers, got NaN or infinity")
+    return array.astype(np.float32) if floating else array.astype(np.uint8)
+
+
+#: number of axes and description of the arrays that :func:`clip_features` reads
+_STORED = {
+    "3dmm": (2, "({frames}, E) floating point"),
+    "parsing": (4, "({frames}, H, W) whole-number labels or ({frames}, 6, H, W) probabilities"),
+}
+
+
+def visual_of_clip(config: UniSyncConfig, entry: ClipEntry, clip: Clip) -> Tensor:
+    """Visual representation of a clip: stored features, else made from its mesh (:func:`clip_mesh`).
+
+    Args:
+        config: of an expert on landmarks, parsing maps or coefficients.
+        entry: of the clip.
+        clip: of :func:`load_clip`, or its first part; its offset is corrected.
+
+    Returns:
+        (1, T, …) as the expert takes it, a row per frame of ``clip``.
+
+    Raises:
+        ValueError: for a representation that is neither stored nor can be made from video, a stored one of another
+            size, or a clip that shows no face in more than a fifth of its frames.
+        ImportError: without MediaPipe, when the mesh has to be measured.
+    """
+    first = max(0, math.ceil(-entry.offset))
+    rows = slice(first, first + len(clip.frames))
+    stored = clip_features(entry, config.visual)
+    if stored is None:
+        check_provided(config)
+        mesh = clip_mesh(entry, clip.frames)  # a stored one covers all frames, also those that the offset cuts off
+        return visual_of_mesh(config, mesh if len(mesh) == len(clip.frames) else mesh[rows], clip.frames.shape[1:3])
+    try:
+        return visual_of_features(config, stored[rows])
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
+
+
+def check_visual(config: UniSyncConfig, entries: Sequence[ClipEntry]) -> None:
+    """Refuse an expert whose representation is neither stored with the clips nor can be made from video.
+
+    Raises:
+        ValueError: before any work; decided by the first clip.
+    """
+    if not entries or clip_features(entries[0], config.visual) is None:
+        check_provided(config)
 
 
 def load_clip(entry: ClipEntry) -> Clip:

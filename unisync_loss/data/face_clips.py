@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from unisync_loss.data.datasets import PICTURES, Source
-from unisync_loss.data.sidecar import GivenFaces, read_given
+from unisync_loss.data.sidecar import read_sidecar
+from unisync_loss.representations.face_topology import MESH_POINTS
 from unisync_loss.utils.files import load_hook
 from unisync_loss.video.clip import Clip
 from unisync_loss.video.decoding import (
@@ -27,12 +28,12 @@ from unisync_loss.video.decoding import (
     video_stream,
 )
 from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, MediaPipeFinder
-from unisync_loss.video.face_mesh import face_mesh
+from unisync_loss.video.face_mesh import FEWEST_FACES, face_mesh
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackPiece, track_faces
 
 CLIP_FRAMES = 250  # frames of a clip cut from a longer track; the last may have SHORTEST_TRACK more
-FEWEST_MESHES = 0.8  # share of a clip's frames in which landmarks must be found
 SILENCE = 1e-3  # RMS of the loudest 0.2 s, of 1, below which there is no voice
+_MESH_SHAPES = (MESH_POINTS, 3), (478, 3)  # MediaPipe's, without and with irises
 _SHORT_SIDE = 1080  # pixels to which larger pictures are shrunk: a crop of 192 needs no more
 
 
@@ -42,8 +43,9 @@ class Footage(NamedTuple):
     Attributes:
         facts: what is known about it.
         clip: frames (T, 192, 192, 3) and waveform (640 T,).
-        features: ``landmarks`` (T, P, 2) float16 shares of the frame, ``boxes`` (T, 4) float32 pixels of the source,
-            and what the provider added, (T, …) each.
+        features: ``mesh`` (T, 468, 3) float16 of :func:`unisync_loss.video.face_mesh.face_mesh`, unless landmarks of
+            another kind were given; ``boxes`` (T, 4) float32 pixels of the source; and what the provider added,
+            (T, …) each.
     """
 
     facts: dict[str, Any]
@@ -92,8 +94,9 @@ def clips_of(
         source: of `unisync_loss.data.datasets.list_sources`.
         outcome: filled as the clips are drawn.
         provider: ``module:function`` that takes frames (T, 192, 192, 3) and waveform (640 T,) and returns further
-            features by name, (T, …) each, such as parsing labels or 3DMM coefficients. Its ``landmarks`` (T, P, 2),
-            shares of the frame, NaN where there is no face, stand in for MediaPipe's and for those brought.
+            features by name, (T, …) each; ``3dmm`` and ``parsing`` are read again by
+            :func:`unisync_loss.data.clips.clip_features`. Its ``landmarks`` (T, P, 2 or 3), fractions of the frame, NaN
+            where there is no face, replace MediaPipe's and those beside the video.
         threads: decode on several cores.
 
     Yields:
@@ -121,15 +124,20 @@ def clips_of(
 def _video_clips(
     source: Source, outcome: Outcome, threads: bool
 ) -> Iterator[tuple[_Track, Clip, NDArray[np.float32] | None]]:
-    given = read_given(source.path)
+    sidecar = read_sidecar(source.path)
     facts = read_facts(source.path, sound=not source.sound)
     outcome.facts = facts._asdict()
-    finder = given.finder() if given else _mediapipe()
     with open_media(source.path) as container, open_media(source.sound or source.path) as audible:
         pictures = stream_pictures(container, threads=threads, short_side=_SHORT_SIDE)
         sound = Sound(_until_damage(stream_sound(audible, 0.0 if source.sound else facts.zero), outcome))
         shrunk = min(1.0, _SHORT_SIDE / min(facts.width, facts.height))
-        for track in _tracks(_Runs(_until_damage(pictures, outcome), given, shrunk), finder, outcome):
+        runs = _Runs(_until_damage(pictures, outcome))
+
+        def find_given(_frame: Frame, tick: int) -> Boxes:
+            assert sidecar is not None
+            return sidecar.boxes_of(runs.numbers[tick]) * shrunk
+
+        for track in _tracks(runs, find_given if sidecar else _mediapipe(), outcome):
             start, stop = track.start * SAMPLES_PER_FRAME, (track.start + len(track.crops)) * SAMPLES_PER_FRAME
             waveform = sound.read(start, stop)
             frames = waveform.size // SAMPLES_PER_FRAME  # fewer where the sound ends before the pictures
@@ -139,9 +147,7 @@ def _video_clips(
                 continue
             for part in (track.crops, track.squares, track.numbers):
                 del part[frames:]
-            landmarks = None
-            if given and given.landmarks is not None:
-                landmarks = given.landmarks_in(track.numbers, np.stack(track.squares))
+            landmarks = sidecar.landmarks_in_crops(track.numbers, np.stack(track.squares)) if sidecar else None
             yield track, Clip(np.stack(track.crops), waveform[: frames * SAMPLES_PER_FRAME]), landmarks
 
 
@@ -163,8 +169,8 @@ def _until_damage(stream: Iterator[Any], outcome: Outcome) -> Iterator[Any]:
 class _Runs:
     """Pictures cut into runs without a hole and of one size, as the tracker wants them."""
 
-    def __init__(self, pictures: Iterator[Picture], given: GivenFaces | None, shrunk: float) -> None:
-        self._pictures, self._given, self._shrunk = pictures, given, shrunk
+    def __init__(self, pictures: Iterator[Picture]) -> None:
+        self._pictures = pictures
         self._next = next(pictures, None)
         self.numbers: dict[int, int] = {}  # picture of the file by tick
 
@@ -180,8 +186,6 @@ class _Runs:
             self.numbers[tick] = following.number
             if len(self.numbers) > 4 * CLIP_FRAMES:  # tracks lag behind by a few seconds at most
                 self.numbers = {at: number for at, number in self.numbers.items() if at > tick - 2 * CLIP_FRAMES}
-            if self._given:
-                self._given.number, self._given.shrunk = following.number, self._shrunk
             yield following.frame
             following = next(self._pictures, None)
             tick += 1
@@ -192,7 +196,7 @@ def _tracks(runs: _Runs, finder: FaceFinder, outcome: Outcome) -> Iterator[_Trac
     """Tracks, cut into clips; a hole in the video, or a change of its size, ends them all."""
     for base, frames in runs:
         going: dict[int, _Track] = {}
-        for event in track_faces(frames, finder):
+        for event in track_faces(frames, _from_tick(base, finder)):
             if isinstance(event, TrackPiece):
                 track = going.setdefault(event.track, _Track(event.track, base + event.start))
                 track.crops += list(event.crops)
@@ -206,6 +210,11 @@ def _tracks(runs: _Runs, finder: FaceFinder, outcome: Outcome) -> Iterator[_Trac
                     yield ended
                 if event.dropped:
                     outcome.drop(base + event.start, event.dropped)
+
+
+def _from_tick(base: int, finder: FaceFinder) -> FaceFinder:
+    """The finder for a run that begins at a tick: the tracker counts frames from 0 in every run."""
+    return lambda frame, index: finder(frame, base + index)
 
 
 def _cut(track: _Track) -> _Track:
@@ -260,10 +269,10 @@ def _is_silent(clip: Clip) -> bool:
 
 def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> Footage | None:
     if landmarks is None:
-        landmarks = face_mesh(clip.frames)
-    seen = np.isfinite(landmarks).all((1, 2)).mean()
-    if seen < FEWEST_MESHES:
-        outcome.drop(track.start, f"landmarks found in {seen:.0%} of the frames, expected {FEWEST_MESHES:.0%}")
+        landmarks = face_mesh(clip.frames, depth=True)
+    found = np.isfinite(landmarks).all((1, 2)).mean()
+    if found < FEWEST_FACES:
+        outcome.drop(track.start, f"landmarks found in {found:.0%} of the frames, expected {FEWEST_FACES:.0%}")
         return None
     squares = np.stack(track.squares)
     half = squares[:, 2:] / 2
@@ -273,9 +282,12 @@ def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, out
         "start": round(track.start / FPS, 2),
         "frames": len(clip.frames),
         "crop_pixels": round(float(np.median(squares[:, 2])), 1),
-        "landmarks_found": round(float(seen), 3),
+        "landmarks_found": round(float(found), 3),
     }
-    return Footage(facts, clip, {"landmarks": landmarks.astype(np.float16), "boxes": boxes})
+    features: dict[str, NDArray[Any]] = {"boxes": boxes}
+    if landmarks.shape[1:] in _MESH_SHAPES:
+        features["mesh"] = landmarks[:, :MESH_POINTS].astype(np.float16)
+    return Footage(facts, clip, features)
 
 
 def _whole(waveform: NDArray[np.float32], length: int) -> NDArray[np.float32]:
@@ -287,6 +299,6 @@ def _provided(measure: Callable[..., Any], clip: Clip, name: str) -> dict[str, N
     for key, value in features.items():
         if len(value) != len(clip.frames):
             raise ValueError(f"{name}: expected {len(clip.frames)} rows of {key}, got {value.shape}")
-        if key == "landmarks" and (value.ndim != 3 or value.shape[2] != 2):
-            raise ValueError(f"{name}: expected landmarks ({len(value)}, P, 2), got {value.shape}")
+        if key == "landmarks" and (value.ndim != 3 or value.shape[2] not in (2, 3)):
+            raise ValueError(f"{name}: expected landmarks ({len(value)}, P, 2 or 3), got {value.shape}")
     return features

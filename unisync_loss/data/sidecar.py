@@ -1,4 +1,4 @@
-"""Boxes and landmarks that the user brings: ``VIDEO.boxes.npy``, ``VIDEO.landmarks.json``, … beside ``VIDEO.mp4``."""
+"""User-supplied faces: ``VIDEO.boxes.npy``, ``VIDEO.landmarks.json``, … beside ``VIDEO.mp4``."""
 
 from __future__ import annotations
 
@@ -8,75 +8,72 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame
+from unisync_loss.video.face_detection import Boxes
 
 
-class GivenFaces:
-    """Faces of a video by the number of the file's own pictures.
+class SidecarFaces:
+    """Faces of a video by frame number of the file.
 
-    Attributes:
-        boxes: (N, K, 4) left, top, right, bottom in pixels of the source, NaN where there is no face.
-        landmarks: (N, P, 2) in pixels of the source, or None.
-        number: picture that the finder is asked about next; set by whoever pulls the pictures.
-        shrunk: pixels of the pictures at hand per pixel of the source.
+    Args:
+        boxes: (N, 4) or (N, K, 4) left, top, right, bottom in pixels of the upright frame, NaN where there is no face;
+            None takes the boxes that enclose the landmarks.
+        landmarks: (N, P, 2) or (N, P, 3) in pixels of the upright frame, depth in pixels too, negative towards the
+            camera; or None.
+
+    Raises:
+        ValueError: for other shapes, or when both are missing.
     """
 
     def __init__(self, boxes: NDArray[np.float32] | None, landmarks: NDArray[np.float32] | None) -> None:
-        """Take (N, 4) or (N, K, 4) boxes; without them, those that enclose the landmarks (N, P, 2).
-
-        Raises:
-            ValueError: for other shapes, or when both are missing.
-        """
-        if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[2] < 2):
-            raise ValueError(f"landmarks: expected (N, P, 2), got {landmarks.shape}")
-        self.landmarks = None if landmarks is None else landmarks[..., :2]
+        if landmarks is not None and (landmarks.ndim != 3 or landmarks.shape[2] not in (2, 3)):
+            raise ValueError(f"landmarks: expected (N, P, 2) or (N, P, 3), got {landmarks.shape}")
+        self.landmarks = landmarks
         if boxes is None:
-            if self.landmarks is None:
+            if landmarks is None:
                 raise ValueError("expected boxes or landmarks, got neither")
-            boxes = np.concatenate([self.landmarks.min(1), self.landmarks.max(1)], 1)
+            boxes = np.concatenate([landmarks[..., :2].min(1), landmarks[..., :2].max(1)], 1)
         if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4:
             raise ValueError(f"boxes: expected (N, 4) or (N, K, 4), got {boxes.shape}")
         self.boxes = boxes if boxes.ndim == 3 else boxes[:, None]
-        self.number = 0
-        self.shrunk = 1.0
 
-    def finder(self) -> FaceFinder:
-        """A finder that answers with the boxes of the picture at hand."""
+    def boxes_of(self, number: int) -> Boxes:
+        """Boxes (K, 4) of a frame by its number in the file; none beyond the last."""
+        if number >= len(self.boxes):
+            return np.zeros((0, 4), np.float32)
+        boxes = self.boxes[number]
+        return boxes[np.isfinite(boxes).all(1)]
 
-        def find(frame: Frame) -> Boxes:
-            if self.number >= len(self.boxes):
-                return np.zeros((0, 4), np.float32)
-            boxes = self.boxes[self.number]
-            return boxes[np.isfinite(boxes).all(1)] * self.shrunk
-
-        return find
-
-    def landmarks_in(self, numbers: list[int], squares: Boxes) -> NDArray[np.float32]:
-        """Landmarks of some pictures as shares of their crops.
+    def landmarks_in_crops(self, numbers: list[int], squares: Boxes) -> NDArray[np.float32] | None:
+        """Landmarks of some frames in units of their crops.
 
         Args:
-            numbers: of the pictures, T of them.
-            squares: (T, 3) centre and side of the crops in pixels of the source.
+            numbers: of the frames, T of them.
+            squares: (T, 3) centre and side of the crops in pixels of the upright frame.
 
         Returns:
-            (T, P, 2), NaN beyond the last picture that has some.
+            (T, P, 2 or 3): position as fractions of the crop, depth as a fraction of its side; NaN beyond the last
+            frame that has some. None without landmarks.
         """
-        assert self.landmarks is not None
+        if self.landmarks is None:
+            return None
         points = np.full((len(numbers), *self.landmarks.shape[1:]), np.nan, np.float32)
         for row, number in enumerate(numbers):
             if number < len(self.landmarks):
                 points[row] = self.landmarks[number]
-        return (points - squares[:, None, :2]) / squares[:, None, 2:] + 0.5
+        points[..., :2] -= squares[:, None, :2]
+        points /= squares[:, None, 2:]
+        points[..., :2] += 0.5
+        return points
 
 
-def read_given(path: str) -> GivenFaces | None:
+def read_sidecar(path: str) -> SidecarFaces | None:
     """Read the files beside a video, if there are any.
 
     Raises:
         ValueError: for files that hold something else.
     """
     boxes, landmarks = (_read_array(Path(path).with_suffix(f".{kind}")) for kind in ("boxes", "landmarks"))
-    return None if boxes is None and landmarks is None else GivenFaces(boxes, landmarks)
+    return None if boxes is None and landmarks is None else SidecarFaces(boxes, landmarks)
 
 
 def _read_array(stem: Path) -> NDArray[np.float32] | None:

@@ -173,8 +173,8 @@ def read_features(record: Record) -> dict[str, NDArray[Any]]:
     """Read what was measured on a clip.
 
     Returns:
-        ``landmarks`` (T, 468, 2) float16 as shares of the frame, ``boxes`` (T, 4) float32 crops in pixels of the source
-        (left, top, right, bottom), and what a provider added.
+        ``mesh`` (T, 468, 3) float16 of :func:`unisync_loss.video.face_mesh.face_mesh` where it was measured or given,
+        ``boxes`` (T, 4) float32 crops in pixels of the source (left, top, right, bottom), and what a provider added.
     """
     return load(read_member(record, "safetensors"))
 

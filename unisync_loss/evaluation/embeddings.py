@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unisync_loss.config import WINDOW_FRAMES
-from unisync_loss.data.clips import ClipEntry, load_clip
+from unisync_loss.data.clips import ClipEntry, check_visual, load_clip, visual_of_clip
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix, sync_probability
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.clip import Clip
-from unisync_loss.video.extraction import check_provided, visual_of_frames
 from unisync_loss.video.voicing import voiced_windows
 
 _CHUNK_FRAMES = 250  # windows of a clip encoded at a time, at most: constant memory
@@ -77,7 +76,7 @@ def embed_clips(
             clip that cannot be read.
         FileNotFoundError: for a clip that is gone.
     """
-    check_provided(expert.config)
+    check_visual(expert.config, entries)
     for entry in entries:
         try:
             clip = load_clip(entry)
@@ -105,10 +104,7 @@ def _look(expert: UniSyncExpert, entry: ClipEntry, clip: Clip) -> Tensor:
     """What the expert sees of a clip, (1, T, …); colours as bytes."""
     if expert.config.visual == "rgb":
         return rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
-    try:
-        return visual_of_frames(expert.config, clip.frames)
-    except ValueError as error:
-        raise ValueError(f"{entry.name}: {error}") from error
+    return visual_of_clip(expert.config, entry, clip)
 
 
 def embed_video(

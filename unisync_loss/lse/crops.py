@@ -60,7 +60,7 @@ def find_tracks(frames: Iterable[Frame], finder: FaceFinder) -> list[FaceTrack]:
     """
     tracks: list[FaceTrack] = []
     for _, looks in groupby(_looks(frames), key=lambda look: look[0]):
-        faces = [(index, box) for _, index, frame in looks for box in finder(frame)]
+        faces = [(index, box) for _, index, frame in looks for box in finder(frame, index)]
         tracks += link_tracks([(index, whole_face(box)) for index, box in faces])
     return tracks
 

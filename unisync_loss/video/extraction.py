@@ -1,7 +1,6 @@
-"""Visual representations from video frames: what an expert looks at, made with MediaPipe's mesh and nothing else.
+"""Visual representations made from video frames by MediaPipe's face mesh.
 
-Generators hand over their own landmarks, maps or coefficients; these stand in where there is only video, in training
-and in scoring.
+Generators pass their own landmarks, maps or coefficients; training and scoring from video make them here.
 """
 
 from __future__ import annotations
@@ -14,23 +13,24 @@ from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.face_topology import RINGS, landmark_layout
+from unisync_loss.utils.tensors import Array
 from unisync_loss.video.expressions import EXPRESSIONS, expression_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 from unisync_loss.video.parsing_maps import paint
 
-MAP_SIZE = 128  # pixels of a side of a parsing map
+MAP_SIZE = 128  # pixels per side of a parsing map
 
 
 def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor:
-    """Make from a clip what an expert looks at.
+    """Make the visual representation of a clip from its frames.
 
     Args:
         config: of the expert.
         frames: (T, H, W, 3) uint8 RGB, one face.
 
     Returns:
-        (1, T, …) as the config's visual representation defines it: colours in [0, 1], shares of the parsing groups,
-        landmarks in pixels, or coefficients of :mod:`unisync_loss.video.expressions`.
+        (1, T, …) as the config's visual representation defines it: colours in [0, 1], probabilities of the parsing
+        groups, landmarks in pixels, or coefficients of :mod:`unisync_loss.video.expressions`.
 
     Raises:
         ValueError: for frames that show no face, or a config whose representation cannot be made from video: landmarks
@@ -43,11 +43,29 @@ def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor
     return visual_of_mesh(config, fill_gaps(face_mesh(frames, depth=True)), frames.shape[1:3])
 
 
-def visual_of_mesh(config: UniSyncConfig, mesh: NDArray[np.float32], size: tuple[int, ...]) -> Tensor:
-    """Make from a face's mesh what an expert on anything but colours looks at, frame by frame.
+def visual_of_features(config: UniSyncConfig, features: Array) -> Tensor:
+    """Take stored coefficients or parsing maps for an expert on that representation.
 
     Args:
-        config: of the expert, that :func:`check_provided` lets pass.
+        config: of the expert.
+        features: of :func:`unisync_loss.data.clips.clip_features`.
+
+    Returns:
+        (1, T, …), the same values.
+
+    Raises:
+        ValueError: for another number of coefficients than the expert takes.
+    """
+    if config.visual == "3dmm" and features.shape[1] != config.visual_features:
+        raise ValueError(f"3dmm: expected {config.visual_features} coefficients, got {features.shape[1]}")
+    return torch.from_numpy(features)[None]
+
+
+def visual_of_mesh(config: UniSyncConfig, mesh: NDArray[np.float32], size: tuple[int, ...]) -> Tensor:
+    """Make the visual representation of an expert that takes no images from a face mesh, frame by frame.
+
+    Args:
+        config: of the expert, accepted by :func:`check_provided`.
         mesh: (T, 468, 3) of :func:`unisync_loss.video.face_mesh.face_mesh`, without gaps.
         size: height and width of the frames in pixels.
 
@@ -62,7 +80,7 @@ def visual_of_mesh(config: UniSyncConfig, mesh: NDArray[np.float32], size: tuple
 
 
 def check_provided(config: UniSyncConfig) -> None:
-    """Refuse a config whose representation cannot be made from video, before any work.
+    """Refuse a config whose representation cannot be made from video.
 
     Raises:
         ValueError: see :func:`visual_of_frames`.
@@ -71,14 +89,14 @@ def check_provided(config: UniSyncConfig) -> None:
     if config.visual == "3dmm" and count != EXPRESSIONS:
         raise ValueError(
             f"3dmm: expected the {EXPRESSIONS} coefficients that are made from video, got an expert on {count} of "
-            "another face model: give it that model's coefficients"
+            "another face model: store that model's coefficients with unisync prepare --features"
         )
     if config.visual == "landmarks":
         landmark_layout(count)
 
 
 def landmarks_of_mesh(mesh: Tensor, features: int) -> Tensor:
-    """Choose the landmarks that an expert takes.
+    """Select the landmarks that an expert takes.
 
     Args:
         mesh: (..., 468, 3).
@@ -95,13 +113,13 @@ def landmarks_of_mesh(mesh: Tensor, features: int) -> Tensor:
 
 
 def parsing_of_mesh(mesh: NDArray[np.float32], size: int = MAP_SIZE) -> NDArray[np.float32]:
-    """Paint the groups of a parsing map: the oval of the face, the nose, both lips and what is between them.
+    """Draw the groups of a parsing map: the face oval, the nose, both lips and the area between them.
 
     Args:
-        mesh: (T, 468, 2) as shares of width and height.
+        mesh: (T, 468, 2) as fractions of width and height.
         size: pixels of the map's sides.
 
     Returns:
-        (T, 6, size, size) shares of each pixel, of :data:`unisync_loss.config.PARSING_GROUPS`.
+        (T, 6, size, size) fractions of each pixel, of :data:`unisync_loss.config.PARSING_GROUPS`.
     """
     return paint(mesh[:, RINGS], size)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Frame = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
+#: frame (H, W, 3) uint8 RGB and its number → (N, 4) left, top, right, bottom in pixels, brows to chin
+FaceFinder = Callable[[Frame, int], Boxes]
 
 SAME_FACE = 0.3  # intersection over union of two boxes of one face, at one time or a fifth of a second apart
 _SCORE = 0.5  # MediaPipe's own default
@@ -35,8 +37,8 @@ class MediaPipeFinder:
             raise ImportError("finding faces needs MediaPipe: pip install 'unisync_loss[video]'") from error
         self._near, self._far = FaceDetection(_SCORE, 0), FaceDetection(_SCORE, 1)
 
-    def __call__(self, frame: Frame) -> Boxes:
-        """Find faces, (H, W, 3) → (N, 4), the surest first."""
+    def __call__(self, frame: Frame, _number: int = 0) -> Boxes:
+        """Find faces, (H, W, 3) → (N, 4), the most certain first."""
         found = _detect(self._near, frame)
         for part, left, top in squares_of(frame):
             found += [(score, _moved(box, left, top)) for score, box in _detect(self._far, part)]
@@ -111,7 +113,3 @@ def _same_place(box: Boxes, other: Boxes) -> bool:
     middle = (box[:2] + box[2:]) / 2
     inside = bool((middle > other[:2]).all() and (middle < other[2:]).all())
     return inside or float(overlap(box[None], other[None])[0, 0]) > SAME_FACE
-
-
-#: (H, W, 3) uint8 RGB → (N, 4) left, top, right, bottom in pixels, brows to chin
-FaceFinder = Callable[[Frame], Boxes]

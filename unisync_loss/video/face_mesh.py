@@ -17,7 +17,7 @@ from unisync_loss.representations.face_topology import (
     TEMPLATE,
 )
 
-_FEWEST_FACES = 0.8  # share of frames that must show a face
+FEWEST_FACES = 0.8  # fraction of a clip's frames that must show a face
 
 
 def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.float32]:
@@ -81,7 +81,7 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
         ValueError: when more than a fifth of the frames show no face.
     """
     seen = seen_in(mesh)
-    if seen.mean() < _FEWEST_FACES:
+    if seen.mean() < FEWEST_FACES:
         raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
     places, frames = np.flatnonzero(seen), np.arange(len(mesh))
     after = places.searchsorted(frames).clip(0, len(places) - 1)

@@ -73,7 +73,7 @@ def track_faces(frames: Iterable[Frame], finder: FaceFinder | None = None) -> It
 
     Args:
         frames: (H, W, 3) uint8 RGB, all of one size, at 25 fps.
-        finder: finds the boxes of a frame; default MediaPipe.
+        finder: gives the boxes of a frame, whose number counts from 0 here; default MediaPipe.
 
     Yields:
         Pieces of tracks as soon as they are known to be kept, and the end of every track, those dropped included
@@ -212,7 +212,7 @@ class _Tracker:
 
     def _look(self, frame: Frame) -> Iterator[TrackPiece | TrackEnd]:
         self.last_look = self.time
-        boxes = np.asarray(self.finder(frame), np.float32).reshape(-1, 4)
+        boxes = np.asarray(self.finder(frame, self.time), np.float32).reshape(-1, 4)
         free = set(range(len(boxes)))
         if self.open and free:
             table = overlap(np.stack([track.keys[-1][1] for track in self.open]), boxes)

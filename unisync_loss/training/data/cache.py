@@ -20,7 +20,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from unisync_loss.data.clips import ClipEntry, decode_clip, measure_clip
+from unisync_loss.data.clips import ClipEntry, clip_mesh, decode_clip
 from unisync_loss.models.mouth_aligner import sample_mouth
 from unisync_loss.utils.files import fingerprint, write_atomically
 from unisync_loss.utils.image import resize
@@ -156,10 +156,11 @@ def _cache_one(task: tuple[ClipEntry, Path, Part]) -> tuple[str, str]:
     """Cache one clip; returns its name and why it was skipped, or nothing."""
     entry, folder, part = task
     try:
+        clip = decode_clip(entry)
         if part == "crop":
-            _write(cache_path(entry, folder, part), see_crop(decode_clip(entry)))
+            _write(cache_path(entry, folder, part), see_crop(clip))
             return entry.name, ""
-        clip, mesh = measure_clip(entry)
+        mesh = clip_mesh(entry, clip.frames)
     except ValueError as error:
         return entry.name, str(error)
     # the mesh takes the time and little room: whoever wants the mouth has it for the other experts, too
