@@ -1,14 +1,15 @@
-"""Share of real clips whose offset `unisync align` puts right, the sound of each first shifted by a random offset.
+"""Share of randomly shifted real clips whose offset `unisync align` corrects.
 
     python benchmarks/align_shifts.py --data VAL --out OUT --json align_shifts.json
     python benchmarks/align_shifts.py --data VAL --out OUT --json again.json -- --init mel-rgb joint_steps=100
 
-Shifts are uniform within ±10 frames and of any fraction of a frame; the clips are written anew. The folder must be in
-sync (or have an offsets.csv). The same clips unshifted tell how many a clean folder would lose or see moved.
+The audio is shifted by a uniform random offset within ±10 frames, fractions included, and the clips are re-encoded.
+The folder must be in sync (or have an offsets.csv). The same clips without a shift show how many a clean folder would
+lose.
 
-What follows ``--`` goes to ``unisync train``, for any pair, others' clips in addition by ``--data``: one round of
-retraining in two folds by speaker, from the offsets just found; then each clip is judged again, by the expert that was
-not trained on it. Started again, it goes on where it was.
+Arguments after ``--`` go to ``unisync train`` (any pair; more clips with ``--data``) for one round of retraining in
+two folds by speaker on the offsets just found. Each clip is then aligned again by the expert that was not trained on
+it. Resumable.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def write_shifted(entries: Sequence[ClipEntry], shifts: np.ndarray, root: Path) -> None:
-    """Write each clip, its sound late by its shift."""
+    """Write each clip with its audio delayed by its shift."""
     for entry, shift in zip(entries, shifts, strict=True):
         path = (root / entry.name).with_suffix(".mp4")
         if not path.exists():
@@ -86,7 +87,7 @@ def write_shifted(entries: Sequence[ClipEntry], shifts: np.ndarray, root: Path) 
 
 
 def retrain(view: Path, out: Path, settings: Sequence[str]) -> Path:
-    """Train on a fold, without validation: the folder of its expert."""
+    """Train on a fold without validation; returns the folder of the expert."""
     run = out / f"run{view.name}"
     command = [sys.executable, "-m", "unisync_loss.cli", "train", "--out", str(run)]
     if (run / "config.yaml").is_file():
@@ -98,17 +99,17 @@ def retrain(view: Path, out: Path, settings: Sequence[str]) -> Path:
 
 
 def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge], log: Path) -> dict[str, Any]:
-    """Align a folder, unless its log is there; scores over all clips, with an interval, and over those kept."""
+    """Align a folder unless its log exists; accuracy over all clips, with an interval, and over the clips kept."""
     if not log.exists():
         align(root, judges, log=lambda line: print(line, file=sys.stderr, flush=True))
         shutil.copyfile(root / "align.jsonl", log)
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     kept = np.array([row["offset_frames"] is not None for row in rows])
     error = np.abs([(row["offset_frames"] or 0.0) - shift for row, shift in zip(rows, shifts, strict=True)])
-    right = kept & (error <= 1)
+    correct = kept & (error <= 1)
     return {
-        "within_1": round(float(right.mean()), 4),
-        "within_1_interval": [round(end, 4) for end in mean_ci(right.astype(float))],
+        "within_1": round(float(correct.mean()), 4),
+        "within_1_interval": [round(end, 4) for end in mean_ci(correct.astype(float))],
         "kept": round(float(kept.mean()), 4),
         "within_1_of_kept": round(float((error[kept] <= 1).mean()), 4),
         "median_error": round(float(np.median(error[kept])), 3),

@@ -1,10 +1,10 @@
-"""Faults planted in real clips: how many `unisync doctor` finds and names, and what it says of clean ones.
+"""Detection of faults planted in real clips by `unisync doctor`, and its false alarms on clean clips.
 
     python benchmarks/doctor_faults.py --data VAL --music TUNE.mp3 … --json out/doctor_faults.json
 
-Of all clips of 2 s or more, 20 are drawn, corpora in turn, and cut to 5 s; each fault is planted in all of them, the
-files written anew and examined as a folder. *Found*: a problem on the clip; *named*: the right verdict. ``clean``
-examines all clips of 2 s or more as they lie.
+20 clips of 2 s or more are drawn, alternating between corpora, and cut to 5 s. Each fault is planted in all of them;
+the files are re-encoded and examined as a folder. *Found*: a problem is reported for the clip; *named*: with the
+correct verdict. ``clean`` examines all clips of 2 s or more unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Made = Iterator[tuple[str, Clip, dict[str, int]]]
 
 
 def plant(fault: str, clips: Sequence[Clip], tunes: Sequence[np.ndarray]) -> Made:
-    """Name, clip and options of writing of every file with the fault; names begin with the clip's number."""
+    """Name, clip and encoding options of every file with the fault; names start with the number of the clip."""
     draw = np.random.default_rng(0)
     for number, clip in enumerate(clips):
         frames, sound = clip
@@ -69,10 +69,10 @@ def plant(fault: str, clips: Sequence[Clip], tunes: Sequence[np.ndarray]) -> Mad
             clip = Clip(frames[:length], other[: length * SAMPLES_PER_FRAME])
         elif fault == "silent":
             clip = Clip(frames, np.zeros_like(sound))
-        elif fault == "copy":  # trimmed, lighter, quieter, encoded harder
+        elif fault == "copy":  # trimmed, lighter, quieter, more strongly compressed
             yield f"{name}/copied", Clip(np.clip(frames[8:], 0, 249) + 6, 0.6 * sound[8 * 640 :]), {"crf": 30}
             name = f"{name}/clip"
-        elif fault == "half of the face":  # of the face's height or width, enlarged
+        elif fault == "half of the face":  # half of its height or width, enlarged
             twice = frames.repeat(2, 1).repeat(2, 2)
             left, top = ((0, side // 2), (side, side // 2), (side // 2, side))[number % 3]
             clip = Clip(twice[:, top : top + side, left : left + side], sound)
@@ -89,7 +89,7 @@ def plant(fault: str, clips: Sequence[Clip], tunes: Sequence[np.ndarray]) -> Mad
 
 
 def pan(picture: np.ndarray, frames: int) -> np.ndarray:
-    """A camera that wanders over a photograph, (T, H, W, 3)."""
+    """A camera that moves over a photograph, (T, H, W, 3)."""
     side, times = picture.shape[0], np.arange(frames)
     wide = np.pad(picture, ((4, 4), (4, 4), (0, 0)), "edge")
     places = np.round(4 + 4 * np.stack([np.sin(times / 12), np.cos(times / 18)], 1)).astype(int)
@@ -99,14 +99,14 @@ def pan(picture: np.ndarray, frames: int) -> np.ndarray:
 def examine_planted(
     fault: str, clips: Sequence[Clip], tunes: Sequence[np.ndarray], expert: UniSyncExpert
 ) -> dict[str, Any]:
-    """Write the clips with the fault, examine them, count."""
+    """Write the clips with the fault, examine them and count the results."""
     with tempfile.TemporaryDirectory() as folder:
         for name, clip, options in plant(fault, clips, tunes):
             path = Path(folder) / f"{name}.mp4"
             path.parent.mkdir(exist_ok=True)
             write_clip(path, np.ascontiguousarray(clip.frames), clip.waveform, **options)
         patients = list_patients([Path(folder)])
-        if fault == "speaker in two splits":  # every second clip has the speaker of the one before, in another split
+        if fault == "speaker in two splits":  # every second clip has the speaker of the previous one, in another split
             patients = [
                 replace(each, split=("train", "val")[place % 2], entry=replace(each.entry, speaker=f"a/{place // 2}"))
                 for place, each in enumerate(patients)
@@ -126,7 +126,7 @@ def examine_planted(
 
 
 def draw_clips(data: str, count: int) -> tuple[list[ClipEntry], list[ClipEntry]]:
-    """All clips of 2 s or more, and some of them, corpora in turn."""
+    """All clips of 2 s or more, and a sample of them that alternates between corpora."""
     long = [entry for entry in list_clips(data) if len(load_clip(entry).frames) >= SHORTEST]
     order = np.random.default_rng(0).permutation(len(long))
     turn: Counter[str] = Counter()
@@ -138,13 +138,13 @@ def draw_clips(data: str, count: int) -> tuple[list[ClipEntry], list[ClipEntry]]
 
 
 def read_tune(path: Path) -> np.ndarray:
-    """Music at 16 kHz."""
+    """Waveform of a music file at 16 kHz."""
     with open_media(path) as container:
         return np.concatenate(list(stream_sound(container, 0.0)))
 
 
 def main() -> None:
-    """Plant, examine, count."""
+    """Run every fault and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--music", type=Path, nargs="+", required=True)

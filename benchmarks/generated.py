@@ -1,12 +1,12 @@
-"""Scores of generated, dubbed and mismatched talking faces beside those of real ones.
+"""Scores of generated, dubbed and mismatched talking faces, compared with real ones.
 
     python benchmarks/generated.py --generated GENERATED --real TEST VAL TRAIN --plot docs/generated.png
 
-GENERATED/<kind>/<clip> are face crops with sound, REAL/<corpus>/<speaker>/<clip> real ones; kinds stand beside the
-corpora of their own source where there is one (TWINS), paired clip by clip where their names end in the same YouTube id
-and number, and all beside the first real folder, which no expert was trained on. Only corpora that are needed are read.
-Each clip is scored as a whole, as `unisync score` does, but without looking for faces; what cannot be read, or shows no
-face to an expert on landmarks, is left out and named. Intervals are 95 % bootstraps over clips.
+GENERATED/<kind>/<clip> are face crops with audio, REAL/<corpus>/<speaker>/<clip> are real ones. Each kind is compared
+with the corpus of its source videos if there is one (SOURCES), clip by clip where the names end in the same YouTube
+id and number, and with the first real folder, which no expert was trained on. Only the corpora needed are read. Each
+clip is scored as a whole, as by `unisync score`, but without face detection. Clips that cannot be read, or show no
+face to an expert on landmarks, are skipped and named. Intervals are 95 % bootstraps over clips.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
 
-#: kind of generated clip: what it is, and the corpus that holds its source's real clips
-TWINS = {
-    "lipquiz_wav2lip": ("Wav2Lip, lips made for the voice", None),
-    "wav2lip288_out": ("Wav2Lip 288, lips made for the voice", None),
-    "dinet_out": ("DINet, lips made for the voice", None),
-    "geneface_out": ("GeneFace, face made for the voice", None),
-    "sadtalker_out": ("SadTalker, face made for the voice", None),
-    "lrs3_aligndit_resynth": ("voice dubbed on real lips", "lrs3_aligndit"),
-    "lrs3_lip2speechunit_resynth": ("voice read from real lips", "lrs3_lip2speechunit"),
-    "revise_out": ("voice read from real lips and noise", "revise_raw"),
-    "mcgurk_luv_incongruent": ("another syllable's voice", "mcgurk_luvghodasara"),
-    "mcgurk_pl_filyp_incongruent": ("another syllable's voice", "mcgurk_pl_filyp"),
-    "mcgurk_romajaku_incongruent": ("another syllable's voice", "mcgurk_romajaku"),
+#: kind of generated clip: description, and the corpus with the real clips of its sources
+SOURCES = {
+    "lipquiz_wav2lip": ("Wav2Lip, lips generated for the audio", None),
+    "wav2lip288_out": ("Wav2Lip 288, lips generated for the audio", None),
+    "dinet_out": ("DINet, lips generated for the audio", None),
+    "geneface_out": ("GeneFace, face generated for the audio", None),
+    "sadtalker_out": ("SadTalker, face generated for the audio", None),
+    "lrs3_aligndit_resynth": ("speech synthesised for real lips (dubbing)", "lrs3_aligndit"),
+    "lrs3_lip2speechunit_resynth": ("speech generated from real lips", "lrs3_lip2speechunit"),
+    "revise_out": ("speech generated from real lips and noise", "revise_raw"),
+    "mcgurk_luv_incongruent": ("audio of another syllable", "mcgurk_luvghodasara"),
+    "mcgurk_pl_filyp_incongruent": ("audio of another syllable", "mcgurk_pl_filyp"),
+    "mcgurk_romajaku_incongruent": ("audio of another syllable", "mcgurk_romajaku"),
 }
 MEASURES = ("probability", "voiced", "at_offset", "confidence", "within_1")
 _SOURCE = re.compile(r"[A-Za-z0-9_-]{11}_\d{5}$")
 
 
 def main() -> None:
-    """Score all groups."""
+    """Score all groups and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generated", type=Path, required=True)
     parser.add_argument("--real", type=Path, nargs="+", required=True)
@@ -72,7 +72,7 @@ def main() -> None:
         "model": options.model,
         "seed": options.seed,
         "groups": {name: summary(rows, options.seed) for name, rows in clips.items()},
-        "paired": {kind: row for kind in TWINS if (row := paired(clips, kind, options.seed))},
+        "paired": {kind: row for kind in SOURCES if (row := paired(clips, kind, options.seed))},
         "left_out": left_out,
         "clips": clips,
     }
@@ -86,15 +86,15 @@ def main() -> None:
 
 
 def list_groups(generated: Path, real: Sequence[Path]) -> dict[str, list[ClipEntry]]:
-    """Clips by group: ``real``, the corpora of twins, the kinds that are there."""
+    """Clips by group: held-out real clips, the corpora of the sources, and the kinds found."""
     groups = {"real, held out": list_clips(real[0])}
-    there = [entry for folder in real for entry in list_clips(folder)]
-    for kind, (_, corpus) in TWINS.items():
+    known = [entry for folder in real for entry in list_clips(folder)]
+    for kind, (_, corpus) in SOURCES.items():
         files = sorted(path for path in (generated / kind).glob("*") if path.suffix in SUFFIXES)
         if not files:
             continue
         if corpus:
-            groups[f"real {corpus}"] = [entry for entry in there if entry.corpus == corpus]
+            groups[f"real {corpus}"] = [entry for entry in known if entry.corpus == corpus]
         groups[kind] = [ClipEntry(path, f"{kind}/{path.name}", kind, kind) for path in files]
     return {name: entries for name, entries in groups.items() if entries}
 
@@ -102,7 +102,7 @@ def list_groups(generated: Path, real: Sequence[Path]) -> dict[str, list[ClipEnt
 def score_all(
     expert: UniSyncExpert, groups: dict[str, list[ClipEntry]], seed: int, left_out: dict[str, str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Numbers of every clip by group; a clip in two groups is scored once."""
+    """Scores of every clip by group; a clip in two groups is scored once."""
     entries = list({entry.path: entry for group in groups.values() for entry in group}.values())
     progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
     scored = {}
@@ -117,18 +117,18 @@ def score_all(
 def scores(
     expert: UniSyncExpert, entries: list[ClipEntry], seed: int, left_out: dict[str, str]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Numbers of clips, one after the other."""
+    """Scores of clips, one at a time."""
     for clip in embed_clips(expert, entries, left_out=left_out):
         values = offset_table(clip)
         offset = find_offset(values, seed)
-        shown = values[:, MAX_OFFSET]
+        uncorrected = values[:, MAX_OFFSET]
         yield (
             clip.entry.path,
             {
                 "clip": clip.entry.name,
                 "windows": len(values),
-                "probability": round(float(shown.mean()), 4),
-                "voiced": round(float(shown[clip.voiced].mean()), 4) if clip.voiced.any() else None,
+                "probability": round(float(uncorrected.mean()), 4),
+                "voiced": round(float(uncorrected[clip.voiced].mean()), 4) if clip.voiced.any() else None,
                 "at_offset": round(float(np.nanmean(values[:, offset.frames + MAX_OFFSET])), 4),
                 "confidence": round(offset.confidence, 4),
                 "offset": offset.frames,
@@ -147,14 +147,14 @@ def summary(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def interval(values: np.ndarray, seed: int) -> dict[str, Any]:
-    """Mean and its 95 % interval; none for fewer than five clips."""
+    """Mean and its 95 % interval; no interval for fewer than five clips."""
     ends = mean_ci(values, seed=seed) if len(values) >= 5 else ()
     return {"mean": round(float(np.nanmean(values)), 4), "ci95": [round(end, 4) for end in ends] or None}
 
 
 def paired(clips: dict[str, list[dict[str, Any]]], kind: str, seed: int) -> dict[str, Any] | None:
-    """Differences to the real clips of the same source, None where names tell no pairs."""
-    real = {key: row for row in clips.get(f"real {TWINS[kind][1]}", []) if (key := source_of(row))}
+    """Differences to the real clips of the same source; None if the names give no pairs."""
+    real = {key: row for row in clips.get(f"real {SOURCES[kind][1]}", []) if (key := source_of(row))}
     pairs = [(row, real[key]) for row in clips.get(kind, []) if (key := source_of(row)) in real]
     if not pairs:
         return None
@@ -167,35 +167,35 @@ def paired(clips: dict[str, list[dict[str, Any]]], kind: str, seed: int) -> dict
 
 
 def source_of(row: dict[str, Any]) -> str | None:
-    """YouTube id and number at the end of a clip's name."""
+    """YouTube id and number at the end of the name of a clip."""
     found = _SOURCE.search(Path(row["clip"]).stem)
     return found[0] if found else None
 
 
 def table(report: dict[str, Any]) -> str:
-    """Groups as lines."""
-    lines = [f"left out {name}: {reason}" for name, reason in report["left_out"].items()]
+    """Report as text, one line per group."""
+    lines = [f"skipped {name}: {reason}" for name, reason in report["left_out"].items()]
     lines.append(f"{'':32}clips" + "".join(f"{name:>24}" for name in MEASURES))
     for name, row in report["groups"].items():
         lines.append(f"{name:32}{row['clips']:5d}" + "".join(f"{cell(row[measure]):>24}" for measure in MEASURES))
     for name, row in report["paired"].items():
         text = ", ".join(f"{measure} {cell(row[measure])}" for measure in MEASURES if measure in row)
-        lines.append(f"{name} less its real twin, {row['pairs']} pairs of {row['sources']} sources: {text}")
+        lines.append(f"{name} minus its real source, {row['pairs']} pairs from {row['sources']} sources: {text}")
     return "\n".join(lines)
 
 
 def cell(value: dict[str, Any]) -> str:
-    """Mean and interval."""
+    """Mean and interval as text."""
     ends = f" [{value['ci95'][0]:.2f}, {value['ci95'][1]:.2f}]" if value["ci95"] else ""
     return f"{value['mean']:.3f}{ends}"
 
 
 def plot(clips: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Box plots of numbers by group: no picture of anybody."""
+    """Box plots of the scores by group."""
     figure = Figure(figsize=(10, 0.34 * len(clips) + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
     names = list(clips)[::-1]
-    titles = {"probability": "probability as it is", "confidence": "confidence", "offset": "offset, frames"}
+    titles = {"probability": "probability, uncorrected", "confidence": "confidence", "offset": "offset, frames"}
     for axes, (measure, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
         boxes = axes.boxplot(
             [[row[measure] for row in clips[name]] for name in names],

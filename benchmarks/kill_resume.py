@@ -1,10 +1,9 @@
-"""Kill a training with SIGKILL at random moments, resume it, and compare its weights with an undisturbed run's.
+"""Training killed with SIGKILL at random moments and resumed, compared with an uninterrupted run.
 
     python benchmarks/kill_resume.py --data FOLDER --out out/kill --kills 10 --json out/kill.json [KEY=VALUE …]
 
-Every process is killed after a random number of steps and a random moment more; settings may follow as of `unisync
-train`. A small folder will do, such as `python -m tools.synthetic` makes. On a CPU the weights must be equal to
-the bit.
+Each process is killed after a random number of steps and a short random time. Settings of `unisync train` may follow.
+A small folder is enough, such as one made by `python -m tools.synthetic`. On a CPU the weights must be bitwise equal.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from unisync_loss.models.pretrained import load_expert
 
 
 def command(options: argparse.Namespace, out: Path, *more: str) -> list[str]:
-    """The training of one run."""
+    """Command line of one training run."""
     fixed = ["--data", options.data, "--val", options.data, "--cache", str(options.out / "cache"), "--out", str(out)]
     settings = ["save_minutes=0", f"steps={options.steps}", "val_every=20", "clips=4", "workers=1", *options.settings]
     return [sys.executable, "-m", "unisync_loss.cli", "train", "--visual", options.visual, *fixed, *more, *settings]
 
 
 def step_saved(out: Path, steps: int) -> int:
-    """Step of the state on disk; all of them where the stage is over."""
+    """Step of the saved state; the total number of steps if the stage has ended."""
     if not (out / "state.safetensors").exists():
         return 0
     with safe_open(out / "state.safetensors", framework="pt") as file:
@@ -40,7 +39,7 @@ def step_saved(out: Path, steps: int) -> int:
 
 
 def main() -> None:
-    """Train, kill, resume, compare."""
+    """Train, kill, resume and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -52,13 +51,13 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args()
     subprocess.run(command(options, options.out / "whole"), check=True)
-    draw, broken, killed = random.Random(options.seed), options.out / "broken", []
+    rng, broken, killed = random.Random(options.seed), options.out / "broken", []
     while len(killed) < options.kills and step_saved(broken, options.steps) < options.steps:
-        goal = step_saved(broken, options.steps) + draw.uniform(0, 1.5 * options.steps / options.kills)
+        goal = step_saved(broken, options.steps) + rng.uniform(0, 1.5 * options.steps / options.kills)
         process = subprocess.Popen(command(options, broken, "--resume"))
         while process.poll() is None and step_saved(broken, options.steps) < goal:
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.2))  # in the middle of a step, of a save, of a validation
+        time.sleep(rng.uniform(0, 0.2))  # somewhere within a step, a save or a validation
         process.kill()
         process.wait()
         killed.append(step_saved(broken, options.steps))

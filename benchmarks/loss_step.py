@@ -1,10 +1,10 @@
-"""One step of the loss in a generator's loop, against Wav2Lip's SyncNet: forward and backward to the video.
+"""Time of one loss step, forward and backward to the video, compared with Wav2Lip's SyncNet.
 
     python benchmarks/loss_step.py --json out/loss_step.json
 
-Batch 16 of one 0.2 s window each (Wav2Lip's loop), and of one second (where frames are shared between windows; SyncNet
-sees each of the 21 windows by itself), 96x96, float32, two threads. The two are timed in turn, A B A B …, and the ratio
-is taken pair by pair; median and quartiles are printed. No absolute time is a claim.
+A batch of 16 single windows of 0.2 s (Wav2Lip's loop), and of clips of one second, where windows share frames
+(SyncNet processes each of the 21 windows separately); 96 x 96, float32, two threads. The two are timed alternately
+and the ratio is computed per pair; median and quartiles are printed. Absolute times are for orientation only.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
 
 
 def timed(step: Callable[[], None]) -> float:
-    """Seconds of one call."""
+    """Duration of one call in seconds."""
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
 
 
 def make_steps(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Our step and Wav2Lip's, on inputs of the same size."""
+    """Our step and Wav2Lip's, on inputs of equal size."""
     loss = UniSyncLoss(expert)
     syncnet = SyncNetColor().eval().requires_grad_(False)
     video = torch.rand(batch, frames, 3, 96, 96, requires_grad=True)
@@ -52,7 +52,7 @@ def make_steps(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Callable
 
 
 def compare(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> dict[str, object]:
-    """Ratio theirs / ours, pair by pair."""
+    """Ratio of their time to ours, per pair of measurements."""
     for step in (ours, theirs):
         step()
     pairs = np.array([(timed(ours), timed(theirs)) for _ in range(rounds)])

@@ -1,17 +1,17 @@
-"""Our LSE path against the steps of the original pipeline, rebuilt, on the same video, in one run.
+"""Time of `unisync lse` compared with a reimplementation of the original pipeline, on the same video.
 
     python benchmarks/lse_speed.py VIDEO --json out/lse_speed.json
 
-`network`: the same 224x224 frames to the same distances. The original's way: the whole clip as float32, every window
-stacked by itself, its networks layer by layer in batches of 20, distances window by window and offset by offset.
-`pipeline`: the video file to the same distances, with face tracks. The original's way, beside the above: the video to
-an MPEG-4 file, that to JPEG files, S3FD on a quarter of each side of every picture, cuts between scenes by hue,
-saturation and value of the MPEG-4 file as PySceneDetect looks for them, crops to a video file, that to JPEG files and
-back. S3FD is its trunk with random weights, run on every tenth picture and counted ten times; nobody listens to it:
-the boxes are ours, found before the clock starts.
+`network`: from equal 224 x 224 frames to equal distances. The original keeps the whole clip as float32, stacks every
+window separately, runs its networks in batches of 20, and computes distances per window and offset. `pipeline`: from
+the video file to equal distances, with face tracks. In addition to the above, the original converts the video to an
+MPEG-4 file and that to JPEG files, runs S3FD on every frame at a quarter of its side, detects cuts by hue, saturation
+and value as PySceneDetect does, writes the crops to a video file, and that to JPEG files again. S3FD is represented
+by its backbone with random weights, run on every tenth frame and counted ten times; its output is not used: the boxes
+are ours, detected before the measurement.
 
-Processor time, and time on the wall, which a busy machine spoils; both ways in turn, A B A B …, the ratio pair by pair.
-The ratio `without_detector` leaves S3FD out, but not our face finder: a floor, whatever the detector costs.
+CPU time and wall time are reported (the latter suffers on a busy machine); both are timed alternately, with one ratio
+per pair. `without_detector` excludes S3FD but not our face detector, which gives a lower bound for any detector.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from unisync_loss.video.encoding import to_int16
 from unisync_loss.video.face_detection import MediaPipeFinder
 
 BATCH = 20  # the original's
-S3FD_EVERY = 10  # pictures
+S3FD_EVERY = 10  # frames
 
 
 def original_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarray) -> Tensor:
-    """(T, 3, 224, 224) RGB and (S,) to (W, 31), as the original goes about it."""
+    """(T, 3, 224, 224) RGB and (S,) to distances (W, 31), in the order of operations of the original."""
     video = torch.stack([frame.flip(0) for frame in frames], dim=1)[None].float()
-    sound = mfcc(torch.from_numpy(samples)).T[None, None].float()
+    coefficients = mfcc(torch.from_numpy(samples)).T[None, None].float()
     count = min(video.shape[2], len(samples) // 640) - 5
-    seen, heard = [], []
+    visual, audio = [], []
     for start in range(0, count, BATCH):
         windows = range(start, min(count, start + BATCH))
         batch = torch.cat([video[:, :, v : v + 5] for v in windows])
-        seen.append(net.network.netfclip(net.network.netcnnlip(batch).flatten(1)))
-        batch = torch.cat([sound[..., 4 * v : 4 * v + 20] for v in windows])
-        heard.append(net.network.netfcaud(net.network.netcnnaud(batch).flatten(1)))
-    lips, voices = torch.cat(seen), F.pad(torch.cat(heard), (0, 0, 15, 15))
-    return torch.stack([F.pairwise_distance(lips[[v]].repeat(31, 1), voices[v : v + 31]) for v in range(count)])
+        visual.append(net.network.netfclip(net.network.netcnnlip(batch).flatten(1)))
+        batch = torch.cat([coefficients[..., 4 * v : 4 * v + 20] for v in windows])
+        audio.append(net.network.netfcaud(net.network.netcnnaud(batch).flatten(1)))
+    lips, speech = torch.cat(visual), F.pad(torch.cat(audio), (0, 0, 15, 15))
+    return torch.stack([F.pairwise_distance(lips[[v]].repeat(31, 1), speech[v : v + 31]) for v in range(count)])
 
 
 def our_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarray) -> Tensor:
-    """The same by the library."""
+    """The same with this library."""
     meter = LseMeter(net, samples)
     for frame in frames:
         meter.add(frame)
@@ -70,7 +70,7 @@ def our_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarray) -
 
 
 def detector() -> nn.Sequential:
-    """Trunk of S3FD: VGG-16 without its classifier, and the layers added to it; the small heads are left out."""
+    """Backbone of S3FD: VGG-16 without its classifier, and the added layers; the small heads are omitted."""
     layers: list[nn.Module] = []
     channels = 3
     for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -91,7 +91,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def to_mpeg4(frames: Iterable[np.ndarray], path: Path) -> None:
-    """Write an AVI file as ffmpeg does for the original, at its best quality."""
+    """Write an AVI file at the quality that the original requests from ffmpeg."""
     with av.open(str(path), "w") as container:
         stream: Any = None
         for frame in frames:
@@ -103,7 +103,7 @@ def to_mpeg4(frames: Iterable[np.ndarray], path: Path) -> None:
 
 
 def to_jpegs(frames: Iterable[np.ndarray], folder: Path) -> list[Path]:
-    """Write a file for each picture."""
+    """Write one file per frame."""
     import cv2
 
     paths = []
@@ -114,26 +114,26 @@ def to_jpegs(frames: Iterable[np.ndarray], folder: Path) -> list[Path]:
 
 
 def read_jpeg(path: Path) -> np.ndarray:
-    """RGB of a file."""
+    """RGB image of a file."""
     import cv2
 
     return cv2.imread(str(path))[..., ::-1].copy()
 
 
 def now() -> np.ndarray:
-    """Seconds of processor time, and of the clock on the wall."""
+    """CPU time and wall time in seconds."""
     return np.array([time.process_time(), time.perf_counter()])
 
 
 def original_pipeline(net: SyncNet, s3fd: nn.Module, path: Path, tracks: list[FaceTrack]) -> tuple[np.ndarray, ...]:
-    """Video file to the distances of each track; seconds as of :func:`now`, and of these S3FD's."""
+    """Video file to the distances of each track; returns the times of :func:`now`, in total and of S3FD."""
     started, detecting = now(), np.zeros(2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         to_mpeg4(read_frames(path), folder / "video.avi")
-        pictures = to_jpegs(read_frames(folder / "video.avi"), folder)
-        for index, picture in enumerate(pictures):
-            whole = torch.from_numpy(read_jpeg(picture)).movedim(-1, 0)[None].float()
+        images = to_jpegs(read_frames(folder / "video.avi"), folder)
+        for index, image in enumerate(images):
+            whole = torch.from_numpy(read_jpeg(image)).movedim(-1, 0)[None].float()
             small = F.interpolate(whole, scale_factor=0.25, mode="bilinear")
             if index % S3FD_EVERY == 0:
                 before = now()
@@ -142,24 +142,24 @@ def original_pipeline(net: SyncNet, s3fd: nn.Module, path: Path, tracks: list[Fa
         scene_changes(read_frames(folder / "video.avi"))
         samples = sound_of(path)
         for track in tracks:
-            span = pictures[track.start : track.start + len(track.boxes)]
+            span = images[track.start : track.start + len(track.boxes)]
             faces = (cut(read_jpeg(one), *place) for one, place in zip(span, crops(track), strict=False))
             to_mpeg4((face.movedim(0, -1).numpy() for face in faces), folder / "track.avi")
             (folder / "track").mkdir(exist_ok=True)
             again = [read_jpeg(one) for one in to_jpegs(read_frames(folder / "track.avi"), folder / "track")]
             sound = samples[track.start * 640 : (track.start + len(track.boxes)) * 640]
             original_distances(net, [torch.from_numpy(frame).movedim(-1, 0) for frame in again], sound)
-    # the detector ran on one picture in ten
+    # the detector ran on every tenth frame
     return now() - started + detecting * (1 - 1 / S3FD_EVERY), detecting
 
 
 def scene_changes(frames: Iterable[np.ndarray]) -> list[float]:
-    """Change from each picture to the next, the mean over hue, saturation and value."""
+    """Mean change of hue, saturation and value from each frame to the next."""
     import cv2
 
     changes, last = [], None
     for frame in frames:
-        step = max(1, frame.shape[1] // 256)  # PySceneDetect's own shrinking
+        step = max(1, frame.shape[1] // 256)  # the downscaling of PySceneDetect
         now = cv2.cvtColor(np.ascontiguousarray(frame[::step, ::step]), cv2.COLOR_RGB2HSV).astype(np.int32)
         if last is not None:
             changes.append(float(np.abs(now - last).mean()))
@@ -168,20 +168,20 @@ def scene_changes(frames: Iterable[np.ndarray]) -> list[float]:
 
 
 def sound_of(path: Path) -> np.ndarray:
-    """(S,) int16 at 16 kHz."""
+    """Audio of a file, (S,) int16 at 16 kHz."""
     with open_media(path) as container:
         return to_int16(np.concatenate(list(stream_sound(container, read_facts(path).zero))))
 
 
 def timed(step: Callable[[], object]) -> np.ndarray:
-    """Seconds as of :func:`now`."""
+    """Times of one call, as of :func:`now`."""
     started = now()
     step()
     return now() - started
 
 
 def ratio(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Theirs over ours, round by round, in processor time and on the wall."""
+    """Ratio of their time to ours per round, in CPU time and wall time."""
     row: dict[str, Any] = {"rounds": len(ours)}
     for clock, mine, others in zip(("cpu", "wall"), np.transpose(ours), np.transpose(theirs), strict=True):
         pairs = others / mine
@@ -196,7 +196,7 @@ def ratio(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str,
 
 @torch.inference_mode()
 def main() -> None:
-    """Time both on one video."""
+    """Measure both on one video."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", type=Path, help="with a face for more than 100 frames")
     parser.add_argument("--rounds", type=int, default=3)
@@ -236,8 +236,8 @@ def main() -> None:
     for name in ("network", "pipeline", "without_detector"):
         cpu, wall = report[name]["cpu"], report[name]["wall"]
         print(
-            f"{name:16} the original's steps take {cpu['ratio_median']} x our processor time {cpu['ratio_range']}, "
-            f"{wall['ratio_median']} x our time on the wall {wall['ratio_range']}"
+            f"{name:16} the original's steps take {cpu['ratio_median']} x our CPU time {cpu['ratio_range']}, "
+            f"{wall['ratio_median']} x our wall time {wall['ratio_range']}"
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""The paper's Table IV on our clips: every released expert on the same clips, with what it costs.
+"""Accuracy and cost of every released expert on the same clips (the paper's Table IV).
 
     python benchmarks/pairs.py --data TEST --json out/pairs.json --markdown out/pairs.md
 
-Protocol and seeds of `unisync eval`; each clip is decoded once and its face found once, for all experts. Multiply-adds
-are those of one window of five frames given alone, and, in a stretch of one second, per window: the small networks
-share frames between windows. HuBERT's own are counted apart, per second of voice. Times are medians of one second's
-windows on two threads, forward and backward to the face, all experts in turn; for orientation only.
+Protocol and seeds of `unisync eval`. Each clip is decoded, and its face mesh computed, once for all experts.
+Multiply-adds are given for a single window of five frames and, per window, for a clip of one second, because the
+small networks share frames between windows. Those of HuBERT are listed separately, per second of audio. Times are
+medians per window of clips of one second on two threads, forward and backward to the video, all experts in turn; for
+orientation only.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
-BATCH = 8  # of a timed step
+BATCH = 8  # clips in a timed step
 
 
 def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[ClipEmbedding]]:
-    """Every expert's embeddings of every clip that shows a face."""
+    """Embeddings of every clip that shows a face, by expert."""
     found: dict[str, list[ClipEmbedding]] = {name: [] for name in experts}
     entries = list_clips(data)
     progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
@@ -46,8 +47,8 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
         clip = load_clip(entry)
         try:
             mesh = fill_gaps(face_mesh(clip.frames, depth=True))
-        except ValueError as error:  # nobody is judged by a clip that others are spared
-            print(f"left out {entry.name}: {error}", file=sys.stderr)
+        except ValueError as error:  # skipped for every expert, so that all are measured on the same clips
+            print(f"skipped {entry.name}: {error}", file=sys.stderr)
             continue
         for name, expert in experts.items():
             if expert.config.visual == "rgb":
@@ -60,7 +61,7 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
 
 
 def example(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Tensor, Tensor]:
-    """A face of any kind, and audio features."""
+    """Random visual input and audio features for an expert."""
     config = expert.config
     video = {
         "rgb": torch.rand(batch, frames, 3, 96, 96),
@@ -74,7 +75,7 @@ def example(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Tensor, Ten
 
 
 def multiply_adds(expert: UniSyncExpert, frames: int) -> float:
-    """Millions per window of a stretch of so many frames."""
+    """Millions of multiply-adds per window of a clip of ``frames`` frames."""
     video, audio = example(expert, 1, frames)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         expert(video, audio)
@@ -82,7 +83,7 @@ def multiply_adds(expert: UniSyncExpert, frames: int) -> float:
 
 
 def hubert_cost(expert: UniSyncExpert) -> float:
-    """Millions of multiply-adds of the expert's HuBERT per second of voice; 0 for mel."""
+    """Millions of multiply-adds of the expert's HuBERT per second of audio; 0 for mel."""
     if expert.config.audio == "mel":
         return 0.0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -91,7 +92,7 @@ def hubert_cost(expert: UniSyncExpert) -> float:
 
 
 def milliseconds(experts: dict[str, UniSyncExpert], rounds: int) -> dict[str, float]:
-    """Median time of a step of the loss per window, in turn, on two threads."""
+    """Median time of a loss step per window on two threads, all experts in turn."""
     torch.set_num_threads(2)
     inputs = {name: example(expert, BATCH, FPS) for name, expert in experts.items()}
     losses = {name: UniSyncLoss(expert) for name, expert in experts.items()}
@@ -108,7 +109,7 @@ def milliseconds(experts: dict[str, UniSyncExpert], rounds: int) -> dict[str, fl
 
 
 def row(name: str, report: dict[str, Any]) -> str:
-    """A line of the table."""
+    """One row of the table."""
     pairs, found, cost = report["pairs"], report["retrieval"], report["cost"]
 
     def with_interval(value: float, interval: list[float]) -> str:
@@ -127,17 +128,17 @@ def row(name: str, report: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-COLUMNS = ("expert", "accuracy", "AUC", "retrieval@5", "retrieval@15", "parameters", "one window", "in a second", "ms")
+COLUMNS = ("expert", "accuracy", "AUC", "retrieval@5", "retrieval@15", "parameters", "alone", "in one second", "ms")
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def main() -> None:
-    """Measure all and write the table."""
+    """Measure every expert and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", nargs="+", default=list(list_pretrained()))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=9, help="of the timing")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()

@@ -1,9 +1,10 @@
-"""CPU seconds that ``unisync prepare`` takes per second of 25 fps video, and where they go.
+"""CPU time of ``unisync prepare`` per second of 25 fps video, by stage.
 
     python -m benchmarks.prepare_cost [VIDEO …] --json prepare_cost.json
 
-One input after the other in one process and one decoding thread, by process time: the load of other programs does not
-count. Each stage is charged what it does itself, without the stages that it calls. Without videos: a drawn face, 512².
+Inputs are prepared one after the other in one process with one decoding thread and measured in process time, so other
+programs do not matter. Each stage is charged for its own work, without the stages that it calls. Without videos, a
+drawn face of 512 x 512 is used.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from unisync_loss.video.decoding import read_facts
 from unisync_loss.video.encoding import write_clip
 from unisync_loss.video.face_detection import Boxes, Frame
 
-#: stages of the path that the target of 0.35 CPU seconds is for: what turns a picture into landmarks
+#: stages from a frame to its landmarks; the target for these is 0.35 CPU seconds
 PATH = ("decode", "scene cut", "faces", "tracking", "crop", "landmarks")
 STAGES = (*PATH, "sound", "encode", "write", "other")
 
 
 class Costs:
-    """CPU seconds by stage; the innermost stage that is running is charged."""
+    """CPU seconds by stage; time is charged to the innermost running stage."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -49,19 +50,19 @@ class Costs:
         self._since = now
 
     def enter(self, stage: str) -> None:
-        """Begin a stage."""
+        """Start charging a stage."""
         self._charge()
         self._running.append(stage)
 
     def leave(self) -> None:
-        """End it."""
+        """Return to the enclosing stage."""
         self._charge()
         self._running.pop()
 
     def of(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, charged to a stage."""
+        """Wrap a function so that its time is charged to a stage."""
 
-        def charged(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - whatever the stage takes and gives
+        def charged(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - arguments and result of the stage
             self.enter(stage)
             try:
                 return function(*arguments, **options)
@@ -71,7 +72,7 @@ class Costs:
         return charged
 
     def each(self, stage: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        """The generator, its steps charged to a stage."""
+        """Wrap a generator function so that its steps are charged to a stage."""
 
         def charged(*arguments: Any, **options: Any) -> Iterator[Any]:  # noqa: ANN401
             items = function(*arguments, **options)
@@ -83,7 +84,7 @@ class Costs:
 
 
 def watch(costs: Costs) -> None:
-    """Put a meter before every stage."""
+    """Measure every stage from now on."""
     finder = costs.of("faces", footage.MediaPipeFinder())
 
     def find(frame: Frame, number: int) -> Boxes:
@@ -111,7 +112,7 @@ def main() -> None:
     footage.face_mesh(np.zeros((1, 192, 192, 3), np.uint8))  # loads the model
     costs, rows = Costs(), []
     watch(costs)
-    print(f"start, once a process: {time.process_time():.1f} CPU seconds")
+    print(f"start-up, once per process: {time.process_time():.1f} CPU seconds")
     with tempfile.TemporaryDirectory() as folder:
         for video in arguments.videos or [draw(Path(folder, "drawn_512.mp4"))]:
             costs.seconds |= dict.fromkeys(STAGES, 0.0)
@@ -125,7 +126,7 @@ def main() -> None:
 
 
 def draw(path: Path) -> Path:
-    """A drawn face that fills a picture of 512 x 512."""
+    """Write a drawn face that fills frames of 512 x 512."""
     clip = synthesize_clip(1, seconds=8, size=512)
     write_clip(path, clip.frames, clip.waveform)
     return path
@@ -142,7 +143,7 @@ def run(video: Path, folder: Path) -> float:
 
 
 def row(video: Path, seconds: float, spent: dict[str, float]) -> dict[str, Any]:
-    """CPU seconds per second of one input."""
+    """CPU seconds per second of video of one input."""
     facts = read_facts(video)
     parts = {stage: round(value / seconds, 4) for stage, value in spent.items()}
     total, path = sum(spent.values()) / seconds, sum(spent[stage] for stage in PATH) / seconds
@@ -158,7 +159,7 @@ def row(video: Path, seconds: float, spent: dict[str, float]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """CPU seconds per second of 25 fps video, a column an input."""
+    """CPU seconds per second of 25 fps video, one column per input."""
     lines = [f"CPU seconds per second of video, to {FPS} fps"]
     lines += [f"{number}: {row['video']}, {row['size']}, {row['seconds']} s" for number, row in enumerate(rows)]
     for name in (*STAGES, "to landmarks", "total"):

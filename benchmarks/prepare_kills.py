@@ -1,9 +1,9 @@
-"""``unisync prepare`` killed at random moments and started again, against a run that nothing disturbed.
+"""``unisync prepare`` killed at random moments and restarted, compared with an uninterrupted run.
 
     python benchmarks/prepare_kills.py --kills 20 --json prepare_kills.json
 
-Each time a new store is begun, the program is killed (SIGKILL; its two workers leave with it) at a moment drawn from
-the time that a whole run takes, and started once more. Shards are compared byte by byte, the manifest as well.
+Each time, a new store is started, the program is killed (SIGKILL; its two workers exit with it) at a random moment
+within the duration of a complete run, and started once more. Shards and manifest are compared byte by byte.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ FRAMES = 40
 
 
 def main() -> None:
-    """Kill and compare."""
+    """Kill, restart and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # so that this process can be forked
-    draw = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_inputs(root / "in")
-        prepare([root / "in"], root / "first", shard_bytes=SHARD_BYTES)  # starts the server that workers come from
+        prepare([root / "in"], root / "first", shard_bytes=SHARD_BYTES)  # starts the server that forks the workers
         whole_s = run(root / "in", root / "whole", None)
         expected = contents(root / "whole")
         for number in range(arguments.kills):
-            store, moment = root / f"killed{number}", draw.uniform(0, whole_s)
+            store, moment = root / f"killed{number}", rng.uniform(0, whole_s)
             run(root / "in", store, moment)
             left = len(list(store.glob("shards/*.jsonl"))), len(list(store.glob("parts/*.json")))
             run(root / "in", store, None)
             rows.append({"moment": round(moment / whole_s, 3), "shards": left[0], "parts": left[1]})
             rows[-1]["same"] = contents(store) == expected
             print(rows[-1], flush=True)
-    print(f"{sum(row['same'] for row in rows)} of {len(rows)} stores are the same as the undisturbed one")
+    print(f"{sum(row['same'] for row in rows)} of {len(rows)} stores equal the uninterrupted one")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def make_inputs(folder: Path) -> None:
-    """Small videos with a face in a known place."""
+    """Write small videos with a face in a known place."""
     noise = np.random.default_rng(0)
     for number in range(INPUTS):
         home = folder / f"speaker{number % 3}"
@@ -74,11 +74,11 @@ def make_inputs(folder: Path) -> None:
 
 
 def run(source: Path, store: Path, moment: float | None) -> float:
-    """Prepare in a process of its own, killed after some seconds; returns the seconds it took."""
+    """Prepare in a separate process, killed after ``moment`` seconds; returns its duration in seconds."""
     started = time.monotonic()
     process = os.fork()
     if not process:
-        # the server is this process's own, and Python would wait for it in the fork
+        # the server is a child of this process; Python would wait for it in the fork
         forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
         prepare([source], store, shard_bytes=SHARD_BYTES, workers=2)
         os._exit(0)
@@ -92,7 +92,7 @@ def run(source: Path, store: Path, moment: float | None) -> float:
 
 
 def contents(store: Path) -> dict[str, Any]:
-    """What the store holds, without what a lock or a run leaves beside it."""
+    """Hashes of the files of the store, without lock and temporary files."""
     files = {path.name: path for path in (*store.glob("shards/*"), *store.glob("*.json*"))}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 

@@ -1,8 +1,8 @@
-"""Peak memory of ``unisync prepare`` on a short and on a long video: one drawn talking face, repeated.
+"""Peak memory of ``unisync prepare`` on a short and a long video of one drawn face, repeated.
 
     python -m benchmarks.prepare_memory --minutes 10 120 --json prepare_memory.json
 
-Each length is prepared by a program of its own; the peak is that of its largest process, the worker (Linux only).
+Each length is prepared by a separate program; the peak is that of its largest process, the worker (Linux only).
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ import numpy as np
 from tools.synthetic.clip import synthesize_clip
 from unisync_loss.video.encoding import write_clip
 
-SECONDS = 8  # of the face that is repeated
+SECONDS = 8  # of the clip that is repeated
 
 
 def main() -> None:
     """Measure each length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, nargs="+", default=[10, 120])
-    parser.add_argument("--faces", choices=("found", "brought"), default="found", help="brought: no MediaPipe, faster")
+    parser.add_argument(
+        "--faces", choices=("detected", "given"), default="detected", help="given: no MediaPipe, faster"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder, "face.mp4"))
         for minutes in arguments.minutes:
-            rows.append(measure(Path(folder), minutes, arguments.faces == "brought"))
+            rows.append(measure(Path(folder), minutes, arguments.faces == "given"))
             print(rows[-1], flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def draw(path: Path) -> None:
-    """A drawn face in a picture of 320 x 240."""
+    """Write a drawn face in frames of 320 x 240."""
     clip = synthesize_clip(1, seconds=SECONDS, size=192)
     wide = np.full((len(clip.frames), 240, 320, 3), 128, np.uint8)
     wide[:, 24:216, 64:256] = clip.frames
@@ -52,7 +54,7 @@ def draw(path: Path) -> None:
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """Play a file again and again, without encoding it anew."""
+    """Repeat a file without re-encoding it."""
     with av.open(str(target), "w") as out:
         with av.open(str(source)) as container:
             streams = [out.add_stream_from_template(stream) for stream in container.streams]
@@ -67,11 +69,11 @@ def repeat(source: Path, target: Path, times: int) -> None:
                     out.mux(packet)
 
 
-def measure(folder: Path, minutes: float, brought: bool) -> dict[str, Any]:
-    """Prepare a video of a length."""
+def measure(folder: Path, minutes: float, given: bool) -> dict[str, Any]:
+    """Prepare a video of the given length."""
     video, store = folder / f"{minutes:g}_minutes.mkv", folder / f"store_{minutes:g}"
     repeat(folder / "face.mp4", video, round(minutes * 60 / SECONDS))
-    if brought:
+    if given:
         landmarks = np.array([[110, 70], [210, 70], [160, 180]], np.float32)
         np.save(video.with_suffix(".landmarks.npy"), np.broadcast_to(landmarks, (round(1500 * minutes), 3, 2)))
     command = [sys.executable, "-m", "unisync_loss.cli", "prepare", str(video), "--out", str(store), "--workers", "1"]
@@ -92,7 +94,7 @@ def measure(folder: Path, minutes: float, brought: bool) -> dict[str, Any]:
 
 
 def peaks_of(session: int) -> dict[str, int]:
-    """Peak resident size in KiB of each process of a session, as Linux tells it."""
+    """Peak resident size in KiB of each process of a session (Linux)."""
     peaks = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:

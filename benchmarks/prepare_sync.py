@@ -1,10 +1,10 @@
-"""Offset between picture and sound that preparation introduces, by decoding each source once more in another way.
+"""Offset between video and audio that preparation introduces, measured with a second decoder.
 
     unisync prepare FOLDER --out STORE; python benchmarks/prepare_sync.py STORE --json prepare_sync.json
 
-Sound: the source's packets, each laid at its own time stamp at its own rate, against the clip's, by cross-correlation.
-Picture: each tenth frame of a clip against the same square of the source's frames near it; all together, the best match
-should be the ones whose time has come.
+Audio: the packets of the source, each placed at its own time stamp and rate, are cross-correlated with the audio of
+the clip. Video: every tenth frame of a clip is compared with the same square of neighbouring source frames; over all
+frames, the best match should be the frames of equal time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unisync_loss.data.store import Record, list_records, read_features, read_re
 
 RATE = 16000
 STEPS = (-2, -1, 0, 1, 2)  # frames of the source
-REACH = 320  # samples on either side in which the sound is searched: 20 ms
+REACH = 320  # samples searched on either side: 20 ms
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def measure(record: Record) -> dict[str, Any]:
 
 
 def sound_lag(source: str, begin: float, waveform: np.ndarray) -> float:
-    """Milliseconds by which the clip's sound is late."""
+    """Delay of the clip's audio in milliseconds."""
     stamps, values = [], []
     with av.open(source) as container:
         for frame in container.decode(container.streams.best("audio")):
@@ -69,7 +69,7 @@ def sound_lag(source: str, begin: float, waveform: np.ndarray) -> float:
 
 
 def picture_lag(source: str, times: np.ndarray, begin: float, frames: np.ndarray, boxes: np.ndarray) -> float:
-    """Milliseconds by which the clip's pictures are late: those of the shift that matches best."""
+    """Delay of the clip's frames in milliseconds: the shift with the best match."""
     due = {int(np.searchsorted(times, begin + t / 25 + 5e-4, side="right")) - 1: t for t in range(0, len(frames), 10)}
     due = {index: tick for index, tick in due.items() if 2 <= index < len(times) - 2}
     errors = dict.fromkeys(STEPS, 0.0)
@@ -84,7 +84,7 @@ def picture_lag(source: str, times: np.ndarray, begin: float, frames: np.ndarray
 
 
 def cut(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The square of a picture as 48 x 48 means of samples."""
+    """Square of an image, resampled to 192 x 192 and averaged to 48 x 48."""
     places = (np.arange(192) + 0.5) / 192
     columns = np.clip(box[0] + places * (box[2] - box[0]), 0, picture.shape[1] - 1).astype(int)
     rows = np.clip(box[1] + places * (box[3] - box[1]), 0, picture.shape[0] - 1).astype(int)
@@ -92,7 +92,7 @@ def cut(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def reduce(picture: np.ndarray) -> np.ndarray:
-    """(192, 192, 3) to (48, 48, 3) by means."""
+    """Average (192, 192, 3) to (48, 48, 3)."""
     return picture.reshape(48, 4, 48, 4, 3).mean((1, 3))
 
 

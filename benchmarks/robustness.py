@@ -1,10 +1,10 @@
-"""How an expert's scores change with the crop, the picture size and the length of what it is given.
+"""Effect of crop, image size and input length on the scores of an expert.
 
     python benchmarks/robustness.py --model mel-rgb --data DIR --json out/robustness.json
 
-Every row scores the same clips and the same pairs (one seed): crops 10 % looser and tighter, shifted by 10 % in each
-direction, pictures of 96² and 256², a tight squeezed box as Wav2Lip's face detector cuts it, and inputs of just five
-frames (window by window, each with its own 3200 samples). Differences are to the clips as they are.
+Every row scores the same clips and pairs (one seed): crops 10 % looser and tighter, shifted by 10 % in each
+direction, frames of 96 x 96 and 256 x 256, a tight box resized to a square as by Wav2Lip's face detector, and inputs
+of five frames (one window at a time, each with its own 3200 samples). The reference is the unchanged clip.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from unisync_loss.video.voicing import voiced_windows
 
 
 def crop(x: float, y: float, width: float, height: float, size: int | None = None) -> Callable[[Tensor], Tensor]:
-    """Crop given as centre and size in shares of the picture, the border repeated outside.
+    """Crop given by centre and size as fractions of the frame, with the border repeated outside.
 
     Args:
-        x: centre.
-        y: centre.
-        width: of the crop.
-        height: of the crop.
-        size: pixels of the result; None keeps the picture's.
+        x: horizontal centre.
+        y: vertical centre.
+        width: width of the crop.
+        height: height of the crop.
+        size: side of the result in pixels; None keeps that of the frame.
     """
 
     def apply(video: Tensor) -> Tensor:
         frames = rearrange(video, "b t c h w -> (b t) c h w")
         side = size or frames.shape[-1]
         theta = torch.tensor([[width, 0, 2 * x - 1], [0, height, 2 * y - 1]]).expand(len(frames), 2, 3)
-        # oversampled by two and averaged, so that smaller pictures do not alias
+        # oversampled by two and averaged to avoid aliasing in smaller images
         grid = F.affine_grid(theta, [len(frames), 3, 2 * side, 2 * side], align_corners=False)
         cut = F.avg_pool2d(F.grid_sample(frames, grid, padding_mode="border", align_corners=False), 2)
         return rearrange(cut, "(b t) c h w -> b t c h w", b=video.shape[0])
@@ -50,9 +50,9 @@ def crop(x: float, y: float, width: float, height: float, size: int | None = Non
     return apply
 
 
-#: a tight face box in the clips of this layout (side 1.7 faces): forehead to chin, 0.59 high and 0.46 wide
+#: the tight face box of clips whose side is 1.7 faces: forehead to chin, 0.59 high and 0.46 wide
 CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "as they are": None,
+    "unchanged": None,
     "10 % looser": crop(0.5, 0.5, 1.1, 1.1),
     "10 % tighter": crop(0.5, 0.5, 0.9, 0.9),
     "shifted left": crop(0.4, 0.5, 1, 1),
@@ -61,21 +61,21 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "shifted down": crop(0.5, 0.6, 1, 1),
     "96 x 96": crop(0.5, 0.5, 1, 1, 96),
     "256 x 256": crop(0.5, 0.5, 1, 1, 256),
-    "tight box, squeezed to 96 x 96": crop(0.5, 0.5, 0.46, 0.59, 96),
-    "tight box, squeezed to 256 x 256": crop(0.5, 0.5, 0.46, 0.59, 256),
+    "tight box, resized to 96 x 96": crop(0.5, 0.5, 0.46, 0.59, 96),
+    "tight box, resized to 256 x 256": crop(0.5, 0.5, 0.46, 0.59, 256),
 }
 
 
 def embed_by_window(expert: UniSyncExpert, entries: list) -> list[ClipEmbedding]:  # type: ignore[type-arg]
-    """Embed every window from its own five frames and 3200 samples, nothing around them."""
+    """Embed every window from its own five frames and 3200 samples, without context."""
     clips = []
     for entry in entries:
         clip = load_clip(entry)
         frames = rearrange(torch.from_numpy(clip.frames), "t h w c -> t c h w").float() / 255
         windows = rearrange(frames.unfold(0, 5, 1), "n c h w t -> n t c h w")
-        sound = torch.from_numpy(clip.waveform).unfold(0, 3200, 640)
+        waveform = torch.from_numpy(clip.waveform).unfold(0, 3200, 640)
         with torch.inference_mode():
-            audio = torch.cat([expert.encode_audio(part, 5)[:, 0] for part in sound.split(256)])
+            audio = torch.cat([expert.encode_audio(part, 5)[:, 0] for part in waveform.split(256)])
             visual = torch.cat([expert.encode_visual(part)[:, 0] for part in windows.split(32)])
         clips.append(ClipEmbedding(entry, audio, visual, voiced_windows(clip.waveform, len(visual))))
     return clips

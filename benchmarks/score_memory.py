@@ -1,10 +1,10 @@
-"""Peak memory of ``unisync score`` on a long video, report included.
+"""Peak memory of ``unisync score`` on a long video, including the report.
 
     ffmpeg -stream_loop 359 -i CLIP_OF_20_S -c copy two_hours.mkv
     python benchmarks/score_memory.py two_hours.mkv --out out/two_hours
 
-The command runs as a user runs it, in a session of its own; every few seconds Linux is asked for the peak of each of
-its processes. ``memory.log`` gets a line a sample: seconds, peak MiB of the largest process, sum over all of them.
+The command runs in a separate session; every few seconds the peak of each of its processes is read (Linux only).
+``memory.log`` has one line per sample: seconds, peak MiB of the largest process, sum over all processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prepare_memory import peaks_of
 
 
 def main() -> None:
-    """Score one video and watch."""
+    """Score one video and record its memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", type=Path)
     parser.add_argument("--model", default="mel-rgb")

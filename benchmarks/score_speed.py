@@ -1,12 +1,12 @@
-"""Seconds of video that `unisync score` gets through in a second, and the memory it takes.
+"""Throughput and memory of `unisync score`.
 
     python benchmarks/score_speed.py VIDEO --json out/score_speed.json
     ffmpeg -stream_loop 359 -i CLIP_OF_20_S -c copy two_hours.mp4      # a long one, for the memory
 
-The whole path: decoding, faces, network, verdict, picture of the report. Wall time and processor time, as the machine
-may be busy with something else. Memory is the process's, libraries included (Linux): what it held at every minute of
-the video, its peak, and the peak once more after the verdict and the picture of two hours, made of the video's own
-scores over and over: frames are streamed, so the scores are all that grows.
+Measures the whole path: decoding, faces, network, summary and report figure, in wall time and CPU time. Memory is
+that of the process including libraries (Linux): at every minute of the video, its peak, and the peak after the
+summary and figure of two hours, made by repeating the scores of the video: frames are streamed, so only the scores
+grow.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def main() -> None:
     report = measure(options.video, options.model)
     report["threads"] = options.threads
     print(
-        f"{report['video_s']:.0f} s of video in {report['wall_s']:.0f} s, {report['cpu_s']:.0f} s of processor time: "
-        f"{report['video_s_per_wall_s']} and {report['video_s_per_cpu_s']} s a second; "
-        f"at most {report['peak_mib']} MiB, {report['peak_mib_of_two_hours']} MiB with the verdict of two hours"
+        f"{report['video_s']:.0f} s of video in {report['wall_s']:.0f} s, {report['cpu_s']:.0f} s of CPU time: "
+        f"{report['video_s_per_wall_s']} and {report['video_s_per_cpu_s']} s per second; "
+        f"at most {report['peak_mib']} MiB, {report['peak_mib_of_two_hours']} MiB with the summary of two hours"
     )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(video: Path, model: str) -> dict[str, Any]:
-    """Time and memory of one video; loading the models is not timed."""
+    """Time and memory of one video, without the time to load the models."""
     expert, finder = load_expert(model), MediaPipeFinder()
     minutes: list[dict[str, int]] = []
 
@@ -86,18 +86,18 @@ def measure(video: Path, model: str) -> dict[str, Any]:
 
 
 def repeated(track: TrackScores) -> TrackScores:
-    """The scores of a track over and over, to two hours."""
+    """Scores of a track, repeated to two hours."""
     windows = np.arange(7200 * FPS) % len(track.table)
     return TrackScores(0, track.table[windows], track.level[windows], track.mouths)
 
 
 def highest() -> int:
-    """Most memory that this process has held, in MiB."""
+    """Peak memory of this process in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB)
 
 
 def held() -> int:
-    """Memory of this process now, in MiB."""
+    """Current memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return round(pages * resource.getpagesize() / MIB)
 

@@ -1,11 +1,11 @@
-"""Shift the sound of real clips by -10 … +10 frames: how far the estimated offset is from the one applied.
+"""Error of the estimated offset when the audio of real clips is shifted by -10 … +10 frames.
 
     python benchmarks/shift_study.py --data TEST --json out/shift_study.json --plot docs/shift_study.png
 
-Clips of at least two seconds that are in sync (or have an offsets.csv), drawn by seed. A shift leaves the frames that
-still have sound, and the sound is embedded anew; the pictures are embedded once, their windows do not depend on the
-sound. The estimate is that of `unisync score`. Intervals are 95 % bootstraps over clips: the shifts of a clip are not
-independent. Clips that cannot be read, or show no face to an expert on landmarks, are left out and named.
+Uses clips of at least two seconds that are in sync (or have an offsets.csv), drawn by seed. Each shift keeps the
+frames that still have audio, and embeds the audio again; the video is embedded once. The estimate is that of `unisync
+score`. Intervals are 95 % bootstraps over clips, because the shifts of a clip are not independent. Clips that cannot
+be read, or show no face to an expert on landmarks, are skipped and named.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[str, Any]:
-    """Errors of all clips at all shifts, in frames, and what they come to."""
+    """Errors of all clips at all shifts in frames, and their summary."""
     left_out: dict[str, str] = {}
     found: dict[str, list[tuple[int, int, int]]] = {}
     progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
@@ -79,10 +79,10 @@ def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[st
     if not found:
         raise SystemExit(f"no clip could be embedded: {left_out}")
     low, middle, high = np.moveaxis(np.array(list(found.values())), 2, 0)
-    errors, held = middle - np.array(SHIFTS), (low <= SHIFTS) & (high >= SHIFTS)
+    errors, contained = middle - np.array(SHIFTS), (low <= SHIFTS) & (high >= SHIFTS)
 
     def with_interval(values: np.ndarray) -> dict[str, Any]:
-        """Mean of (clips, shifts)."""
+        """Mean of (clips, shifts) with its interval over clips."""
         means = values.mean(1)
         return {"mean": round(float(means.mean()), 4), "ci95": [round(end, 4) for end in mean_ci(means, seed=seed)]}
 
@@ -91,7 +91,7 @@ def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[st
         "within_1": with_interval(off <= TOLERANCE),
         "exact": with_interval(off == 0),
         "mean_absolute_error_ms": with_interval(off * FRAME_MS),
-        "interval_holds_the_shift": with_interval(held),
+        "interval_holds_the_shift": with_interval(contained),
         "by_shift": [
             {
                 "shift": shift,
@@ -109,31 +109,31 @@ def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[st
 
 
 def estimates(expert: UniSyncExpert, clip: ClipEmbedding, seed: int) -> Iterator[tuple[int, int, int]]:
-    """Lower end, estimate and upper end of a clip's offset at every shift."""
-    seen, waveform = clip.visual, load_clip(clip.entry).waveform
-    frames = len(seen) + 4
+    """Lower end, estimate and upper end of the offset of a clip at every shift."""
+    visual, waveform = clip.visual, load_clip(clip.entry).waveform
+    frames = len(visual) + 4
     for shift in SHIFTS:
         late, early = max(0, shift), max(0, -shift)
         left = frames - late - early
-        sound = torch.from_numpy(waveform[early * SAMPLES_PER_FRAME :][: left * SAMPLES_PER_FRAME])
+        shifted = torch.from_numpy(waveform[early * SAMPLES_PER_FRAME :][: left * SAMPLES_PER_FRAME])
         with torch.inference_mode():
-            heard = expert.encode_audio(sound[None], left).cpu()
-        scores = offset_matrix(heard, seen[None, late : late + left - 4], MAX_OFFSET)[0]
+            audio = expert.encode_audio(shifted[None], left).cpu()
+        scores = offset_matrix(audio, visual[None, late : late + left - 4], MAX_OFFSET)[0]
         offset = find_offset(scores.double().numpy(), seed)
         yield offset.low, offset.frames, offset.high
 
 
 def table(name: str, row: dict[str, Any]) -> str:
-    """One expert's figures as lines."""
+    """Results of one expert as text."""
     error = row["mean_absolute_error_ms"]
     lines = [
         f"{name}: within ±1 frame {row['within_1']['mean']:.3f} {row['within_1']['ci95']}, "
         f"exact {row['exact']['mean']:.3f} {row['exact']['ci95']}, "
         f"mean absolute error {error['mean']:.1f} ms {error['ci95']}, "
-        f"interval holds the shift {row['interval_holds_the_shift']['mean']:.3f}",
+        f"interval contains the shift {row['interval_holds_the_shift']['mean']:.3f}",
         "  shift  within ±1  error, ms",
     ]
-    lines += [f"  left out {name}: {reason}" for name, reason in row["left_out"].items()]
+    lines += [f"  skipped {name}: {reason}" for name, reason in row["left_out"].items()]
     lines += [
         f"  {one['shift']:+5d}  {one['within_1']:9.3f}  {one['mean_absolute_error_ms']:9.1f}" for one in row["by_shift"]
     ]
@@ -141,7 +141,7 @@ def table(name: str, row: dict[str, Any]) -> str:
 
 
 def plot(experts: dict[str, dict[str, Any]], path: Path) -> None:
-    """Share within a frame, and error, by shift."""
+    """Plot the share within one frame, and the error, by shift."""
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     FigureCanvasAgg(figure)
     share, error = figure.subplots(1, 2)

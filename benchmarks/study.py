@@ -1,14 +1,15 @@
-"""Trainings side by side: how fast recipes learn, and the ablations of the paper's Table V. Resumable.
+"""Training studies: speed of convergence of recipes, and the ablations of the paper's Table V. Resumable.
 
     python benchmarks/study.py convergence --data TRAIN --val VAL --out out/convergence --json out/convergence.json
     python benchmarks/study.py ablations --data TRAIN --val VAL --test TEST --out out/ablations --json out/t5.json
 
-``convergence``: samples (windows that entered a loss, all stages) until a validation AUC, for Wav2Lip's recipe (its
-random pairs of one clip, no margin, Adam 1e-4), ``paper`` and ``fast``; the same network, clips and augmentation.
-``ablations``: cross-speaker share and margins, random pairs, the pairs of ``unisync eval`` on TEST with intervals.
-Started again, it goes on; runs that are done are not done again. All runs see the same number of samples
-(``--samples``), from scratch or from one expert (``--init``: where a loss leads, not how soon it leaves the plateau);
-settings as of `unisync train` may follow, such as hubert=hubert-small or device=cuda precision=bf16.
+``convergence``: samples (windows that enter a loss, all stages) needed to reach a validation AUC, for Wav2Lip's
+recipe (random pairs within one clip, no margin, Adam at 1e-4), ``paper`` and ``fast``; equal network, clips and
+augmentation. ``ablations``: cross-speaker share and margins with random pairs; `pairs` protocol of ``unisync eval``
+on TEST with intervals. A repeated command continues; finished runs are skipped. All runs use the same number of
+samples (``--samples``), from scratch or from one expert (``--init``, which compares where a loss leads, not when it
+leaves the plateau). Settings of `unisync train` may follow, such as hubert=hubert-small or device=cuda
+precision=bf16.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ from unisync_loss.training.validation import embed_data
 from unisync_loss.utils.files import write_atomically
 
 AUCS = (0.75, 0.8, 0.88)
-#: what all runs of a study share: the small network, without its aligner (validation cuts mouths by landmarks), and
-#: augmentation
+#: settings of all runs: the small network without its aligner (validation crops mouths by landmarks), augmented
 SMALL = ["expert.architecture=small", "align_steps=0", "augment=true"]
 WAV2LIP = ["cross_share=0", "betas=[0.9, 0.999]", "weight_decay=0", "expert.margin_same=0", "expert.margin_cross=0"]
 CONVERGENCE = {
@@ -47,10 +47,10 @@ MARGINS = ((0.0, 0.0), (0.1, 0.3), (0.3, 0.7))
 
 
 def ablations(audio: str) -> dict[str, tuple[str, list[str]]]:
-    """Table V: proportions of cross-speaker negatives at the paper's margins, and margins at its proportion."""
+    """Cells of Table V: shares of cross-speaker negatives at the paper's margins, and margins at its share."""
     cells = {f"cross {share}": ("paper", [f"cross_share={share}"]) for share in SHARES}
     for margins in MARGINS:
-        if margins != recipe.MARGINS[audio]:  # that is cross 0.2
+        if margins != recipe.MARGINS[audio]:  # this cell is "cross 0.2"
             same, cross = margins
             settings = [f"expert.margin_same={same}", f"expert.margin_cross={cross}"]
             cells[f"margins {same} {cross}"] = ("paper", settings)
@@ -58,21 +58,21 @@ def ablations(audio: str) -> dict[str, tuple[str, list[str]]]:
 
 
 def budget(config: recipe.TrainConfig, samples: int) -> list[str]:
-    """Settings with which a run sees so many samples and is validated about every 11,520."""
+    """Settings for a run of ``samples`` samples that is validated about every 11,520."""
     segment = config.frames - WINDOW_FRAMES + 1
     windows = config.batch if config.pairs == "random" else config.clips * config.segments * segment
     windows *= config.accumulate
     steps = samples // windows
     if not steps:
         sys.exit(f"--samples: expected a batch of {windows} or more, got {samples}")
-    # of small experts on rgb; what starts from an expert has the last stage alone
+    # stages of small experts on RGB; a run that starts from an expert has only the last stage
     geometry, sync = (0, 0) if config.init else (steps // 6, steps // 5)
     stages = {"steps": steps, "geometry_steps": geometry, "sync_steps": sync, "joint_steps": steps - geometry - sync}
     return [*(f"{name}={count}" for name, count in stages.items()), f"val_every={max(1, 11_520 // windows)}"]
 
 
 def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> Iterator[tuple[str, int, Path]]:
-    """Train every cell with every seed, in turn by seed, so that an early end leaves whole comparisons."""
+    """Train every cell with every seed, seed by seed, so that an early end leaves complete comparisons."""
     for seed in options.seeds:
         for name, (preset, settings) in cells.items():
             out = options.out / name.replace(" ", "-").replace(",", "") / str(seed)
@@ -90,19 +90,19 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
                 run.begin(resume=True)
                 run.go()
                 if run.stopped:
-                    sys.exit("stopped; the same command goes on from here")
+                    sys.exit("stopped; the same command continues from here")
                 write_atomically(done, "")
             yield name, seed, out
 
 
 def samples_until(log: Path, auc: float) -> int | None:
-    """Samples seen at the first validation that reaches an AUC; None where none does."""
+    """Samples at the first validation that reaches an AUC; None if none does."""
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return next((record["samples"] for record in records if record.get("val_auc", 0) >= auc), None)
 
 
 def convergence_row(name: str, seed: int, out: Path) -> dict[str, Any]:
-    """What a run needed, and its curve."""
+    """Samples that a run needed, and its curve."""
     records = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     curve = [[record["samples"], record["val_auc"]] for record in records if "val_auc" in record]
     reached = {f"samples_to_{auc}": samples_until(out / "log.jsonl", auc) for auc in AUCS}
@@ -110,7 +110,7 @@ def convergence_row(name: str, seed: int, out: Path) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Curves of all runs, a colour a recipe."""
+    """Plot the curves of all runs, one colour per recipe."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
@@ -125,7 +125,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Scores of a run's best checkpoint on TEST by the pairs of ``unisync eval``, kept beside it."""
+    """Scores of the best checkpoint of a run on TEST by the `pairs` protocol, saved in the folder of the run."""
     path = out / "eval.json"
     if not path.exists():
         expert = load_expert(out / "best")
@@ -133,7 +133,7 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
         data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, listen, log)
         learner = Learner(config)
         learner.expert.load_state_dict(expert.state_dict())
-        # from the cache: these experts have no aligner, and nine in ten seconds of an evaluation are the face mesh
+        # from the cache: these experts have no aligner, and computing face meshes takes 0.9 of an evaluation
         clips = embed_data(learner.eval(), data)
         report = summarise(clips, name, config.threshold, 0)
         write_atomically(path, json.dumps({part: report[part] for part in ("pairs", "cross_speaker")}))
@@ -156,10 +156,10 @@ def main() -> None:
     parser.add_argument("--audio", default="mel")
     parser.add_argument("--visual", default="rgb")
     parser.add_argument("--cells", nargs="+", help="only these recipes or ablations; settings come before")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the seeds, not their number")
-    parser.add_argument("--samples", type=int, default=1_000_000, help="of a run")
-    parser.add_argument("--init", help="expert that all runs start from; {seed} stands for the run's")
-    parser.add_argument("--plot", type=Path, help="curves of convergence, a picture")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds, not their number")
+    parser.add_argument("--samples", type=int, default=1_000_000, help="samples per run")
+    parser.add_argument("--init", help="expert that all runs start from; {seed} is replaced by the seed of the run")
+    parser.add_argument("--plot", type=Path, help="image of the convergence curves")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs")
     options = parser.parse_intermixed_args()

@@ -1,4 +1,4 @@
-"""Wav2Lip's SyncNet architecture, rebuilt from its table of layers, as the peer in the timings. Random weights."""
+"""Wav2Lip's SyncNet architecture with random weights, reimplemented from its table of layers for timing."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Training samples a second against Wav2Lip's recipe: the same network, the same clips, in turn, as a ratio.
+"""Training samples per second compared with Wav2Lip's recipe, with the same network and clips, as a ratio.
 
     python benchmarks/train_speed.py --data FOLDER --out out/speed --json out/speed.json [device=cuda …]
 
-Wav2Lip's side rebuilds the behaviour of its `color_syncnet_train.py` (peers.md 1.4): pictures as JPEG files on disk,
-the whole sound of a clip read and turned into a mel for every sample, one window a sample, batches of 64, loader
-processes (`--workers`; 16 there). Ours are the presets `paper` (random pairs) and `fast` (all pairs of segments). The
-network is the small expert on rgb on all sides and nothing is augmented, so that only loader and recipe differ. A
-sample is a window that enters the loss.
+Wav2Lip's side reimplements the behaviour of its `color_syncnet_train.py`: frames as JPEG files on disk, the whole
+audio of a clip read and converted to a mel spectrogram for every sample, one window per sample, batches of 64, loader
+processes (`--workers`; 16 there). Ours are the presets `paper` (random pairs) and `fast` (all pairs of segments). All
+use the small RGB network without augmentation, so that only loader and recipe differ. A sample is a window that
+enters the loss.
 """
 
 from __future__ import annotations
@@ -42,33 +42,36 @@ BATCH = 64
 
 
 class Wav2LipLoader(Dataset[tuple[Tensor, Tensor, int]]):
-    """One random pair of one clip, everything read from files again, as `Dataset.__getitem__` there."""
+    """One random pair from one clip, read from files for every sample, as in Wav2Lip's `Dataset.__getitem__`.
+
+    Args:
+        folders: one folder per clip, with numbered JPEG files and audio.wav.
+    """
 
     def __init__(self, folders: list[Path]) -> None:
-        """Keep the clips' folders of pictures and sound."""
         self.folders = folders
 
     def __len__(self) -> int:
-        """Count the clips."""
+        """Number of clips."""
         return len(self.folders)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """Five mouths (5, 80, 80, 3), a mel (80, 16), and whether they match."""
+        """Five mouth crops (5, 80, 80, 3), a mel (80, 16), and the kind of pair."""
         folder = random.choice(self.folders)
         names = sorted(folder.glob("*.jpg"), key=lambda path: int(path.stem))
         match = random.random() < 0.5
         start = random.randrange(len(names) - 4)
-        heard = start if match else random.randrange(len(names) - 4)
+        audio_start = start if match else random.randrange(len(names) - 4)
         frames = np.stack([np.asarray(Image.open(name)) for name in names[start : start + 5]])
         with wave.open(str(folder / "audio.wav")) as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
         mel = mel_spectrogram(torch.from_numpy(samples)[None])[0]
-        first = int(3.2 * heard)
+        first = int(3.2 * audio_start)
         return torch.from_numpy(frames), mel[:, first : first + 16], POSITIVE if match else APART
 
 
-def as_wav2lip_keeps_it(run: Run, cache: Path, out: Path) -> list[Path]:
-    """Write pictures as JPEG and sound as WAV, a folder a clip."""
+def write_wav2lip_layout(run: Run, cache: Path, out: Path) -> list[Path]:
+    """Write frames as JPEG and audio as WAV, one folder per clip."""
     folders = []
     for number, entry in enumerate(run.engine.data.entries):
         folder = out / str(number)
@@ -83,7 +86,7 @@ def as_wav2lip_keeps_it(run: Run, cache: Path, out: Path) -> list[Path]:
 
 
 def endless(loader: DataLoader[Any]) -> Generator[PairBatch]:
-    """Batches, epoch after epoch."""
+    """Batches of consecutive epochs."""
     while True:
         for frames, mel, kind in loader:
             motion = torch.zeros(len(kind), 5, 52, 2)  # not used
@@ -123,7 +126,7 @@ def main() -> None:
 
     runs = {preset: start(preset, preset) for preset in ("paper", "fast")}
     device = runs["paper"].engine.device
-    folders = as_wav2lip_keeps_it(runs["paper"], cache, options.out / "wav2lip")
+    folders = write_wav2lip_layout(runs["paper"], cache, options.out / "wav2lip")
     # as many items an epoch as there are clips, as there; loaders start anew each epoch, which a small folder must not
     # make them do all the time
     dataset = Wav2LipLoader(folders * (1 + 40 * BATCH // len(folders)))

@@ -1,9 +1,9 @@
-"""Experts that look at a face less its mean, given whole clips and given short stretches of them.
+"""Accuracy of experts that subtract the mean face, on whole clips and on short segments of them.
 
-    python benchmarks/stretches.py --data TEST --model mel-3dmm mel-landmarks --json out/stretches.json
+    python benchmarks/segment_length.py --data TEST --model mel-3dmm mel-landmarks --json out/segment_length.json
 
-Every clip is embedded whole, and in stretches of so many frames, each of which has a mean of its own; stretches share
-four frames, so that the windows are the same. Pairs, protocol and threshold as of `unisync eval`.
+Every clip is embedded as a whole and in segments of n frames, each with its own mean. Segments share four frames, so
+that the windows are the same. Pairs, protocol and threshold are those of `unisync eval`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
-STRETCHES = (5, 9, 13, 25, 50)  # frames
+SEGMENTS = (5, 9, 13, 25, 50)  # frames
 
 
 @torch.inference_mode()
-def in_stretches(expert: UniSyncExpert, video: Tensor, frames: int) -> Tensor:
-    """Embeddings (W, D) of a video (1, T, …) that is given in stretches; the last one ends where the video ends."""
+def in_segments(expert: UniSyncExpert, video: Tensor, frames: int) -> Tensor:
+    """Embeddings (W, D) of a video (1, T, …) that is encoded in segments; the last one ends with the video."""
     windows, step = video.shape[1] - WINDOW_FRAMES + 1, min(frames, video.shape[1]) - WINDOW_FRAMES + 1
     parts = []
     for start in range(0, windows, step):
         first = min(start, windows - step)
-        seen = expert.encode_visual(video[:, first : first + step + WINDOW_FRAMES - 1])[0]
-        parts.append(seen[start - first :])
+        embedding = expert.encode_visual(video[:, first : first + step + WINDOW_FRAMES - 1])[0]
+        parts.append(embedding[start - first :])
     return torch.cat(parts)
 
 
 def main() -> None:
-    """Measure and print a line for each expert and length."""
+    """Measure and print one line per expert and length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", nargs="+", default=["mel-3dmm", "mel-landmarks"])
@@ -59,14 +59,14 @@ def main() -> None:
         try:
             mesh = fill_gaps(face_mesh(clip.frames, depth=True))
         except ValueError as error:
-            print(f"left out {entry.name}: {error}", file=sys.stderr)
+            print(f"skipped {entry.name}: {error}", file=sys.stderr)
             continue
         for name, expert in experts.items():
             video = visual_of_mesh(expert.config, mesh, clip.frames.shape[1:3])
             whole = embed_video(expert, entry, video, clip.waveform)
             found.setdefault((name, "whole"), []).append(whole)
-            for frames in STRETCHES:
-                part = replace(whole, visual=in_stretches(expert, video, frames))
+            for frames in SEGMENTS:
+                part = replace(whole, visual=in_segments(expert, video, frames))
                 found.setdefault((name, str(frames)), []).append(part)
         progress.update(done)
     rows = []
