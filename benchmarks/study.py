@@ -28,7 +28,7 @@ from unisync_loss.evaluation.report import summarise
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.training import config as recipe
 from unisync_loss.training.data.loading import load_clips
-from unisync_loss.training.learner import Learner, listener
+from unisync_loss.training.model import TrainingModel, build_hubert
 from unisync_loss.training.trainer import prepare_run
 from unisync_loss.training.validation import embed_data
 from unisync_loss.utils.files import write_atomically
@@ -129,9 +129,9 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
     path = out / "eval.json"
     if not path.exists():
         expert = load_expert(out / "best")
-        config, listen = listener(expert.config, None, options.out / "cache/hubert")
+        config, listen = build_hubert(expert.config, None, options.out / "cache/hubert")
         data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, listen, log)
-        learner = Learner(config)
+        learner = TrainingModel(config)
         learner.expert.load_state_dict(expert.state_dict())
         # from the cache: these experts have no aligner, and computing face meshes takes 0.9 of an evaluation
         clips = embed_data(learner.eval(), data)

@@ -118,7 +118,7 @@ class UniSyncConfig:
         return WINDOW_STEPS[self.audio]
 
     @property
-    def finds_mouths(self) -> bool:
+    def has_mouth_aligner(self) -> bool:
         """Whether the expert has an aligner, which finds the mouth in each picture: ``small`` on RGB."""
         return self.visual == "rgb" and self.architecture == "small"
 

@@ -15,8 +15,8 @@ from unisync_loss.representations.landmarks import _fit_tables
 from unisync_loss.representations.mel import _filter_bank, mel_spectrogram
 from unisync_loss.training.config import TrainConfig, expert_config
 from unisync_loss.training.data.loading import load_clips
-from unisync_loss.training.distributed import ALONE
-from unisync_loss.training.learner import Learner, hear, listener, see
+from unisync_loss.training.model import TrainingModel, build_hubert, encode_audio_batch, encode_visual_batch
+from unisync_loss.utils.distributed import ALONE
 
 GPU = torch.device("cuda", 0)
 PAIRS = [(audio, visual) for audio in ("mel", "hubert") for visual in ("rgb", "parsing", "landmarks", "3dmm")]
@@ -98,10 +98,10 @@ def test_the_loss(fake, audio, visual, architecture):
 )
 def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, audio, visual, architecture, pairs):
     config = expert_config(audio, visual, architecture=architecture)
-    config, listen = listener(config, str(tiny_hubert) if audio == "hubert" else None, tmp_path)
+    config, listen = build_hubert(config, str(tiny_hubert) if audio == "hubert" else None, tmp_path)
     data = load_clips([str(folder)], cache, config, 13, 1, listen, lambda line: None)
     settings = TrainConfig(data=("clips",), out="run", clips=4, batch=16, pairs=pairs)
-    stages = [(stage, Learner(config)) for _, stage, _, _ in settings.stages(config)]
+    stages = [(stage, TrainingModel(config)) for _, stage, _, _ in settings.stages(config)]
     drawn = [stage.draw(data, np.random.default_rng(0), ALONE) for stage, _ in stages]
     request.getfixturevalue("fake")
     for (stage, learner), batch in zip(stages, drawn, strict=True):
@@ -111,7 +111,7 @@ def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, 
     with GPU:  # as validation does
         learner, batch = stages[-1][1], drawn[-1].to(GPU)
         seen, heard = (
-            see(learner, batch, augmented=False),
-            hear(learner, batch, 13 if pairs == "all" else 5, augmented=False),
+            encode_visual_batch(learner, batch, augmented=False),
+            encode_audio_batch(learner, batch, 13 if pairs == "all" else 5, augmented=False),
         )
     assert seen.device == heard.device == GPU

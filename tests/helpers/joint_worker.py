@@ -11,9 +11,9 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import list_clips
 from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.data.pairs import PairPlan
-from unisync_loss.training.distributed import World, join_norms
-from unisync_loss.training.learner import Learner
+from unisync_loss.training.model import TrainingModel
 from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, parameters_of
+from unisync_loss.utils.distributed import ProcessGroup, convert_batch_norms
 
 STAGES = {
     "all": ContrastStage(BatchSize(clips=4, segments=2, frames=13, augment=False)),
@@ -21,33 +21,33 @@ STAGES = {
 }
 
 
-def gradients(data, world, name):
+def gradients(data, group, name):
     """Loss and gradients of one step of a stage, without chance."""
     torch.manual_seed(0)
-    learner, stage = Learner(UniSyncConfig(visual="landmarks", embedding=16)).double().train(), STAGES[name]
+    learner, stage = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).double().train(), STAGES[name]
     for module in learner.modules():
         if isinstance(module, torch.nn.Dropout):
             module.eval()
-    if world.size > 1:
-        join_norms(learner)
-    learner.world = world
-    loss = stage.loss(learner, stage.draw(data, np.random.default_rng(0), world))["loss"]
+    if group.size > 1:
+        convert_batch_norms(learner)
+    learner.group = group
+    loss = stage.loss(learner, stage.draw(data, np.random.default_rng(0), group))["loss"]
     loss.backward()
-    world.average_gradients(parameters_of(stage, learner))
-    parts = world.gather(loss.detach()[None]).mean()
+    group.average_gradients(parameters_of(stage, learner))
+    parts = group.gather(loss.detach()[None]).mean()
     found = {key: value.grad for key, value in learner.named_parameters() if value.grad is not None}
     running = {f"{key} ": value for key, value in learner.state_dict().items() if "running" in key}
     return {"loss": parts, **found, **running}
 
 
 def main(clips, cache, out):
-    world, _ = World.join("cpu")
+    group, _ = ProcessGroup.init("cpu")
     data = ClipData(list_clips(clips), Path(cache), UniSyncConfig(visual="landmarks"), 13)
     for name in STAGES:
-        found = gradients(data, world, name)
-        if world.first:
+        found = gradients(data, group, name)
+        if group.is_main:
             save_file({key: value.contiguous() for key, value in found.items()}, f"{out}/{name}.safetensors")
-    world.leave()
+    group.destroy()
 
 
 if __name__ == "__main__":

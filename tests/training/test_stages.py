@@ -13,7 +13,7 @@ from unisync_loss.training.config import TrainConfig, expert_config
 from unisync_loss.training.data.cache import load_mesh
 from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.data.face_features import series_of_mesh
-from unisync_loss.training.learner import take_over
+from unisync_loss.training.model import copy_towers
 from unisync_loss.training.trainer import train
 
 WIDTH = 32
@@ -73,9 +73,9 @@ class TestRun:
         assert clip.visual.shape == clip.audio.shape == (26, 512)
 
     def test_features_of_a_segment_are_those_of_the_clip(self, folder, cache, hubert):
-        from unisync_loss.training.learner import listener
+        from unisync_loss.training.model import build_hubert
 
-        config, listen = listener(expert_config("hubert", "landmarks"), str(hubert), cache / "hubert")
+        config, listen = build_hubert(expert_config("hubert", "landmarks"), str(hubert), cache / "hubert")
         data = ClipData(list_clips(folder), cache, config, 13, listen)
         part, whole = (data.segments(np.array([2]), np.array([start]), size) for start, size in ((7, 13), (0, 30)))
         assert whole.audio.shape == (1, 60, WIDTH)
@@ -92,7 +92,7 @@ class TestInit:
         save_pretrained(UniSyncExpert(UniSyncConfig(embedding=16)), tmp_path)
         fresh = UniSyncExpert(UniSyncConfig(embedding=16, audio="hubert"))
         before = {key: value.clone() for key, value in fresh.audio_tower.state_dict().items()}
-        assert take_over(fresh, str(tmp_path)) == {"visual"}
+        assert copy_towers(fresh, str(tmp_path)) == {"visual"}
         theirs = load_expert(tmp_path).visual_tower.state_dict()
         assert all(torch.equal(value, theirs[key]) for key, value in fresh.visual_tower.state_dict().items())
         assert all(torch.equal(value, before[key]) for key, value in fresh.audio_tower.state_dict().items())
@@ -100,7 +100,7 @@ class TestInit:
     def test_nothing_in_common(self, tmp_path):
         save_pretrained(UniSyncExpert(UniSyncConfig(embedding=16, visual="landmarks")), tmp_path)
         with pytest.raises(ValueError, match="shares a tower with small hubert-rgb, got small mel-landmarks"):
-            take_over(UniSyncExpert(UniSyncConfig(embedding=16, audio="hubert")), str(tmp_path))
+            copy_towers(UniSyncExpert(UniSyncConfig(embedding=16, audio="hubert")), str(tmp_path))
 
     def test_on_colours_only_the_last_stage_is_left(self, folder, cache, tmp_path):
         lines = run(folder, cache, tmp_path / "run", "mel", "rgb", init=("mel-rgb",))

@@ -23,12 +23,12 @@ from unisync_loss.training.data.cache import cache_path
 from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.data.loading import load_clips
 from unisync_loss.training.data.pairs import POSITIVE, PairPlan
-from unisync_loss.training.distributed import ALONE, World, join_norms
-from unisync_loss.training.learner import Learner, hear, see
+from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 from unisync_loss.training.sanity_checks import overfit, shuffled
 from unisync_loss.training.stages import RandomPairStage
 from unisync_loss.training.step import Engine, learning_share, make_optimiser
 from unisync_loss.training.trainer import prepare_run, train
+from unisync_loss.utils.distributed import ALONE, ProcessGroup, convert_batch_norms
 
 CONFIG = UniSyncConfig(visual="landmarks", embedding=16)
 
@@ -46,7 +46,7 @@ def data(folder, cache):
 @pytest.fixture
 def engine(folder, cache, tmp_path, data):
     config = settings(folder, cache, tmp_path, augment=False)
-    engine = Engine(config, Learner(CONFIG), data, ALONE)
+    engine = Engine(config, TrainingModel(CONFIG), data, ALONE)
     yield engine
     engine.close()
 
@@ -78,15 +78,15 @@ class TestProcesses:
             assert torch.allclose(value, theirs[key], atol=1e-8, rtol=1e-6), key
 
     def test_devices(self):
-        assert World.join("cpu") == (ALONE, torch.device("cpu"))
-        with pytest.raises(ValueError, match="expected cpu, or cuda where there is a GPU, got 'tpu'"):
-            World.join("tpu")
+        assert ProcessGroup.init("cpu") == (ALONE, torch.device("cpu"))
+        with pytest.raises(ValueError, match="expected cpu, or cuda if there is a GPU, got 'tpu'"):
+            ProcessGroup.init("tpu")
 
     def test_parts_are_even(self):
         rows = np.arange(6)
-        assert [World(rank, 3).part(rows).tolist() for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
-        with pytest.raises(ValueError, match="expected a batch that 4 processes can share, got 6"):
-            World(0, 4).part(rows)
+        assert [ProcessGroup(rank, 3).shard(rows).tolist() for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+        with pytest.raises(ValueError, match="expected a batch size divisible by 4 processes, got 6"):
+            ProcessGroup(0, 4).shard(rows)
 
 
 class TestCompiled:
@@ -96,7 +96,7 @@ class TestCompiled:
         joint, video = copy.deepcopy(plain), torch.randn(3, 4, 9)
         torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
         try:
-            join_norms(joint)
+            convert_batch_norms(joint)
             joint.compile(backend="aot_eager", dynamic=False)
             for network in (plain, joint):
                 network(video).relu().square().sum().backward()
@@ -164,7 +164,7 @@ class TestStep:
     def test_gradients_beyond_half_floats_are_passed_over(self, folder, cache, tmp_path, data):
         """As GradScaler does: the weights stay, and the next loss is scaled by half as much, until it fits."""
         few = {"clips": 2, "segments": 1, "frames": 9}  # half floats are slow on a CPU
-        engine = Engine(settings(folder, cache, tmp_path, precision="fp16", **few), Learner(CONFIG), data, ALONE)
+        engine = Engine(settings(folder, cache, tmp_path, precision="fp16", **few), TrainingModel(CONFIG), data, ALONE)
         stage = engine.config.stages(CONFIG)[0][1]
         engine.prepare(stage, 1e-3)
         engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 2.0**127})
@@ -184,7 +184,10 @@ class TestStep:
         batch = replace(batch, silent=torch.ones(16, dtype=torch.bool))
         learner = engine.learner.eval()
         with torch.no_grad():
-            seen, heard = see(learner, batch, augmented=False)[:, 0], hear(learner, batch, 5, augmented=False)[:, 0]
+            seen, heard = (
+                encode_visual_batch(learner, batch, augmented=False)[:, 0],
+                encode_audio_batch(learner, batch, 5, augmented=False)[:, 0],
+            )
             matches = sync_probability(heard, seen)[batch.kind == POSITIVE]
             assert stage.loss(learner, batch)["loss"].item() == pytest.approx(-matches.log().mean().item(), rel=1e-5)
             everything = replace(stage, skip_silence=False).loss(learner, batch)["loss"].item()
@@ -299,12 +302,12 @@ class TestRun:
         run = prepare_run(settings(folder, cache, tmp_path), expert_config("mel", "landmarks"), lambda line: None)
         told = []
 
-        class Two(World):
+        class Two(ProcessGroup):
             def any(self, flag, device):
                 told.append(flag)
                 return len(told) == 3
 
-        run.world = Two()
+        run.group = Two()
         run.begin(resume=False)
         run._stop(15, None)
         run.go()

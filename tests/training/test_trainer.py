@@ -14,9 +14,9 @@ from unisync_loss.data.clips import list_clips
 from unisync_loss.training.config import TrainConfig
 from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.data.pairs import PairPlan
-from unisync_loss.training.learner import MOTION_FEATURES, Learner, hear, motion_features
 from unisync_loss.training.losses import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
-from unisync_loss.training.mouth_stages import AlignStage, SyncStage, pose_error
+from unisync_loss.training.model import MOTION_FEATURES, TrainingModel, encode_audio_batch, motion_features
+from unisync_loss.training.mouth_stages import MouthAlignerStage, SyncStage, pose_error
 from unisync_loss.training.stages import BatchSize, sync_terms
 from unisync_loss.training.trainer import train
 
@@ -55,9 +55,9 @@ class TestObjective:
 
     def test_mismatches_of_a_clip_are_min_shift_apart(self, data):
         torch.manual_seed(0)
-        learner = Learner(UniSyncConfig(visual="landmarks", embedding=16)).eval()
+        learner = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).eval()
         batch, visual = data.segments(np.array([2]), np.array([0]), 13), torch.rand(1, 9, 16)
-        probability = all_pairs(hear(learner, batch, 13, augmented=False)[0], visual[0])
+        probability = all_pairs(encode_audio_batch(learner, batch, 13, augmented=False)[0], visual[0])
         apart = (torch.arange(9)[:, None] - torch.arange(9)).abs()
         for shift, nearest in ((1, 2), (2, 2), (4, 4)):
             size = BatchSize(plan=PairPlan(min_shift=shift), skip_silence=False, augment=False)
@@ -70,7 +70,7 @@ class TestObjective:
         batch = quiet.segments(np.array([2]), np.array([7]), 13)
         assert batch.silent[0].tolist() == [(quiet.first_frame[2] + 7 + window) % 3 == 0 for window in range(9)]
         torch.manual_seed(0)
-        learner = Learner(UniSyncConfig(visual="landmarks", embedding=16)).eval()
+        learner = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).eval()
         size = BatchSize(augment=False)
         visual = torch.randn(2, 9, 16)
         batch = replace(
@@ -115,7 +115,11 @@ class TestObjective:
 
 
 def test_the_aligner_learns(data):
-    learner, stage, generator = Learner(UniSyncConfig(embedding=16)), AlignStage(batch=32), np.random.default_rng(0)
+    learner, stage, generator = (
+        TrainingModel(UniSyncConfig(embedding=16)),
+        MouthAlignerStage(batch=32),
+        np.random.default_rng(0),
+    )
     aligner = learner.visual.aligner
     optimiser = torch.optim.Adam(aligner.parameters(), 2e-3)
     aligner.train()
@@ -131,7 +135,7 @@ def test_the_aligner_learns(data):
 
 def test_the_sync_stage_looks_at_no_picture(data):
     torch.manual_seed(0)
-    learner = Learner(UniSyncConfig())
+    learner = TrainingModel(UniSyncConfig())
     stage = SyncStage(BatchSize(clips=3))
     terms = stage.loss(learner, stage.draw(data, np.random.default_rng(0)))
     terms["loss"].backward()

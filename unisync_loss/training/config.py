@@ -14,7 +14,7 @@ import yaml
 from unisync_loss.config import RETIRED_FIELDS, UniSyncConfig
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.training.data.pairs import PairPlan
-from unisync_loss.training.mouth_stages import AlignStage, GeometryStage, JointStage, SyncStage
+from unisync_loss.training.mouth_stages import GeometryStage, JointStage, MouthAlignerStage, SyncStage
 from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, Stage
 from unisync_loss.video.expressions import EXPRESSIONS
 
@@ -182,12 +182,12 @@ class TrainConfig(PairPlan):
         """
         augment, shuffled = self.augment, self.shuffle_labels
         size = BatchSize(self.clips, self.segments, self.frames, self, self.skip_silence, augment, shuffled)
-        align: tuple[str, Stage[Any], int, float] = ("align", AlignStage(), self.align_steps, 1e-3)
+        align: tuple[str, Stage[Any], int, float] = ("align", MouthAlignerStage(), self.align_steps, 1e-3)
         if self.pairs == "random":
             pairs = RandomPairStage(self, self.batch, augment, self.skip_silence, shuffled)
-            before = [align] if expert.finds_mouths and not self.init else []
+            before = [align] if expert.has_mouth_aligner and not self.init else []
             return [*before, ("pairs", pairs, self.steps, self.learning_rate)]
-        if not expert.finds_mouths:
+        if not expert.has_mouth_aligner:
             return [("sync", ContrastStage(size), self.steps, self.learning_rate)]
         joint: tuple[str, Stage[Any], int, float] = (
             "joint",
@@ -198,7 +198,7 @@ class TrainConfig(PairPlan):
         if self.init:
             return [joint]
         return [
-            ("align", AlignStage(), self.align_steps, self.learning_rate),
+            ("align", MouthAlignerStage(), self.align_steps, self.learning_rate),
             ("geometry", GeometryStage(size), self.geometry_steps, self.learning_rate),
             ("sync", SyncStage(size), self.sync_steps, self.learning_rate),
             joint,

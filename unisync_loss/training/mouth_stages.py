@@ -23,30 +23,37 @@ from unisync_loss.training.data.augment import (
 )
 from unisync_loss.training.data.batches import Batch, Views
 from unisync_loss.training.data.dataset import ClipData
-from unisync_loss.training.distributed import ALONE, World
-from unisync_loss.training.learner import MOTION_FEATURES, Learner, exactly, hide_features, motion_features, see_mouths
+from unisync_loss.training.model import (
+    MOTION_FEATURES,
+    TrainingModel,
+    autocast_disabled,
+    hide_features,
+    motion_features,
+    mouth_features,
+)
 from unisync_loss.training.stages import BatchSize, sync_terms
+from unisync_loss.utils.distributed import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True)
-class AlignStage:
+class MouthAlignerStage:
     """The aligner learns the pose of the face in any crop."""
 
     batch: int = 128
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Train the aligner."""
         assert learner.visual.aligner is not None
         return [learner.visual.aligner]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Views:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Views:
         """Draw views of faces."""
-        return data.draw_views(generator, self.batch, world)
+        return data.draw_views(generator, self.batch, group)
 
-    def loss(self, learner: Learner, batch: Views) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: Views) -> dict[str, Tensor]:
         """Distance of the mouth cut's corners from where they should be, in template units."""
         assert learner.visual.aligner is not None
-        with exactly(batch.views):
+        with autocast_disabled(batch.views):
             views, poses = augment_views(batch.views, batch.poses)
             first, second = (pose_error(look, poses) for look in learner.visual.aligner.looks(views))
         return {"loss": first.mean() + second.mean(), "first_look": first.median(), "second_look": second.median()}
@@ -75,17 +82,17 @@ class GeometryStage:
 
     batch: BatchSize
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Train the frame network."""
         return [learner.stem]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
         """Draw a segment of each of many clips."""
-        return data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames, world)
+        return data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames, group)
 
-    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
         """Distance from the measured motion, and the share of it that is left unexplained."""
-        features, motion = see_mouths(learner, batch)
+        features, motion = mouth_features(learner, batch)
         error = features[..., :MOTION_FEATURES] - motion
         return {"loss": error.abs().mean(), "unexplained": error.square().mean() / motion.square().mean()}
 
@@ -97,17 +104,17 @@ class SyncStage:
     batch: BatchSize
     contrasts: ClassVar[bool] = True
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Train audio network and visual trunk."""
         return [learner.visual.trunk, learner.expert.audio_tower]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, world)
+        return self.batch.draw(data, generator, group)
 
-    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
-        with exactly(batch.audio):
+        with autocast_disabled(batch.audio):
             motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
         return sync_terms(learner, batch, learner.visual.encode_frames(motion_features(motion)), self.batch)
 
@@ -125,17 +132,17 @@ class JointStage:
     motion_weight: float = 0.2
     contrasts: ClassVar[bool] = True
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Train all networks but the aligner."""
         return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, world)
+        return self.batch.draw(data, generator, group)
 
-    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
-        features, motion = see_mouths(learner, batch, augmented=self.batch.augment)
+        features, motion = mouth_features(learner, batch, augmented=self.batch.augment)
         trusted = hide_features(features) if self.batch.augment else features
         terms = sync_terms(learner, batch, learner.visual.encode_frames(trusted), self.batch)
         error = (features[..., :MOTION_FEATURES] - motion).abs().mean()

@@ -16,8 +16,8 @@ from unisync_loss.functional import sync_probability
 from unisync_loss.training.config import TrainConfig, for_overfitting
 from unisync_loss.training.data.batches import Batch, PairBatch
 from unisync_loss.training.data.pairs import POSITIVE
-from unisync_loss.training.learner import Learner, hear, see
 from unisync_loss.training.losses import all_pairs, pair_kinds
+from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 from unisync_loss.training.run_log import PlateauWatch, diagnose
 from unisync_loss.training.trainer import Run, prepare_run
 
@@ -44,7 +44,7 @@ def overfit(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[st
     _, stage, _, rate = run.stages[-1]
     run.engine.prepare(stage, rate)
     started, watch = time.monotonic(), run.watch()
-    batch = stage.draw(run.engine.data, run.engine.generator(0, 0)[0], run.world)
+    batch = stage.draw(run.engine.data, run.engine.generator(0, 0)[0], run.group)
     accuracy = 0.0
     for step in range(STEPS):
         terms = run.engine.step(stage, (0, step), STEPS, rate)
@@ -99,13 +99,16 @@ def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[s
 
 
 @torch.inference_mode()
-def batch_accuracy(learner: Learner, batch: Batch | PairBatch) -> float:
+def batch_accuracy(learner: TrainingModel, batch: Batch | PairBatch) -> float:
     """Balanced accuracy on the pairs of a batch, at the best threshold."""
     device = next(learner.parameters()).device
     batch = batch.to(device)
     with device:
         frames = WINDOW_FRAMES if isinstance(batch, PairBatch) else batch.length
-        seen, heard = see(learner, batch, augmented=False), hear(learner, batch, frames, augmented=False)
+        seen, heard = (
+            encode_visual_batch(learner, batch, augmented=False),
+            encode_audio_batch(learner, batch, frames, augmented=False),
+        )
         if isinstance(batch, PairBatch):
             probability, match = sync_probability(heard[:, 0], seen[:, 0]), batch.kind == POSITIVE
             positive, negative = probability[match], probability[~match]

@@ -16,9 +16,9 @@ from unisync_loss.functional import margin_loss, sync_probability
 from unisync_loss.training.data.batches import Batch, PairBatch, Views
 from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.data.pairs import CROSS, POSITIVE, PairPlan
-from unisync_loss.training.distributed import ALONE, World
-from unisync_loss.training.learner import Learner, hear, see
 from unisync_loss.training.losses import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
+from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
+from unisync_loss.utils.distributed import ALONE, ProcessGroup
 
 STRETCHED = 0.5  # share of clips drawn as if spoken faster or slower
 LARGEST_SCALE = 30.0  # of the contrastive softmax
@@ -48,9 +48,9 @@ class BatchSize:
     augment: bool = True
     shuffled: bool = False
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup) -> Batch:
         """Draw this process's part of the batch."""
-        batch = data.draw(generator, self.clips, self.segments, self.frames, world, STRETCHED if self.augment else 0.0)
+        batch = data.draw(generator, self.clips, self.segments, self.frames, group, STRETCHED if self.augment else 0.0)
         if not self.shuffled:
             return batch
         return replace(batch, audio=batch.audio.roll(int(generator.integers(1, len(batch.audio))), 0))
@@ -59,20 +59,20 @@ class BatchSize:
 class Stage(Protocol[Kind]):
     """One objective: what it draws, what it trains, what it minimises."""
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Modules that this stage trains; all others stay as they are, in eval mode."""
         ...
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World) -> Kind:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup) -> Kind:
         """Draw this process's part of a batch."""
         ...
 
-    def loss(self, learner: Learner, batch: Kind) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: Kind) -> dict[str, Tensor]:
         """Named terms of one step; ``loss`` is the one to minimise."""
         ...
 
 
-def sync_terms(learner: Learner, batch: Batch, visual: Tensor, size: BatchSize) -> dict[str, Tensor]:
+def sync_terms(learner: TrainingModel, batch: Batch, visual: Tensor, size: BatchSize) -> dict[str, Tensor]:
     """Contrast of all pairs plus eq. 1, over the batch of all processes.
 
     Args:
@@ -84,11 +84,11 @@ def sync_terms(learner: Learner, batch: Batch, visual: Tensor, size: BatchSize) 
     Returns:
         ``loss`` and what it is made of.
     """
-    audio = hear(learner, batch, batch.length, augmented=size.augment)
-    heard, seen = (learner.world.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
+    audio = encode_audio_batch(learner, batch, batch.length, augmented=size.augment)
+    heard, seen = (learner.group.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
     probability = all_pairs(heard, seen)
-    clip, speaker, time = (learner.world.gather_labels(label) for label in batch.window_labels())
-    silent = learner.world.gather_labels(batch.silent.flatten().int()).bool() if size.skip_silence else None
+    clip, speaker, time = (learner.group.gather_labels(label) for label in batch.window_labels())
+    silent = learner.group.gather_labels(batch.silent.flatten().int()).bool() if size.skip_silence else None
     kinds = pair_kinds(clip, speaker, time, silent, size.plan.min_shift)
     config = learner.expert.config
     contrast = contrastive_loss(probability, kinds, learner.log_scale.exp().clamp(max=LARGEST_SCALE))
@@ -109,13 +109,13 @@ def dead_units(heard: Tensor, seen: Tensor) -> dict[str, Tensor]:
     return {name: (value <= 0).all(0).float().mean() for name, value in (("dead_audio", heard), ("dead_visual", seen))}
 
 
-def trained_modules(stage: Stage[Any], learner: Learner, freeze: str | None = None) -> list[nn.Module]:
+def trained_modules(stage: Stage[Any], learner: TrainingModel, freeze: str | None = None) -> list[nn.Module]:
     """Modules that a stage trains, except those of the frozen tower (``"audio"`` or ``"visual"``)."""
     frozen = set(getattr(learner.expert, f"{freeze}_tower").modules()) if freeze else set()
     return [module for module in stage.trained(learner) if module not in frozen]
 
 
-def parameters_of(stage: Stage[Any], learner: Learner, freeze: str | None = None) -> Iterator[nn.Parameter]:
+def parameters_of(stage: Stage[Any], learner: TrainingModel, freeze: str | None = None) -> Iterator[nn.Parameter]:
     """Parameters that a stage trains."""
     for module in trained_modules(stage, learner, freeze):
         yield from module.parameters()
@@ -123,7 +123,7 @@ def parameters_of(stage: Stage[Any], learner: Learner, freeze: str | None = None
         yield learner.log_scale
 
 
-def trained_towers(learner: Learner) -> list[nn.Module]:
+def trained_towers(learner: TrainingModel) -> list[nn.Module]:
     """Both towers; of small experts all but the aligner, in the parts that are called."""
     expert = learner.expert
     if expert.config.architecture == "small":
@@ -138,17 +138,17 @@ class ContrastStage:
     batch: BatchSize
     contrasts: ClassVar[bool] = True
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Train both towers."""
         return trained_towers(learner)
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> Batch:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, world)
+        return self.batch.draw(data, generator, group)
 
-    def loss(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
         """Terms of :func:`stages.sync_terms`."""
-        return sync_terms(learner, batch, see(learner, batch, augmented=self.batch.augment), self.batch)
+        return sync_terms(learner, batch, encode_visual_batch(learner, batch, augmented=self.batch.augment), self.batch)
 
 
 @dataclass(frozen=True)
@@ -169,18 +169,18 @@ class RandomPairStage:
     skip_silence: bool = False
     shuffled: bool = False
 
-    def trained(self, learner: Learner) -> list[nn.Module]:
+    def trained(self, learner: TrainingModel) -> list[nn.Module]:
         """Train both towers."""
         return trained_towers(learner)
 
-    def draw(self, data: ClipData, generator: np.random.Generator, world: World = ALONE) -> PairBatch:
+    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> PairBatch:
         """Draw pairs."""
-        return data.draw_pairs(generator, self.plan, self.count, world)
+        return data.draw_pairs(generator, self.plan, self.count, group)
 
-    def loss(self, learner: Learner, batch: PairBatch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: PairBatch) -> dict[str, Tensor]:
         """Eq. 1 and the mean probability of each kind of pair."""
-        seen = see(learner, batch, augmented=self.augment)[:, 0]
-        heard = hear(learner, batch, WINDOW_FRAMES, augmented=self.augment)[:, 0]
+        seen = encode_visual_batch(learner, batch, augmented=self.augment)[:, 0]
+        heard = encode_audio_batch(learner, batch, WINDOW_FRAMES, augmented=self.augment)[:, 0]
         probability, config = sync_probability(heard, seen), learner.expert.config
         kind = batch.kind[torch.randperm(len(batch.kind))] if self.shuffled else batch.kind
         positive, cross = kind == POSITIVE, kind == CROSS

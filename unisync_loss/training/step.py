@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from unisync_loss.training.config import TrainConfig
 from unisync_loss.training.data.batches import Drawn
 from unisync_loss.training.data.dataset import ClipData
-from unisync_loss.training.distributed import World, join_norms
-from unisync_loss.training.learner import Learner
+from unisync_loss.training.model import TrainingModel
 from unisync_loss.training.stages import Stage, parameters_of, trained_modules
+from unisync_loss.utils.distributed import ProcessGroup, convert_batch_norms
 from unisync_loss.utils.schedule import linear_warm_up, warm_up_cosine
 
 
@@ -64,17 +64,17 @@ class Engine:
         config: of the run.
         learner: to be trained, on its device.
         data: training clips.
-        world: processes that share the work.
+        group: processes that share the work.
     """
 
-    def __init__(self, config: TrainConfig, learner: Learner, data: ClipData, world: World) -> None:
+    def __init__(self, config: TrainConfig, learner: TrainingModel, data: ClipData, group: ProcessGroup) -> None:
         """Copy the networks for the average."""
-        self.config, self.learner, self.data, self.world = config, learner, data, world
+        self.config, self.learner, self.data, self.group = config, learner, data, group
         self.device = next(learner.parameters()).device
-        learner.world = world
+        learner.group = group
         self.average = copy.deepcopy(learner).eval()
-        if world.size > 1:
-            join_norms(learner)
+        if group.size > 1:
+            convert_batch_norms(learner)
         self.optimiser: torch.optim.Optimizer | None = None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")  # type: ignore[attr-defined]
         self.waited = 0.0  # seconds in which batches were not there yet
@@ -125,9 +125,9 @@ class Engine:
             self.scaler.scale(terms["loss"] / len(batches)).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / len(batches)
-        self.windows = self.world.size * sum(batch.windows for batch in batches)
+        self.windows = self.group.size * sum(batch.windows for batch in batches)
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        self.world.average_gradients(parameters)
+        self.group.average_gradients(parameters)
         self.scaler.unscale_(self.optimiser)
         if self.config.clip_norm > 0:
             nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
@@ -158,8 +158,8 @@ class Engine:
         seeds, batches = [], []
         for number in range(step * self.config.accumulate, (step + 1) * self.config.accumulate):
             generator, seed = self.generator(place[0], number)
-            seeds.append(seed + self.world.rank)
-            batches.append(stage.draw(self.data, generator, self.world))
+            seeds.append(seed + self.group.rank)
+            batches.append(stage.draw(self.data, generator, self.group))
         return _Next(seeds, batches)
 
     def generator(self, stage: int, number: int) -> tuple[np.random.Generator, int]:
@@ -173,7 +173,7 @@ class Engine:
         Raises:
             FloatingPointError: always.
         """
-        path = Path(self.config.out) / f"bad-batch-{place[0]}-{place[1]}-{self.world.rank}.safetensors"
+        path = Path(self.config.out) / f"bad-batch-{place[0]}-{place[1]}-{self.group.rank}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)  # a self-test has made none
         save_file({name: value.cpu().contiguous() for name, value in batch.tensors().items()}, path)
         shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())

@@ -24,12 +24,12 @@ from unisync_loss.training.config import TrainConfig, to_yaml
 from unisync_loss.training.data.dataset import ClipData
 from unisync_loss.training.data.loading import load_clips, standardise
 from unisync_loss.training.data.pairs import SHORTEST
-from unisync_loss.training.distributed import World
-from unisync_loss.training.learner import Learner, listener, take_over
+from unisync_loss.training.model import TrainingModel, build_hubert, copy_towers
 from unisync_loss.training.run_log import LOG, Log, PlateauWatch, diagnose, draw_curves, write_table
 from unisync_loss.training.stages import Stage
 from unisync_loss.training.step import Engine, check_compiler
 from unisync_loss.training.validation import validate
+from unisync_loss.utils.distributed import ProcessGroup
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import check_provided
@@ -65,7 +65,7 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, lo
     run = prepare_run(config, expert_config, log)
     run.begin(resume=resume)
     run.go()
-    run.world.leave()
+    run.group.destroy()
 
 
 def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> Run:
@@ -76,35 +76,35 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, log: Callable
         expert_config: what to build.
         log: takes lines of progress.
     """
-    world, device = World.join(config.device)
-    log = log if world.first else lambda line: None
+    group, device = ProcessGroup.init(config.device)
+    log = log if group.is_main else lambda line: None
     if config.compile:
         log("compile: looking for a compiler; then the first steps of each stage take minutes")
         check_compiler(device)
     out = Path(config.out)
     cache = Path(config.cache or out / "cache")
-    expert_config, listen = listener(expert_config, config.hubert, cache / "hubert", device)
+    expert_config, listen = build_hubert(expert_config, config.hubert, cache / "hubert", device)
     torch.manual_seed(config.seed)
-    learner = Learner(expert_config)
+    learner = TrainingModel(expert_config)
     taken: set[str] = set()
     for init in config.init:
-        taken |= (sides := take_over(learner.expert, init))
+        taken |= (sides := copy_towers(learner.expert, init))
         log(f"taken over from {init}: {' and '.join(sorted(sides))}")
-    if taken == {"audio"} and expert_config.finds_mouths:
+    if taken == {"audio"} and expert_config.has_mouth_aligner:
         raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
     if config.freeze and config.freeze not in taken:
         raise ValueError(f"freeze: expected a tower taken over ({', '.join(taken)}), got {config.freeze}")
     load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, log=log)
-    if not world.first:
-        world.wait()  # the first process fills the cache
+    if not group.is_main:
+        group.wait()  # the first process fills the cache
     shortest = SHORTEST if config.pairs == "random" else config.frames
     data = load(config.data, shortest=shortest)
     val = load([config.val], shortest=SHORTEST_VAL) if config.val else None
-    if world.first:
-        world.wait()
+    if group.is_main:
+        group.wait()
     if "visual" not in taken:
         standardise(learner.expert, data)
-    engine = Engine(config, learner.to(device), data, world)
+    engine = Engine(config, learner.to(device), data, group)
     return Run(config, engine, val, log)
 
 
@@ -121,9 +121,9 @@ class Run:
     def __init__(self, config: TrainConfig, engine: Engine, val: ClipData | None, log: Callable[[str], None]) -> None:
         """Start at the first step of the first stage."""
         self.config, self.engine, self.val, self.log = config, engine, val, log
-        self.out, self.world, self.expert = Path(config.out), engine.world, engine.learner.expert
+        self.out, self.group, self.expert = Path(config.out), engine.group, engine.learner.expert
         self.stages = config.stages(self.expert.config)
-        self.run_log = Log(self.out, log) if self.world.first else None
+        self.run_log = Log(self.out, log) if self.group.is_main else None
         self.stage, self.step, self.best = 0, 0, 0.0
         self.samples = 0  # windows and views that entered a loss
         self.asked = False  # this process, to stop
@@ -136,7 +136,7 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.out / STATE)
             write_atomically(self.out / "config.yaml", to_yaml(settings, self.expert.config))
-        self.world.wait()
+        self.group.wait()
         if resume and (self.out / STATE).exists():
             self.load()
         if self.run_log is not None:
@@ -159,8 +159,8 @@ class Run:
                 self.run_log.close()
         if self.stopped:
             return
-        aligned = self.expert.config.finds_mouths and self.config.align_steps > 0
-        if self.world.first and self.config.val and (self.out / "best").is_dir() and aligned:
+        aligned = self.expert.config.has_mouth_aligner and self.config.align_steps > 0
+        if self.group.is_main and self.config.val and (self.out / "best").is_dir() and aligned:
             self._choose_threshold(self.config.val)  # the aligner has not been asked yet
 
     def _choose_threshold(self, folder: str) -> None:
@@ -193,7 +193,7 @@ class Run:
                     self.log(line)
             if contrasts and (self.step % config.val_every == 0 or self.step == steps):
                 self._validate(name)
-            self.stopped = self.world.any(self.asked, engine.device)
+            self.stopped = self.group.any(self.asked, engine.device)
             if now - saved > 60 * config.save_minutes and self.step < steps:
                 self.save()
                 saved = now
@@ -219,8 +219,8 @@ class Run:
         self.run_log.write(record | rates)
 
     def _validate(self, stage: str) -> None:
-        if not self.world.first:
-            return self.world.wait()
+        if not self.group.is_main:
+            return self.group.wait()
         assert self.run_log is not None
         if self.val is None:
             self._save_checkpoint("last", 0.5)
@@ -232,10 +232,10 @@ class Run:
                 self.best = report["val_auc"]
                 self._save_checkpoint("best", report["threshold"])
         self._summarise()
-        self.world.wait()
+        self.group.wait()
 
     def _summarise(self) -> None:
-        if self.world.first:
+        if self.group.is_main:
             write_table(self.out)
             draw_curves(self.out)
 
@@ -246,7 +246,7 @@ class Run:
 
     def save(self) -> None:
         """Write the whole state, atomically."""
-        if not self.world.first:
+        if not self.group.is_main:
             return
         if not all(torch.isfinite(weights).all() for weights in self.engine.learner.parameters()):
             return  # the next loss stops the run; the state of before is whole

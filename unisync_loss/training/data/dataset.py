@@ -38,7 +38,7 @@ from unisync_loss.training.data.cache import (
 from unisync_loss.training.data.face_features import series_of_mesh
 from unisync_loss.training.data.memmap import Table
 from unisync_loss.training.data.pairs import PairPlan, draw_pairs
-from unisync_loss.training.distributed import ALONE, World
+from unisync_loss.utils.distributed import ALONE, ProcessGroup
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.voicing import voiced_windows
 
@@ -124,7 +124,7 @@ class ClipData:
         clips: int,
         segments: int,
         length: int,
-        world: World = ALONE,
+        group: ProcessGroup = ALONE,
         stretched: float = 0.0,
     ) -> Batch:
         """Draw a batch: different clips, segments of one clip apart where it is long enough.
@@ -134,7 +134,7 @@ class ClipData:
             clips: clips of the batch.
             segments: segments of each.
             length: frames L of a segment.
-            world: processes that share the batch.
+            group: processes that share the batch.
             stretched: share of the clips that are drawn as if spoken faster or slower.
 
         Returns:
@@ -150,8 +150,8 @@ class ClipData:
         places = np.sort(generator.random((len(chosen), segments)), axis=1)
         starts = np.where(apart >= 0, places * (apart + 0.999) + np.arange(segments) * step, places * (room + 0.999))
         starts = np.where(tempo[:, None] == 1, np.floor(starts), np.minimum(starts, room))
-        clip, start = world.part(np.repeat(chosen, segments)), world.part(starts.ravel())
-        return self.segments(clip, start, length, world.part(np.repeat(tempo, segments)))
+        clip, start = group.shard(np.repeat(chosen, segments)), group.shard(starts.ravel())
+        return self.segments(clip, start, length, group.shard(np.repeat(tempo, segments)))
 
     def segments(self, clip: NDArray[np.int64], start: NDArray[Any], length: int, tempo: Array | float = 1.0) -> Batch:
         """Gather given segments; between two frames, and between two steps of sound, lies their mixture.
@@ -179,10 +179,12 @@ class ClipData:
             length=length,
         )
 
-    def draw_pairs(self, generator: np.random.Generator, plan: PairPlan, count: int, world: World = ALONE) -> PairBatch:
+    def draw_pairs(
+        self, generator: np.random.Generator, plan: PairPlan, count: int, group: ProcessGroup = ALONE
+    ) -> PairBatch:
         """Draw random pairs of single windows; this process's part of ``count``. See :func:`pairs.draw_pairs`."""
         drawn = draw_pairs(plan, self.frames, self.speaker, self.odds, count, generator)
-        kind, clip, start, voice, voice_start = (world.part(values) for values in drawn)
+        kind, clip, start, voice, voice_start = (group.shard(values) for values in drawn)
         places = self.first_frame[clip] + start, self.first_frame[voice] + voice_start
         silent = ~self.voiced[places[0]] & ~self.voiced[places[1]]
         usual = np.ones(len(clip))
@@ -209,11 +211,11 @@ class ClipData:
         audio = _between(self.audio, self.first_step[clip, None] + step.clip(0, last)).float()
         return rearrange(audio, "n m f -> n f m") if self.config.audio == "mel" else audio
 
-    def draw_views(self, generator: np.random.Generator, count: int, world: World = ALONE) -> Views:
+    def draw_views(self, generator: np.random.Generator, count: int, group: ProcessGroup = ALONE) -> Views:
         """Draw whole-crop views for the aligner: this process's part of ``count``."""
         clip = generator.choice(len(self), size=count, p=self.odds)
         view = generator.integers(VIEWS, size=count)
-        clip, view = world.part(clip), world.part(view)
+        clip, view = group.shard(clip), group.shard(view)
         views = rearrange(torch.from_numpy(self.once["views"][clip, view]), "n h w c -> n c h w").float() / 255
         return Views(views, torch.from_numpy(self.once["poses"][clip, view]))
 

@@ -33,7 +33,7 @@ def load_clips(
         config: of the expert.
         shortest: frames that a clip must have.
         workers: processes that measure.
-        listen: of :func:`listener`.
+        listen: of :func:`build_hubert`.
         log: takes lines of progress, and names what is left out.
 
     Raises:

@@ -33,27 +33,27 @@ from unisync_loss.training.data.augment import (
 from unisync_loss.training.data.batches import Batch, PairBatch
 from unisync_loss.training.data.dataset import Listen, to_pixels
 from unisync_loss.training.data.face_features import visual_of_series
-from unisync_loss.training.distributed import ALONE
+from unisync_loss.utils.distributed import ALONE
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
 HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in the last stage
 
 
-class Learner(nn.Module):
+class TrainingModel(nn.Module):
     """The expert and what is thrown away after training."""
 
     def __init__(self, config: UniSyncConfig) -> None:
         """Build the expert and the softmax scale."""
         super().__init__()
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.finds_mouths:
+        if config.has_mouth_aligner:
             first = self.visual.trunk[0]
             assert isinstance(first, nn.Conv1d)
             with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without
                 first.weight[:, MOTION_FEATURES:] = 0
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-        self.world = ALONE
+        self.group = ALONE
 
     @property
     def visual(self) -> DenseVisualTower:
@@ -68,9 +68,11 @@ class Learner(nn.Module):
         return self.visual.stem
 
 
-def see_mouths(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
+def mouth_features(
+    learner: TrainingModel, batch: Batch | PairBatch, *, augmented: bool = True
+) -> tuple[Tensor, Tensor]:
     """Features of pictures (N, L, 192), augmented or not, and the motion that is to be read there (N, L, 104)."""
-    with exactly(batch.audio):
+    with autocast_disabled(batch.audio):
         pixels, motion = to_pixels(batch.seen["cuts"]), batch.seen["motion"]
         if augmented:
             mirrored = chance(len(motion), 0.5)
@@ -86,16 +88,18 @@ def hide_features(features: Tensor) -> Tensor:
     return rearrange(F.dropout1d(rearrange(features, "n l c -> n c l"), HIDDEN_FEATURES), "n c l -> n l c")
 
 
-def hear(learner: Learner, batch: Batch | PairBatch, frames: int, *, augmented: bool = True) -> Tensor:
+def encode_audio_batch(
+    learner: TrainingModel, batch: Batch | PairBatch, frames: int, *, augmented: bool = True
+) -> Tensor:
     """Embeddings (N, W, D) of the voices, augmented or not, over ``frames`` frames."""
     audio = batch.audio
     if augmented:
-        with exactly(audio):
+        with autocast_disabled(audio):
             audio = augment_voice(audio) if learner.expert.config.audio == "mel" else augment_features(audio)
     return learner.expert.encode_audio(audio, frames)
 
 
-def exactly(value: Tensor) -> torch.autocast:
+def autocast_disabled(value: Tensor) -> torch.autocast:
     """Float32 for places and augmentation, whatever autocast says: bfloat16 knows a place only to a percent."""
     return torch.autocast(device_type=value.device.type, enabled=False)
 
@@ -106,13 +110,13 @@ def motion_features(motion: Tensor) -> Tensor:
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
 
-def see(learner: Learner, batch: Batch | PairBatch, *, augmented: bool = True) -> Tensor:
+def encode_visual_batch(learner: TrainingModel, batch: Batch | PairBatch, *, augmented: bool = True) -> Tensor:
     """Embeddings (N, W, D) of what is seen, augmented or not; mouths of small experts on rgb are cut by landmarks."""
     seen, config = batch.seen, learner.expert.config
     if "cuts" in seen:
-        features, _ = see_mouths(learner, batch, augmented=augmented)
+        features, _ = mouth_features(learner, batch, augmented=augmented)
         return learner.visual.encode_frames(features)
-    with exactly(batch.audio):
+    with autocast_disabled(batch.audio):
         if "crops" in seen:
             video = _pictures(seen["crops"], augmented)
         elif augmented:
@@ -150,7 +154,7 @@ def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
 CPU = torch.device("cpu")
 
 
-def listener(
+def build_hubert(
     config: UniSyncConfig, model: str | None, folder: Path, device: torch.device = CPU
 ) -> tuple[UniSyncConfig, Listen | None]:
     """Load the HuBERT that an expert listens through, and write its identity into the expert's config.
@@ -186,7 +190,7 @@ def listener(
     return told, listen
 
 
-def take_over(expert: UniSyncExpert, name: str) -> set[str]:
+def copy_towers(expert: UniSyncExpert, name: str) -> set[str]:
     """Copy the towers of a trained expert that see or hear the same.
 
     Args:

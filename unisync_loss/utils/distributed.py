@@ -1,13 +1,13 @@
-"""Several processes as one, under torchrun: a joint batch, gathered embeddings, joint batch norms, averaged gradients.
+"""Data-parallel training under torchrun: sharded batches, gathered embeddings, joint batch norms, averaged gradients.
 
-Gradients: every process computes the loss of the whole joint batch (or the mean over its own pairs); what comes back
-through a gather or a joint sum is summed over processes, and the mean over processes is taken at the end.
+Every process computes the loss of the whole batch (or the mean over its own pairs). The backward pass of a gather or of
+a joint sum adds the gradients of all processes; :meth:`ProcessGroup.average_gradients` then takes their mean.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,30 +24,33 @@ Rows = TypeVar("Rows", NDArray[np.int64], NDArray[np.float64], Tensor)
 
 
 @dataclass(frozen=True)
-class World:
-    """This process among all.
+class ProcessGroup:
+    """This process and the number of processes that train together.
 
     Attributes:
-        rank: number of this process.
-        size: processes.
+        rank: index of this process.
+        size: number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def join(cls, device: str | None) -> tuple[World, torch.device]:
-        """Join the processes that torchrun started; alone without it.
+    def init(cls, device: str | None) -> tuple[ProcessGroup, torch.device]:
+        """Initialise the process group that torchrun started; without torchrun, a group of one.
 
         Args:
-            device: ``"cpu"`` or ``"cuda"``; None is a GPU where there is one, for each process its own.
+            device: ``"cpu"`` or ``"cuda"``; None uses a GPU if there is one. Each process gets its own GPU.
+
+        Returns:
+            The group, and the device of this process.
 
         Raises:
-            ValueError: for another device, or no GPU where one is asked for.
+            ValueError: for another device, or for ``"cuda"`` without a GPU.
         """
         gpus = torch.cuda.device_count()
         if device not in (None, "cpu", "cuda") or (device == "cuda" and not gpus):
-            raise ValueError(f"device: expected cpu, or cuda where there is a GPU, got {device!r} and {gpus} GPUs")
+            raise ValueError(f"device: expected cpu, or cuda if there is a GPU, got {device!r} and {gpus} GPUs")
         kind = device or ("cuda" if gpus else "cpu")
         place = torch.device("cpu")
         if kind == "cuda":
@@ -59,33 +62,33 @@ class World:
             dist.init_process_group("nccl" if kind == "cuda" else "gloo")
         return cls(dist.get_rank(), dist.get_world_size()), place
 
-    def leave(self) -> None:
-        """Part from the other processes."""
+    def destroy(self) -> None:
+        """Destroy the process group."""
         if self.size > 1:
             dist.destroy_process_group()
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and log lines."""
         return self.rank == 0
 
-    def part(self, rows: Rows) -> Rows:
-        """This process's rows of the joint batch.
+    def shard(self, rows: Rows) -> Rows:
+        """Rows of the whole batch that belong to this process.
 
         Raises:
-            ValueError: when the batch cannot be divided evenly.
+            ValueError: if the batch cannot be divided evenly.
         """
         if len(rows) % self.size:
-            raise ValueError(f"expected a batch that {self.size} processes can share, got {len(rows)}")
+            raise ValueError(f"expected a batch size divisible by {self.size} processes, got {len(rows)}")
         share = len(rows) // self.size
         return rows[self.rank * share : (self.rank + 1) * share]
 
     def gather(self, value: Tensor) -> Tensor:
-        """Rows of all processes (N, …) → (N * size, …), with gradients."""
+        """Concatenate the rows of all processes, (N, …) → (N * size, …), with gradients."""
         return value if self.size == 1 else torch.cat(all_gather(value.contiguous()))
 
     def gather_labels(self, label: Tensor) -> Tensor:
-        """The same for whole numbers."""
+        """Concatenate integer rows of all processes, without gradients."""
         if self.size == 1:
             return label
         parts = [torch.empty_like(label) for _ in range(self.size)]
@@ -93,7 +96,7 @@ class World:
         return torch.cat(parts)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over processes."""
+        """Replace gradients by their mean over all processes."""
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -103,7 +106,7 @@ class World:
             gradient.copy_(mean.view_as(gradient))
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether it is true in any process."""
+        """Whether ``flag`` is true in any process."""
         if self.size == 1:
             return flag
         value = torch.tensor(float(flag), device=device)
@@ -111,18 +114,16 @@ class World:
         return bool(value.item())
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Block until all processes have arrived."""
         if self.size > 1:
             dist.barrier()
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
-class _JointNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose mean and variance in training are those of all processes, also on a CPU."""
-
-    joint_sum: Callable[[Tensor], Tensor]
+class _JointBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batch of all processes on CPUs, which :class:`torch.nn.SyncBatchNorm` does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -134,10 +135,10 @@ class _JointNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = at_least_float32(x)
         sums = torch.cat([wide.sum(axes), wide.new_full((1,), wide[:, 0].numel())])
-        joint = self.joint_sum(sums)
+        joint = _joint_sum(sums)
         count, mean = joint[-1], joint[:-1] / joint[-1]
         centred = wide - mean.view(shape)
-        variance = self.joint_sum(centred.square().sum(axes)) / count
+        variance = _joint_sum(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             momentum = self.momentum or 0.0
@@ -150,11 +151,32 @@ class _JointNorm(nn.modules.batchnorm._BatchNorm):
         pass
 
 
-def join_norms(module: nn.Module) -> None:
-    """Make every batch norm one over all processes; the names of its weights stay."""
-    # compiled, it would lose its gradient without a word
-    joint_sum = torch.compiler.disable(all_reduce)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.__class__ = _JointNorm  # type: ignore[assignment]
-            part.joint_sum = joint_sum
+# captured by torch.compile, all_reduce would lose its gradient without an error
+@torch.compiler.disable
+def _joint_sum(value: Tensor) -> Tensor:
+    return all_reduce(value)
+
+
+def convert_batch_norms(module: nn.Module) -> nn.Module:
+    """Replace every batch norm by one over the batch of all processes.
+
+    Args:
+        module: changed in place; names, weights and statistics stay.
+
+    Returns:
+        The module: :class:`torch.nn.SyncBatchNorm` on GPUs, an equivalent on CPUs.
+    """
+    if next(module.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return _convert(module)
+
+
+def _convert(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        joint = _JointBatchNorm(module.num_features, module.eps, module.momentum)
+        # the same tensors: an optimiser or a state dict made before stays valid
+        joint.__dict__.update({name: module.__dict__[name] for name in ("training", "_parameters", "_buffers")})
+        return joint
+    for name, child in module.named_children():
+        setattr(module, name, _convert(child))
+    return module
