@@ -24,10 +24,10 @@ from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
 from unisync_loss.video.decoding import open_media, stream_sound
 from unisync_loss.video.encoding import to_int16
+from unisync_loss.video.voicing import SILENCE
 
 SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")
 MIN_SECONDS = 1.0  # of a recording
-QUIETEST = 1e-3  # RMS, -60 dB: below it normalising would make noise of nothing
 _VERSION = 1  # of the decoded samples; a change makes old caches unused
 
 
@@ -177,6 +177,6 @@ def _decode(recording: Recording) -> NDArray[np.int16]:
     if samples.size < MIN_SECONDS * SAMPLE_RATE:
         raise ValueError(f"expected at least {MIN_SECONDS} s, got {samples.size / SAMPLE_RATE:.2f} s")
     level = float(np.sqrt(np.mean((samples / 32768) ** 2)))
-    if level < QUIETEST:
+    if level < SILENCE:  # normalising would amplify noise
         raise ValueError(f"expected a voice, got silence (RMS {level:.5f})")
     return samples

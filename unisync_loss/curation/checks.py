@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unisync_loss.config import FPS
 from unisync_loss.curation.duplicates import Repeat
 from unisync_loss.curation.offset_curves import Curve, add_curves, centred_offset_curve, find_peak
+from unisync_loss.video.voicing import SILENCE
 
 #: what to do about each verdict
 REMEDIES = {
@@ -54,7 +55,6 @@ _LOST, _KEPT = 0.4, 1.5  # evidence in the half of another voice, and in the hal
 _RATES = (24 / 25, 25 / 24, 25 / 30, 30 / 25, 24 / 30, 30 / 24, 0.5, 2.0)  # picture's speeds that tags get wrong
 _COMMON_RATES = (12.5, 15.0, 23.976, 24.0, 25.0, 29.97, 30.0, 48.0, 50.0, 59.94, 60.0)
 _LOW_RATE, _LOW_SAMPLE_RATE = 19.9, 15_999  # below which there is too little to see, and to hear
-_SILENT = 1e-3  # level
 _STILL = 2.0  # levels
 _FROZEN = 0.17  # change of the lips over their contrast
 _BLUE = -10.0  # levels of red less blue; skin of any tone is redder than blue
@@ -114,7 +114,7 @@ def is_sure(row: Row) -> bool:
 def judge_content(row: Row) -> list[Finding]:
     """What is wrong with file, sound and picture of one clip, each for itself."""
     found = [*_judge_file(row), *_judge_picture(row)]
-    if row["level"] < _SILENT:
+    if row["level"] < SILENCE:
         found.append(_finding(row, "silent", f"level {row['level']:.1e}"))
     elif not found and row["mouth_moves"] < _FROZEN:
         found.append(_finding(row, "frozen mouth", f"lips change by {row['mouth_moves']:.2f} of their contrast"))

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE
+from unisync_loss.video.voicing import SILENCE
 
 _BITS = 32
 _HOP = SAMPLE_RATE // 100  # samples between codes of the sound
 _SPAN = 4096  # samples that a code of the sound looks at
 _BANDS = np.geomspace(300, 3000, _BITS + 2)  # Hz
-_QUIET = 1e-3  # level below which there is nothing to recognise
 _APART = 6  # frames between which pictures are compared
 _STILL = 0.5  # grey levels of change below which a frame says nothing
 GRID = 16  # cells of a picture along each side
@@ -71,7 +71,7 @@ def print_sound(waveform: NDArray[np.float32]) -> Fingerprint:
     )
     slope = np.diff(np.log(energy + 1e-6), axis=1)
     level = np.sqrt((slices[:, :: _SPAN // 256].astype(np.float64) ** 2).mean(1))
-    return Fingerprint(_pack(np.diff(slope, axis=0) > 0), level[1:] > _QUIET, SAMPLE_RATE // _HOP)
+    return Fingerprint(_pack(np.diff(slope, axis=0) > 0), level[1:] > SILENCE, SAMPLE_RATE // _HOP)
 
 
 def print_pictures(cells: NDArray[np.float32]) -> Fingerprint:

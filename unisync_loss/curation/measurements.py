@@ -17,7 +17,7 @@ from unisync_loss.models.mouth_aligner import sample_mouth
 from unisync_loss.video.clip import Clip, read_clip
 from unisync_loss.video.decoding import audio_stream, open_media, read_facts, video_stream
 from unisync_loss.video.face_mesh import pose_of_mesh
-from unisync_loss.video.voicing import voiced_by_level
+from unisync_loss.video.voicing import levels, voiced_by_level
 
 LOOKED_AT = 40 * FPS  # frames of a long clip that are looked at
 _SHORT_SIDE = 256  # pixels; larger pictures are shrunk
@@ -74,20 +74,14 @@ def sound_facts(waveform: NDArray[np.float32]) -> dict[str, float]:
     "Harmonic/percussive separation using median filtering", DAFx 2010). ``pauses``: share of 10 ms slices below a third
     of the mean level; speech is full of them.
     """
-    level = _levels(waveform, SAMPLES_PER_FRAME)
-    fine = _levels(waveform, SAMPLE_RATE // 100)
+    level = levels(waveform, SAMPLES_PER_FRAME)
+    fine = levels(waveform, SAMPLE_RATE // 100)
     return {
         "level": round(float(np.percentile(level, 90)), 5),
         "silence": round(1 - float(voiced_by_level(level).mean()), 3),
         "held": round(_held_share(waveform), 3),
         "pauses": round(float((fine < 0.3 * fine.mean()).mean()), 3),
     }
-
-
-def _levels(waveform: NDArray[np.float32], size: int) -> Array:
-    """Root mean square of every slice of ``size`` samples."""
-    whole = waveform[: waveform.size // size * size].astype(np.float64)
-    return np.sqrt((rearrange(whole, "(t s) -> t s", s=size) ** 2).mean(1))
 
 
 def _held_share(waveform: NDArray[np.float32]) -> float:

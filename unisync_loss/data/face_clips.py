@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.data.datasets import PICTURES, Source
 from unisync_loss.data.sidecar import read_sidecar
 from unisync_loss.representations.face_topology import MESH_POINTS
@@ -30,9 +30,9 @@ from unisync_loss.video.decoding import (
 from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, MediaPipeFinder
 from unisync_loss.video.face_mesh import FEWEST_FACES, face_mesh
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackPiece, track_faces
+from unisync_loss.video.voicing import is_silent
 
 CLIP_FRAMES = 250  # frames of a clip cut from a longer track; the last may have SHORTEST_TRACK more
-SILENCE = 1e-3  # RMS of the loudest 0.2 s, of 1, below which there is no voice
 _MESH_SHAPES = (MESH_POINTS, 3), (478, 3)  # MediaPipe's, without and with irises
 _SHORT_SIDE = 1080  # pixels to which larger pictures are shrunk: a crop of 192 needs no more
 
@@ -111,7 +111,7 @@ def clips_of(
     measure = load_hook(provider) if provider else None
     drawn = _picture_clips(source, outcome) if source.layout == "pictures" else _video_clips(source, outcome, threads)
     for track, clip, landmarks in drawn:
-        if _is_silent(clip):
+        if is_silent(clip.waveform):
             outcome.drop(track.start, "silent")
             continue
         features = _provided(measure, clip, provider or "") if measure else {}
@@ -262,11 +262,6 @@ def _read_picture(path: Path) -> Frame:
         return np.asarray(frame.to_ndarray(format="rgb24", width=CROP_SIZE, height=CROP_SIZE), np.uint8)
 
 
-def _is_silent(clip: Clip) -> bool:
-    loudest = np.sqrt(np.square(_whole(clip.waveform, SAMPLE_RATE // 5)).mean(1)).max()
-    return bool(loudest < SILENCE)
-
-
 def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> Footage | None:
     if landmarks is None:
         landmarks = face_mesh(clip.frames, depth=True)
@@ -288,10 +283,6 @@ def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, out
     if landmarks.shape[1:] in _MESH_SHAPES:
         features["mesh"] = landmarks[:, :MESH_POINTS].astype(np.float16)
     return Footage(facts, clip, features)
-
-
-def _whole(waveform: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    return waveform[: waveform.size // length * length].reshape(-1, length)
 
 
 def _provided(measure: Callable[..., Any], clip: Clip, name: str) -> dict[str, NDArray[Any]]:

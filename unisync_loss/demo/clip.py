@@ -20,6 +20,7 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.utils.image import resize
 from unisync_loss.video.clip import read_clip
+from unisync_loss.video.voicing import SILENCE, levels
 
 SIZE = 96  # pixels, Wav2Lip's
 MIN_SECONDS, MAX_SECONDS = 3.5, 20.0
@@ -78,7 +79,7 @@ def load_material(video: Path, expert: UniSyncExpert) -> Material:
     frames, (train, held) = torch.cat(small), split_time(total)
     for name, part in (("first", train), ("last", held)):
         sound = clip.waveform[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME]
-        if float(np.sqrt(np.mean(sound**2))) < 1e-3:  # -60 dB
+        if levels(sound, sound.size)[0] < SILENCE:
             raise ValueError(f"{video}: expected speech throughout, got silence in the {name} {len(part) / FPS:.1f} s")
         motion = F.avg_pool2d(frames[part.start : part.stop].std(dim=0), 4).max()
         if motion < 2e-2:  # compression noise alone stays below

@@ -30,8 +30,8 @@ from unisync_loss.video.extraction import check_provided, visual_of_mesh
 from unisync_loss.video.face_detection import FaceFinder, Frame, MediaPipeFinder
 from unisync_loss.video.face_mesh import MeshFinder, seen_in
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackEnd, TrackPiece, track_faces
+from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
-SILENCE = 1e-4  # level, of full scale 1, below which a whole sound is called silent
 _SHORT_SIDE = 1080  # pixels; larger pictures are shrunk, experts see faces of 100
 _BATCH = 64  # frames of a track that are embedded at a time
 _CHUNK = STRETCH // 2  # windows of sound embedded at a time: HuBERT's stretch, a whole number of mel steps
@@ -151,7 +151,7 @@ def _refuse_unscorable(
     shortest = f"{SHORTEST_TRACK / FPS:g} s"
     if frames < SHORTEST_TRACK:
         raise ValueError(f"{path}: expected at least {shortest} of video, got {frames / FPS:g} s")
-    if loudest < SILENCE:
+    if loudest < NOISE_FLOOR:
         raise ValueError(f"{path}: expected a voice, the sound is silent")
     if not faces:
         reason = f" ({dropped[0]}{', and others' if len(dropped) > 1 else ''})" if dropped else ""
@@ -214,8 +214,7 @@ class _Hearing:
             return torch.zeros(0, self.expert.config.embedding), np.zeros(0, np.float32)
         sound = sound[: frames * SAMPLES_PER_FRAME]
         heard = self.expert.encode_audio(torch.from_numpy(sound)[None].to(self.device), frames)[0]
-        power = rearrange(sound.astype(np.float64) ** 2, "(t s) -> t s", s=SAMPLES_PER_FRAME).mean(1)
-        level = np.sqrt(np.convolve(power, np.full(WINDOW_FRAMES, 1 / WINDOW_FRAMES), "valid")).astype(np.float32)
+        level = window_levels(sound).astype(np.float32)
         chunk = slice(skipped, skipped + _CHUNK)
         self.peak = max(self.peak, float(level[chunk].max()))
         return heard[chunk].cpu(), level[chunk]
