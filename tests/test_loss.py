@@ -206,17 +206,17 @@ def test_no_part_of_a_generators_checkpoint(loss, expert):
 
 
 def test_dead_windows_have_a_gradient(loss, batch, monkeypatch):
-    heard = torch.randn(2, 5, 16)
-    monkeypatch.setattr(loss.expert, "encode_audio", lambda *_, **__: heard)
-    seen = -heard.clone().requires_grad_()
-    seen.retain_grad()
-    monkeypatch.setattr(loss.expert, "encode_visual", lambda *_, **__: seen)
+    audio_embedding = torch.randn(2, 5, 16)
+    monkeypatch.setattr(loss.expert, "encode_audio", lambda *_, **__: audio_embedding)
+    visual_embedding = -audio_embedding.clone().requires_grad_()
+    visual_embedding.retain_grad()
+    monkeypatch.setattr(loss.expert, "encode_prepared", lambda *_, **__: visual_embedding)
     terms = loss(*batch, return_terms=True)
     terms.loss.backward()
     assert terms.probability.max() == 0
     assert terms.loss.item() == pytest.approx(5.0, abs=0.01)
-    assert (seen.grad.norm(dim=-1) > 1e-3).all()
-    assert seen.grad.norm(dim=-1).max() < 150
+    assert (visual_embedding.grad.norm(dim=-1) > 1e-3).all()
+    assert visual_embedding.grad.norm(dim=-1).max() < 150
 
 
 class TestWindows:
@@ -283,7 +283,7 @@ class TestWindows:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"audio": torch.rand(3, 5760)}, "2 videos and 3 audios"),
+        ({"audio": torch.rand(3, 5760)}, r"batch sizes 2 \(video\) and 3 \(audio\)"),
         ({"audio": torch.rand(5760)}, r"audio: expected a batch .*got \(5760,\)"),
         ({"audio": torch.rand(2, 3200)}, "expected about"),
         ({"video": torch.rand(2, 4, 3, 48, 48)}, "at least T = 5"),
@@ -291,8 +291,8 @@ class TestWindows:
         ({"video": torch.rand(0, 9, 3, 48, 48)}, r"video: expected a batch .*got \(0, 9, 3, 48, 48\)"),
         ({"video": [torch.rand(9, 3, 48, 48)]}, "video: expected a batch .*got list"),
         ({"video": torch.rand(2, 9, 3, 48, 48, device="meta")}, "the loss's device cpu, got meta and cpu"),
-        ({"video": 255 * torch.rand(2, 9, 3, 48, 48)}, r"expected RGB in \[0, 1\], got values in"),
-        ({"video": 2 * torch.rand(2, 9, 3, 48, 48) - 1}, r"expected RGB in \[0, 1\], got values in \[-"),
+        ({"video": 255 * torch.rand(2, 9, 3, 48, 48)}, r"expected rgb in \[0, 1\], got values in"),
+        ({"video": 2 * torch.rand(2, 9, 3, 48, 48) - 1}, r"expected rgb in \[0, 1\], got values in \[-"),
         ({"video": torch.full((2, 9, 3, 48, 48), torch.nan)}, "got values in .nan"),
         ({"video": torch.zeros(2, 9, 3, 48, 48, dtype=torch.uint8)}, "floating point"),
         ({"mask": torch.ones(2, 3)}, r"\(B, T\) = \(2, 9\) or \(B, W\) = \(2, 5\), got \(2, 3\)"),
@@ -311,7 +311,7 @@ def test_wrong_input(loss, batch, change, message):
 
 def test_a_refused_range_is_refused_again(loss, batch):
     for _ in range(2):
-        with pytest.raises(ValueError, match="expected RGB in"):
+        with pytest.raises(ValueError, match="expected rgb in"):
             loss(255 * batch[0], batch[1])
     loss(*batch)
 
@@ -320,4 +320,4 @@ def test_slight_excess_is_said_once(loss, batch, caplog):
     video = batch[0] * 1.03
     loss(video, batch[1])
     loss(video, batch[1])
-    assert caplog.text.count("expected RGB in [0, 1]") == 1
+    assert caplog.text.count("expected rgb in [0, 1]") == 1

@@ -26,8 +26,8 @@ AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
 PARSING_GROUPS = ("other", "skin", "nose", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
 VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "landmarks": 136, "3dmm": 64}
-#: coordinates of a frame's landmarks: 68, 20, 468 or 478 points in 2-D or 3-D
-LANDMARK_FEATURES = tuple(points * axes for points in (68, 20, 468, 478) for axes in (2, 3))
+#: points and axes of a frame's landmarks, by the number of coordinates
+LANDMARK_SHAPES = {points * axes: (points, axes) for points in (68, 20, 468, 478) for axes in (2, 3)}
 #: commit of facebook/hubert-large-ls960-ft, the model of GeneFace's features
 HUBERT_REVISION = "ece5fabbf034c1073acae96d5401b25be96709d8"
 #: fields of ``config.json`` files saved before the release of 0.1.0, with the one value that each had
@@ -106,10 +106,10 @@ class UniSyncConfig:
             raise ValueError(
                 f"visual_features: expected {len(PARSING_GROUPS)} groups of a face, got {self.visual_features}"
             )
-        if self.visual == "landmarks" and self.visual_features not in LANDMARK_FEATURES:
+        if self.visual == "landmarks" and self.visual_features not in LANDMARK_SHAPES:
             raise ValueError(
                 "visual_features: expected 68, 20, 468 or 478 landmarks times 2 or 3 axes, one of "
-                f"{', '.join(map(str, LANDMARK_FEATURES))}, got {self.visual_features}"
+                f"{', '.join(map(str, LANDMARK_SHAPES))}, got {self.visual_features}"
             )
 
     @property
@@ -119,7 +119,7 @@ class UniSyncConfig:
 
     @property
     def has_mouth_aligner(self) -> bool:
-        """Whether the expert has an aligner, which finds the mouth in each picture: ``small`` on RGB."""
+        """Whether the expert finds and crops the mouth in each image by itself: ``small`` on RGB."""
         return self.visual == "rgb" and self.architecture == "small"
 
     @property

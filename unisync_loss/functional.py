@@ -1,4 +1,4 @@
-"""The mathematics: pure functions of tensors.
+"""Pure functions of the method: sync probability, margin loss, offset matrix.
 
 Axes: B batch, W windows, D embedding, K candidate offsets. A positive offset means that the audio is late.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from unisync_loss.utils.tensors import at_least_float32
 
 EPSILON = 1e-6  # probabilities are kept in [EPSILON, 1 - EPSILON] before a logarithm: no loss above 13.8
-SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that stands in for ReLU in the backward pass
+SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that replaces ReLU in the backward pass
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -22,7 +22,7 @@ Reduction = Literal["mean", "sum", "none"]
 def straight_through_clamp(value: Tensor, low: float, high: float) -> Tensor:
     """Clamp in the forward pass, identity in the backward pass.
 
-    A plain clamp has no gradient outside its range, just where a generator needs one.
+    A plain clamp has no gradient outside its range, where a generator needs one most.
 
     Args:
         value: any shape.
@@ -36,9 +36,7 @@ def straight_through_clamp(value: Tensor, low: float, high: float) -> Tensor:
 
 
 def relu_cosine(audio: Tensor, visual: Tensor, *, negative_slope: float = 0.0) -> Tensor:
-    """Cosine of the rectified embeddings in float32, whatever autocast says.
-
-    bfloat16 has no value between 0.996 and 1, so the head of the expert never runs in it.
+    """Cosine of the rectified embeddings, in float32 also under autocast: bfloat16 has no value between 0.996 and 1.
 
     Args:
         audio: (..., D) before ReLU.
@@ -49,9 +47,9 @@ def relu_cosine(audio: Tensor, visual: Tensor, *, negative_slope: float = 0.0) -
         (...) in [0, 1] for ReLU, up to rounding; 0 where an embedding is all zero.
     """
     with torch.autocast(device_type=audio.device.type, enabled=False):
-        heard = F.leaky_relu(at_least_float32(audio), negative_slope)
-        seen = F.leaky_relu(at_least_float32(visual), negative_slope)
-        return F.cosine_similarity(heard, seen, dim=-1)
+        audio = F.leaky_relu(at_least_float32(audio), negative_slope)
+        visual = F.leaky_relu(at_least_float32(visual), negative_slope)
+        return F.cosine_similarity(audio, visual, dim=-1)
 
 
 def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) -> Tensor:
@@ -61,7 +59,7 @@ def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) 
         audio: (..., D) audio embedding before ReLU.
         visual: (..., D) visual embedding before ReLU.
         surrogate: take the backward pass from a leaky ReLU. Embeddings that do not overlap have probability 0 and
-            an exactly zero gradient under ReLU; a generator could never leave that. The value is unchanged.
+            an exactly zero gradient under ReLU, which a generator could never leave. The value is unchanged.
 
     Returns:
         (...) float32 in [0, 1]; gradients pass through the clamp.
@@ -78,7 +76,7 @@ def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) 
 
 
 def margin_loss(probability: Tensor, target: Tensor, margin: Tensor | float = 0.0) -> Tensor:
-    """Margin-based binary cross-entropy of the paper's eq. 1, one value per pair, without the weight decay term.
+    """Margin-based binary cross-entropy (arXiv 2503.16357, eq. 1), one value per pair, without the weight decay term.
 
     ``-[y log p + (1 - y) log(1 - max(0, p - m))]``. The margin lowers the penalty of a negative: no loss up to
     ``p = m``, at most ``-log m`` at ``p = 1``. Positives have none.
@@ -103,7 +101,7 @@ def margin_loss(probability: Tensor, target: Tensor, margin: Tensor | float = 0.
 
 
 def margin_plateau(margin_same: float, margin_cross: float, cross_share: float, positive_share: float = 0.5) -> float:
-    """Loss of the best constant answer: what a model that has learnt nothing shows (0.693 only without margins).
+    """Chance-level loss: eq. 1 of the best constant probability, 0.693 only without margins.
 
     Args:
         margin_same: margin of same-speaker negatives.

@@ -1,4 +1,4 @@
-"""The loss of a generator: how improbable it is that its face belongs to the voice."""
+"""Lip-sync loss for generators: minus the log sync probability, by a frozen expert."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from unisync_loss.utils.frozen import FrozenModule
 from unisync_loss.utils.tensors import describe
 
 logger = logging.getLogger(__name__)
-#: Probabilities below e^-5 count as that in the loss: at most 5 a window, gradient at most 148 on the probability.
+#: lower bound of probabilities in the loss, e^-5: the loss is at most 5 per window, its gradient at most 148
 LEAST_PROBABILITY = 0.0067
-_SLIGHT, _GROSS = 0.01, 0.05  # how far the first video may leave [0, 1] before a warning and before an error
+_SLIGHT, _GROSS = 0.01, 0.05  # excess of the first video over its range that gives a warning, and an error
 
 
 class SyncTerms(NamedTuple):
-    """What ``return_terms=True`` gives.
+    """Result of a call with ``return_terms=True``.
 
     Attributes:
         loss: scalar, or (B,) for ``reduction="none"``.
@@ -41,8 +41,8 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
 
     The expert is frozen for good: ``.train()`` and ``.requires_grad_()`` of this module or of a parent, ``deepcopy``,
     ``.to()``, DDP and autocast leave it in eval mode and without gradients; ``.half()`` and ``.bfloat16()`` leave its
-    weights in float32. It is no part of a parent's parameters or ``state_dict``: checkpoints of a generator neither
-    swell by it nor depend on it. An expert that is also a submodule elsewhere is frozen again at the next call.
+    weights in float32. It is not part of a parent's parameters or ``state_dict``, so a generator's checkpoint neither
+    contains nor needs it. An expert that is also a submodule elsewhere is frozen again at the next call.
 
     Args:
         expert: frozen in place.
@@ -91,7 +91,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W) at least 0.
             stride: frames from one window to the next; 5 scores every frame once.
-            reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value a clip.
+            reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.
             return_terms: return :class:`SyncTerms` instead of the loss alone.
 
         Returns:
@@ -103,13 +103,13 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         self._check_batch(video, audio)
         self._check_range(video)
         self.freeze()
+        # before the audio: axes in another order would otherwise be reported as a wrong number of frames
+        frames = self.expert.prepare_visual(video)
         with torch.no_grad():
-            # the representation's own check comes first: axes in another order would read as a wrong number of frames
-            frames = self.expert.visual_input(video).shape[1]
-            heard = self.expert.encode_audio(audio, frames, stride=stride)
-        shown = mask.bool() if isinstance(mask, Tensor) and mask.shape == video.shape[:2] else None
-        seen = self.expert.encode_visual(video, stride=stride, mask=shown)
-        probability = sync_probability(heard, seen, surrogate=True)
+            audio_embedding = self.expert.encode_audio(audio, frames.shape[1], stride=stride)
+        frame_mask = mask.bool() if isinstance(mask, Tensor) and mask.shape == video.shape[:2] else None
+        visual_embedding = self.expert.encode_prepared(frames, stride=stride, mask=frame_mask)
+        probability = sync_probability(audio_embedding, visual_embedding, surrogate=True)
         window_weights = self._window_weights(video, probability, mask, weights, stride)
         values = margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
         loss = reduce(values, window_weights, reduction)
@@ -120,7 +120,8 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] == 0:
                 raise ValueError(f"{name}: expected a batch (B, …), got {describe(value)}")
         if video.shape[0] != audio.shape[0]:
-            raise ValueError(f"expected one audio a video, got {video.shape[0]} videos and {audio.shape[0]} audios")
+            sizes = f"{video.shape[0]} (video) and {audio.shape[0]} (audio)"
+            raise ValueError(f"expected one audio clip per video, got batch sizes {sizes}")
         own = next(self.expert.parameters()).device
         if not video.device == audio.device == own:
             raise ValueError(
@@ -129,16 +130,18 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             )
 
     def _check_range(self, video: Tensor) -> None:
-        """Look at the values once: a check at every call would make a GPU wait."""
-        expected = {"rgb": "RGB", "parsing": "probabilities"}.get(self.expert.config.visual)
-        if self._range_checked or expected is None or not video.is_floating_point():
+        """Check the values of the first video only: a check at every call would make a GPU wait."""
+        bounds = self.expert.visual_input.value_range
+        if self._range_checked or bounds is None or not video.is_floating_point():
             return
+        least, most = bounds
         low, high = (bound.item() for bound in video.detach().aminmax())
-        if not (-_GROSS <= low and high <= 1 + _GROSS):  # also true of NaN
-            raise ValueError(f"video: expected {expected} in [0, 1], got values in [{low:.3g}, {high:.3g}]")
-        self._range_checked = True  # only now: a loop that skips failing batches must not be let through at the second
-        if low < -_SLIGHT or high > 1 + _SLIGHT:
-            logger.warning("video: expected %s in [0, 1], got values in [%.3g, %.3g]", expected, low, high)
+        values = f"{self.expert.config.visual} in [{least:g}, {most:g}], got values in [{low:.3g}, {high:.3g}]"
+        if not (least - _GROSS <= low and high <= most + _GROSS):  # also true of NaN
+            raise ValueError(f"video: expected {values}")
+        self._range_checked = True  # not before: a loop that skips failing batches must fail at the second, too
+        if low < least - _SLIGHT or high > most + _SLIGHT:
+            logger.warning("video: expected %s", values)
 
     def _window_weights(
         self, video: Tensor, probability: Tensor, mask: Tensor | None, weights: Tensor | None, stride: int

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from research.hubert_small.speech import Speech, samples_of
 from unisync_loss.config import STEP_RATE
-from unisync_loss.representations.hubert_encoder import HOP, standard
+from unisync_loss.representations.hubert_encoder import HOP, standardise
 
 if TYPE_CHECKING:
     from transformers import HubertConfig
@@ -159,7 +159,7 @@ class CropDrawer:
         step = torch.from_numpy(self.first_step[places.clip] + places.start).to(self.device)
         own = units[step[:, None] + torch.arange(places.length, device=self.device)].long()
         mask = torch.from_numpy(draw_mask(generator, len(places.clip), places.length)).to(self.device)
-        return Crops(standard(self.waveforms(places)), own, mask)
+        return Crops(standardise(self.waveforms(places)), own, mask)
 
 
 def draw_mask(generator: np.random.Generator, count: int, length: int) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ from research.hubert_small.speech import list_speech, load_speech
 from research.hubert_small.tasks import Ear, EarTask, Material, Task, UnitsTask
 from research.hubert_small.units import mfcc_with_deltas
 from unisync_loss.models.pretrained import save_pretrained
-from unisync_loss.representations.hubert_encoder import standard, steps_of
+from unisync_loss.representations.hubert_encoder import standardise, steps_of
 from unisync_loss.training.checkpoint import load_state, save_state
 from unisync_loss.training.data.dataset import speaker_odds
 from unisync_loss.training.step import adamw, update_average
@@ -217,7 +217,7 @@ class _Run:
     def _states(self, waveform: Tensor) -> tuple[Tensor, ...]:
         """Features (L, F) of a waveform (S,) by the averaged network: layers 0 …, then the output."""
         with self._precision():
-            out = self._hubert(self.average)(standard(waveform[None].to(self.device)), output_hidden_states=True)
+            out = self._hubert(self.average)(standardise(waveform[None].to(self.device)), output_hidden_states=True)
         return tuple(state[0].float() for state in (*out.hidden_states, out.last_hidden_state))
 
     def _precision(self) -> torch.autocast:

@@ -25,7 +25,7 @@ from unisync_loss.functional import sync_probability
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.models.small import DenseAudioTower
-from unisync_loss.representations.hubert_encoder import HOP, standard, steps_of
+from unisync_loss.representations.hubert_encoder import HOP, standardise, steps_of
 from unisync_loss.utils.files import write_atomically
 
 HELD_CROPS = 96  # of up to four seconds, one a recording
@@ -181,7 +181,7 @@ class Ear(nn.Module):
         """Hear; see the class for shapes."""
         # transformers would hide steps of its own accord, by chance that no seed of ours reaches
         nothing = torch.zeros(len(waveform), steps_of(waveform.shape[1]), dtype=torch.bool, device=waveform.device)
-        features = self.hubert(standard(waveform), mask_time_indices=nothing).last_hidden_state
+        features = self.hubert(standardise(waveform), mask_time_indices=nothing).last_hidden_state
         starts = [2 * start for start in range(waveform.shape[1] // SAMPLES_PER_FRAME - WINDOW_FRAMES + 1)]
         heard: Tensor = self.tower(features, starts)
         return heard

@@ -166,9 +166,7 @@ def test_a_parabola_is_found_to_the_fraction():
 def test_a_curve_of_shifted_embeddings_peaks_at_the_shift_whatever_the_length():
     sound = torch.randn(2400, 64, generator=torch.Generator().manual_seed(0))
     for windows in (30, 2300):
-        curve = centred_offset_curve(
-            sound[:windows], sound[7 : windows + 7]
-        )
+        curve = centred_offset_curve(sound[:windows], sound[7 : windows + 7])
         assert round(find_peak(curve.mean).offset) == 7
         assert curve.windows == windows
 

@@ -117,9 +117,7 @@ def test_short_clips_of_a_speaker_are_judged_together():
     rows, curves = [], []
     for seed in range(8):
         sound, pictures = embed(seed, 30)
-        curves.append(
-            centred_offset_curve(sound[:25], pictures[4:29])
-        )  # audio 4 frames late
+        curves.append(centred_offset_curve(sound[:25], pictures[4:29]))  # audio 4 frames late
         rows.append({**CLEAN, "speaker": "a/late", **sync_facts(curves[-1])})
     (finding,) = judge_speakers(rows, curves)
     assert (finding.clip, finding.verdict) == ("a/late", "out of sync")

@@ -128,7 +128,7 @@ def test_streaming_equals_all_at_once(visual, build, film):
 
 def test_long_sound_is_heard_as_by_the_encoder(build, film, monkeypatch):
     """Stretches of 2 s in place of 20 s; windows across a seam hear both its sides, here and there in other ways."""
-    for name, steps in (("STRETCH", 100), ("MARGIN", 20), ("_WHOLE", 140)):
+    for name, steps in (("SEGMENT", 100), ("CONTEXT", 20), ("_WHOLE", 140)):
         monkeypatch.setattr(hubert, name, steps)
     monkeypatch.setattr(HubertInput, "margin", 10)
     monkeypatch.setattr(score, "_CHUNK", 50)

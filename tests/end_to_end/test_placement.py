@@ -11,8 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
-from unisync_loss.representations.landmarks import _fit_tables
-from unisync_loss.representations.mel import _filter_bank, mel_spectrogram
 from unisync_loss.training.config import TrainConfig, expert_config
 from unisync_loss.training.data.loading import load_clips
 from unisync_loss.training.model import TrainingModel, build_hubert, encode_audio_batch, encode_visual_batch
@@ -41,14 +39,9 @@ class Made(TorchDispatchMode):
 
 @pytest.fixture
 def fake(monkeypatch):
-    # what is made once and kept is made anew, for real: other tests may have made it in inference mode
-    _filter_bank.cache_clear()
-    mel_spectrogram(torch.zeros(1, 640))
-    _fit_tables.cache_clear()
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self: np.zeros(tuple(self.shape), np.float32))
     with FakeTensorMode(allow_non_fake_inputs=True), Made():
         yield
-    _fit_tables.cache_clear()  # what was kept holds no numbers
 
 
 def moved(network):

@@ -87,7 +87,7 @@ class TestNumbers:
     def test_a_long_clip_in_pieces_equals_the_whole(self, folder, piece, monkeypatch):
         """Attention of a random network is nearly even: whatever it does not see shows."""
         waveform = torch.randn(1, 16000 * 25) * (1 + torch.sin(torch.arange(400000) / 9000)) / 3
-        monkeypatch.setattr(hubert, "_PIECE", piece)
+        monkeypatch.setattr(hubert, "_CHUNK", piece)
         pieces, whole = HubertEncoder.from_pretrained(folder)(waveform)[:, :-1], peer(folder, waveform)
         assert whole.std() > 0.1
         assert (pieces - whole).abs().max() < 1e-4
@@ -140,7 +140,7 @@ class TestNumbers:
 @pytest.fixture
 def short_stretches(monkeypatch):
     """Stretches of 2 s with half a second on either side, in place of 20 s and 5 s."""
-    for name, steps in (("STRETCH", 100), ("MARGIN", 25), ("_WHOLE", 150)):
+    for name, steps in (("SEGMENT", 100), ("CONTEXT", 25), ("_WHOLE", 150)):
         monkeypatch.setattr(hubert, name, steps)
 
 

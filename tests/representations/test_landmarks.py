@@ -117,7 +117,7 @@ def test_wrong_points(shape):
 def test_every_layout_is_an_input(points, axes):
     look = visual_input(UniSyncConfig(visual="landmarks", visual_features=points * axes))
     assert look(faces(points, axes).float()).shape == (1, 4, points * axes)
-    with pytest.raises(ValueError, match=f"{points * axes} coordinates a frame, got"):
+    with pytest.raises(ValueError, match=f"{points * axes} coordinates per frame, got"):
         look(torch.rand(1, 5, 68, 1))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unisync_loss.representations import mel_spectrogram
-from unisync_loss.representations.mel import _filter_bank
+from unisync_loss.representations.mel import slaney_filters
 
 
 @pytest.mark.parametrize("padding", ["reflect", "constant"])
@@ -74,7 +74,7 @@ def test_differentiable():
 
 
 def test_filter_bank_has_no_empty_filter():
-    assert (_filter_bank().sum(1) > 0).all()
+    assert (slaney_filters().sum(1) > 0).all()
 
 
 @pytest.mark.parametrize("waveform", [torch.zeros(3200), torch.zeros(1, 400), torch.zeros(1, 3200, dtype=torch.int16)])

@@ -89,7 +89,7 @@ def test_wrong_input(maps, message):
 
 def test_logits_are_no_probabilities():
     loss = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual="parsing", embedding=8)))
-    with pytest.raises(ValueError, match=r"expected probabilities in \[0, 1\], got values in"):
+    with pytest.raises(ValueError, match=r"expected parsing in \[0, 1\], got values in"):
         loss(3 * torch.randn(1, 5, 6, 32, 32), torch.rand(1, 80, 16))
 
 

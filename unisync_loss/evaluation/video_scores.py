@@ -23,7 +23,7 @@ from unisync_loss.config import FPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.representations.hubert_encoder import STRETCH
+from unisync_loss.representations.hubert_encoder import SEGMENT
 from unisync_loss.utils.prefetch import ahead
 from unisync_loss.video.decoding import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
 from unisync_loss.video.extraction import check_provided, visual_of_mesh
@@ -34,7 +34,7 @@ from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
 _SHORT_SIDE = 1080  # pixels; larger pictures are shrunk, experts see faces of 100
 _BATCH = 64  # frames of a track that are embedded at a time
-_CHUNK = STRETCH // 2  # windows of sound embedded at a time: HuBERT's stretch, a whole number of mel steps
+_CHUNK = SEGMENT // 2  # windows of sound embedded at a time: HuBERT's stretch, a whole number of mel steps
 MOST_FACES = 4  # that are drawn
 _STRIP = 48  # mouths kept for the film strip, up to twice as many while they come
 _MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a crop
@@ -177,7 +177,7 @@ class _Hearing:
 
     def __init__(self, expert: UniSyncExpert, sound: Sound) -> None:
         self.expert, self.sound = expert, sound
-        self.margin = expert.audio_input.margin
+        self.margin = expert.audio_input.context_frames
         self.device = next(expert.parameters()).device
         self.chunks: dict[int, tuple[Tensor, Array]] = {}
         self.peak = 0.0

@@ -1,10 +1,10 @@
-"""The expert: how probable it is that a face and a voice belong together, for every 0.2 s."""
+"""The expert: sync probability of face and audio per 0.2 s window."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.functional import sync_probability
 from unisync_loss.models.paper import (
     WindowTower,
@@ -17,18 +17,22 @@ from unisync_loss.models.small import DenseAudioTower, DenseVisualTower
 from unisync_loss.representations import audio_input, visual_input
 from unisync_loss.utils.tensors import describe
 
+_LONGEST_EXCESS = 5  # frames (0.2 s) by which the audio may outlast the video before it counts as a mistake
 
-def build_towers(config: UniSyncConfig) -> tuple[nn.Module, nn.Module]:
-    """Build the visual and the audio tower of a config."""
+
+def build_towers(config: UniSyncConfig, *, is_image: bool) -> tuple[nn.Module, nn.Module]:
+    """Build the visual and the audio tower of a config, with random weights.
+
+    Args:
+        config: of the expert.
+        is_image: whether the visual representation gives images rather than vectors.
+    """
     if config.architecture == "small":
-        return DenseVisualTower(config), DenseAudioTower(config)
-    pictures = config.visual in ("rgb", "parsing")
-    visual = WindowTower(paper_visual_stem(config), paper_visual_trunk(config), WINDOW_FRAMES, pictures=pictures)
-    audio = WindowTower(paper_audio_stem(), paper_audio_trunk(config), config.window_steps, pictures=False)
+        return DenseVisualTower(config, is_image=is_image), DenseAudioTower(config)
+    visual_stem = paper_visual_stem(config, is_image=is_image)
+    visual = WindowTower(visual_stem, paper_visual_trunk(config), WINDOW_FRAMES, is_image=is_image)
+    audio = WindowTower(paper_audio_stem(), paper_audio_trunk(config), config.window_steps, is_image=False)
     return visual, audio
-
-
-_LONGEST_EXCESS = 0.2  # seconds by which the audio may outlast the video before it counts as a mistake
 
 
 class UniSyncExpert(nn.Module):
@@ -37,7 +41,7 @@ class UniSyncExpert(nn.Module):
     Axes: B batch, T video frames at 25 fps, W windows of 5 frames, S samples at 16 kHz, D embedding.
 
     Args:
-        config: representations, architecture and input contract.
+        config: representations, architecture and input contract; the weights are random.
 
     Example:
         >>> expert = UniSyncExpert(UniSyncConfig()).eval()
@@ -46,12 +50,11 @@ class UniSyncExpert(nn.Module):
     """
 
     def __init__(self, config: UniSyncConfig) -> None:
-        """Build the networks with random weights."""
         super().__init__()
         self.config = config
         self.visual_input = visual_input(config)
         self.audio_input = audio_input(config)
-        self.visual_tower, self.audio_tower = build_towers(config)
+        self.visual_tower, self.audio_tower = build_towers(config, is_image=self.visual_input.is_image)
 
     def forward(self, video: Tensor, audio: Tensor, *, stride: int = 1) -> Tensor:
         """Probability that each window is in sync (eq. 2).
@@ -67,18 +70,34 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for a wrong shape, dtype or length.
         """
-        # the audio first: a wrong length is found before the larger work on the video
-        heard = self.encode_audio(audio, self.visual_input(video).shape[1], stride=stride)
-        return sync_probability(heard, self.encode_visual(video, stride=stride))
+        frames = self.prepare_visual(video)
+        # audio first: a wrong length is found before the larger work on the video
+        audio_embedding = self.encode_audio(audio, frames.shape[1], stride=stride)
+        return sync_probability(audio_embedding, self.encode_prepared(frames, stride=stride))
+
+    def prepare_visual(self, video: Tensor) -> Tensor:
+        """Check the video and convert it to the form that the visual tower takes, differentiably.
+
+        Args:
+            video: see :meth:`forward`.
+
+        Returns:
+            (B, T, C, H, W) images or (B, T, E) vectors, in the dtype of the weights.
+
+        Raises:
+            ValueError: for a wrong shape or dtype.
+        """
+        frames: Tensor = self.visual_input(self._own_dtype(video))
+        return frames
 
     def encode_visual(self, video: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
         """Embed every window of the video.
 
         Args:
-            video: see :meth:`forward`. Small experts on anything but colours take each frame less the mean of the T
-                frames: the more of a person they are given at once, the better.
+            video: see :meth:`forward`. Small experts on landmarks, coefficients or parsing maps subtract the mean of
+                the T frames, so more frames of a person at once give better embeddings.
             stride: frames from one window to the next.
-            mask: (B, T) booleans, False for frames that pad the batch, which are no part of that mean.
+            mask: (B, T) booleans, False for frames that pad the batch and are excluded from that mean.
 
         Returns:
             (B, W, D) before ReLU.
@@ -86,11 +105,23 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for a wrong shape or dtype, or fewer than 5 frames.
         """
-        frames = self.visual_input(self._own_dtype(video))
-        starts = self.window_starts(frames.shape[1], stride)
-        if isinstance(self.visual_tower, DenseVisualTower):
-            return self.visual_tower(frames, starts, mask)
-        embedding: Tensor = self.visual_tower(frames, starts)
+        return self.encode_prepared(self.prepare_visual(video), stride=stride, mask=mask)
+
+    def encode_prepared(self, frames: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+        """Embed every window of a video that :meth:`prepare_visual` converted.
+
+        Args:
+            frames: (B, T, C, H, W) or (B, T, E).
+            stride: see :meth:`encode_visual`.
+            mask: see :meth:`encode_visual`.
+
+        Returns:
+            (B, W, D) before ReLU.
+
+        Raises:
+            ValueError: for fewer than 5 frames.
+        """
+        embedding: Tensor = self.visual_tower(frames, self.window_starts(frames.shape[1], stride), mask)
         return embedding
 
     def encode_audio(self, audio: Tensor, frames: int, *, stride: int = 1) -> Tensor:
@@ -102,13 +133,13 @@ class UniSyncExpert(nn.Module):
             stride: frames from one window to the next.
 
         Returns:
-            (B, W, D) before ReLU, window for window as :meth:`encode_visual`.
+            (B, W, D) before ReLU, for the same windows as :meth:`encode_visual`.
 
         Raises:
             ValueError: for a wrong shape or dtype, or a length that does not fit the frames.
         """
         features = self.audio_input(self._own_dtype(audio))
-        # floor(3.2 f), Wav2Lip's rule, for mel; 2 f for HuBERT
+        # floor(3.2 f) for mel, as Wav2Lip cuts it; 2 f for HuBERT
         starts = [int(start * self.config.steps_per_frame) for start in self.window_starts(frames, stride)]
         needed = starts[-1] + self.config.window_steps
         features = self.audio_input.fit(features, needed)
@@ -129,17 +160,17 @@ class UniSyncExpert(nn.Module):
         return list(range(0, frames - WINDOW_FRAMES + 1, stride))
 
     def _own_dtype(self, value: Tensor) -> Tensor:
-        """Bring inputs to the dtype of the weights, before anything in half precision is squared and overflows."""
+        """Cast inputs to the dtype of the weights, before the square of a half-precision number overflows."""
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            return value  # refused, or taken as labels, by the representation
+            return value  # labels, or an error of the representation
         return value.to(next(self.parameters()).dtype)
 
     def _check_length(self, audio: Tensor, steps: int, needed: int, frames: int) -> None:
         per_frame = self.config.steps_per_frame
-        most = frames * per_frame + 1 + _LONGEST_EXCESS * float(per_frame) * 25
+        most = (frames + _LONGEST_EXCESS) * per_frame + 1
         if needed <= steps <= most:
             return
-        usual = f"(B, {frames * 640}) samples" if audio.ndim == 2 else f"{int(frames * per_frame)} steps"
+        usual = f"(B, {frames * SAMPLES_PER_FRAME}) samples" if audio.ndim == 2 else f"{int(frames * per_frame)} steps"
         raise ValueError(
             f"audio: expected about {usual} for T = {frames} frames (25 fps, 16 kHz), got {describe(audio)}: "
             "check sample rate, frame rate and that both span the same time"

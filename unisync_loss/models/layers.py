@@ -1,4 +1,4 @@
-"""Layers shared by the networks."""
+"""Layers shared by both architectures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, optional shortcut, ReLU."""
+    """Convolution, batch norm, optional shortcut, ReLU.
+
+    Args:
+        before: channels of the input.
+        after: channels of the output.
+        kernel: of the convolution.
+        stride: of the convolution.
+        padding: of the convolution.
+        residual: add the input, whose size must be that of the output, except for unpadded steps of time.
+
+    Shape:
+        (N, before, H, W) → (N, after, H', W').
+    """
 
     def __init__(
         self,
@@ -18,14 +30,13 @@ class ConvBlock(nn.Module):
         *,
         residual: bool = False,
     ) -> None:
-        """Build the block; a shortcut needs equal sizes before and after, up to unpadded time steps."""
         super().__init__()
         self.conv = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm2d(after)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C', H', W')."""
+        """Apply the block; see the class for shapes."""
         out: Tensor = self.norm(self.conv(x))
         if self.residual:
             cut = (x.shape[-1] - out.shape[-1]) // 2  # unpadded time loses a step at each end

@@ -1,4 +1,8 @@
-"""Networks of the paper: one window at a time."""
+"""Networks of the paper (arXiv 2503.16357, section III), which encode one window at a time.
+
+The paper states the size (16.3 M parameters, 1.73 G multiply-adds for HuBERT and RGB) but not the layers. These have
+that size; channels and strides follow Wav2Lip's expert.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.models.layers import ConvBlock, residuals
 from unisync_loss.utils.image import resize
 
-IMAGE_SIZE = 96  # pixels, as Wav2Lip's
+IMAGE_SIZE = 96  # pixels, as in Wav2Lip
 
 
 def lower_half(video: Tensor, size: int = IMAGE_SIZE) -> Tensor:
@@ -29,9 +33,9 @@ def lower_half(video: Tensor, size: int = IMAGE_SIZE) -> Tensor:
     return rearrange(frames[..., size // 2 :, :], "(b t) c h w -> b t c h w", b=video.shape[0])
 
 
-def paper_visual_stem(config: UniSyncConfig) -> nn.Sequential:
-    """ε1: pictures (N, 5·C, 48, 96) or vectors (N, 1, 5, E) → (N, 128, 12, 12)."""
-    if config.visual in ("rgb", "parsing"):
+def paper_visual_stem(config: UniSyncConfig, *, is_image: bool) -> nn.Sequential:
+    """ε1: images (N, 5·C, 48, 96) or vectors (N, 1, 5, E) → (N, 128, 12, 12)."""
+    if is_image:
         layers = [
             ConvBlock(WINDOW_FRAMES * config.visual_features, 32, 7, 1, 3),
             ConvBlock(32, 64, 5, (1, 2), 1),
@@ -79,19 +83,28 @@ def paper_audio_trunk(config: UniSyncConfig) -> nn.Sequential:
 
 
 class WindowTower(nn.Module):
-    """Stacks the steps of every window and encodes each window by itself (``paper``)."""
+    """Stacks the steps of every window and encodes each window by itself (``paper``).
 
-    def __init__(self, stem: nn.Module, trunk: nn.Module, steps: int, *, pictures: bool) -> None:
-        """Keep the networks and the number of time steps of a window."""
+    Args:
+        stem: ε1 or ε3.
+        trunk: ε2 or ε4.
+        steps: time steps per window.
+        is_image: whether inputs are images, of which the lower half is encoded, rather than vectors.
+
+    Shape:
+        images (B, T, C, H, W) or vectors (B, T, E) → (B, W, D).
+    """
+
+    def __init__(self, stem: nn.Module, trunk: nn.Module, steps: int, *, is_image: bool) -> None:
         super().__init__()
-        self.stem, self.trunk, self.steps, self.pictures = stem, trunk, steps, pictures
+        self.stem, self.trunk, self.steps, self.is_image = stem, trunk, steps, is_image
 
-    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
-        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``."""
-        x = lower_half(x) if self.pictures else x
+    def forward(self, x: Tensor, starts: Sequence[int], mask: Tensor | None = None) -> Tensor:
+        """Encode the windows at ``starts``; ``mask`` changes nothing here, because windows are independent."""
+        x = lower_half(x) if self.is_image else x
         index = torch.tensor(starts, device=x.device)[:, None] + torch.arange(self.steps, device=x.device)
         windows = x[:, index]  # (B, W, steps, …)
-        if self.pictures:
+        if self.is_image:
             windows = rearrange(windows, "b w f c h x -> (b w) (f c) h x")
         else:
             windows = rearrange(windows, "b w f e -> (b w) 1 f e")

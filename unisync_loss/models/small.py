@@ -1,9 +1,8 @@
-"""The networks: stems (ε1, ε3) and trunks (ε2, ε4) of both architectures.
+"""Networks of the ``small`` architecture, under 5 M parameters.
 
-``paper``: every window is stacked and goes through a deep 2-D tower (peers: Wav2Lip's), 16.3 M parameters.
-``small``: the visual stem sees each frame once, the trunks slide over time without padding, so that a clip of T frames
-costs T frames, not 5·T. On RGB the embedding of a window depends on that window alone. Points, coefficients and maps
-tell more of who speaks than of what is said: each of their frames is taken less the mean of all frames given.
+The visual stem encodes each frame once, and the trunks slide over time without padding, so a clip of T frames costs T
+frames, not 5·T. On RGB the embedding of a window depends on that window alone. Landmarks, coefficients and parsing maps
+describe the person more than the speech, so the mean over all frames given is subtracted from their features.
 """
 
 from __future__ import annotations
@@ -15,18 +14,26 @@ from torch import Tensor, nn
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.models.layers import ConvBlock, residuals
-from unisync_loss.models.mouth_aligner import PATCH_SIZE, Aligner
+from unisync_loss.models.mouth_aligner import PATCH_SIZE, MouthAligner
 from unisync_loss.representations.parsing import mouth_of_maps
+from unisync_loss.utils.image import standardise_images
 
-FRAME_FEATURES = 192  # of the small visual stem
-MOUTH_SIZE = 48  # pixels of the mouth cut out of a parsing map: it has outlines and no texture
+FRAME_FEATURES = 192  # per frame, of the visual stem
+MOUTH_SIZE = 48  # pixels of the mouth cut out of a parsing map; less than PATCH_SIZE, as maps have no texture
 
 
 class FrameStem(nn.Module):
-    """Small ε1 for pictures: the mouth of each frame (N, C, side, side) → (N, 192)."""
+    """Small ε1 for images: the mouth of each frame → features of the frame.
+
+    Args:
+        channels: of the images.
+        side: of the images in pixels, a multiple of 16.
+
+    Shape:
+        (N, channels, side, side) → (N, 192).
+    """
 
     def __init__(self, channels: int, side: int = PATCH_SIZE) -> None:
-        """Build the network for pictures of a side that is a multiple of 16."""
         super().__init__()
         self.layers = nn.Sequential(
             ConvBlock(channels, 24, 5, 2, 2),
@@ -41,18 +48,17 @@ class FrameStem(nn.Module):
 
     def forward(self, mouths: Tensor) -> Tensor:
         """Encode; see the class for shapes."""
-        # each picture by itself is made of mean 0 and deviation 1: light and camera are not speech
-        mean = mouths.mean((1, 2, 3), keepdim=True)
-        deviation = mouths.var((1, 2, 3), keepdim=True).add(1e-4).sqrt()
-        features: Tensor = self.out(self.layers((mouths - mean) / deviation).flatten(1))
+        features: Tensor = self.out(self.layers(standardise_images(mouths)).flatten(1))
         return features
 
 
 class FrameTrunk(nn.Sequential):
-    """Small ε2, which slides over time: features of frames (B, 192, T) → (B, D, T - 4)."""
+    """Small ε2, which slides over time: features of frames (B, 192, T) → (B, D, T - 4).
+
+    The two kernels of 3 frames together span the 5 frames of a window.
+    """
 
     def __init__(self, config: UniSyncConfig) -> None:
-        """Build the network."""
         super().__init__(
             nn.Conv1d(FRAME_FEATURES, 256, 1, bias=False),
             nn.BatchNorm1d(256),
@@ -70,82 +76,95 @@ class FrameTrunk(nn.Sequential):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Encode; see the class. A method of our own: torch.compile passes over what is in torch itself."""
+        """Encode; see the class for shapes."""
+        # torch.compile does not compile modules of torch itself, and this method makes the trunk a module of ours
         encoded: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
         return encoded
 
 
 class DenseVisualTower(nn.Module):
-    """Encodes each frame once, then slides over time (``small``)."""
+    """Encodes each frame once, then slides over time (``small``).
 
-    def __init__(self, config: UniSyncConfig) -> None:
-        """Build stem and trunk."""
+    Args:
+        config: of the expert.
+        is_image: whether its visual representation gives images rather than vectors.
+
+    Shape:
+        images (B, T, C, H, W) or vectors (B, T, E) → (B, W, D).
+    """
+
+    def __init__(self, config: UniSyncConfig, *, is_image: bool) -> None:
         super().__init__()
-        self.aligner = Aligner() if config.visual == "rgb" else None
-        self.maps = config.visual == "parsing"
+        self.aligner = MouthAligner() if config.has_mouth_aligner else None
+        self.is_image = is_image
         self.stem: nn.Module
-        if config.visual == "rgb":
-            self.stem = FrameStem(config.visual_features)
-        elif self.maps:
-            self.stem = FrameStem(config.visual_features, MOUTH_SIZE)
+        if is_image:
+            self.stem = FrameStem(config.visual_features, PATCH_SIZE if config.has_mouth_aligner else MOUTH_SIZE)
         else:
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = FrameTrunk(config)
 
     def forward(self, x: Tensor, starts: Sequence[int], mask: Tensor | None = None) -> Tensor:
-        """Pictures (B, T, C, H, W) or vectors (B, T, E) → (B, W, D) for windows at ``starts``.
-
-        Frames where ``mask`` (B, T) is False are no part of the mean face.
-        """
-        features = self.look(x)
+        """Encode the windows at ``starts``; frames where ``mask`` (B, T) is False are excluded from the mean."""
+        features = self.frame_features(x)
         if self.aligner is None:
-            features = features - mean_of_frames(features, mask)
+            features = features - mean_over_frames(features, mask)
         return self.encode_frames(features)[:, list(starts)]
 
-    def look(self, x: Tensor) -> Tensor:
-        """Pictures (B, T, C, H, W) or vectors (B, T, E) → features of each frame by itself (B, T, 192)."""
+    def frame_features(self, x: Tensor) -> Tensor:
+        """Images (B, T, C, H, W) or vectors (B, T, E) → features of each frame by itself (B, T, 192)."""
         frames = rearrange(x, "b t ... -> (b t) ...")
         if self.aligner is not None:
-            frames = self.aligner.mouths(frames)
-        elif self.maps:
+            frames = self.aligner.crop_mouths(frames)
+        elif self.is_image:
             frames = mouth_of_maps(frames, MOUTH_SIZE)
-        return self.look_at_mouths(rearrange(frames, "(b t) ... -> b t ...", b=x.shape[0]))
+        return self.frame_features_from_crops(rearrange(frames, "(b t) ... -> b t ...", b=x.shape[0]))
 
-    def look_at_mouths(self, mouths: Tensor) -> Tensor:
-        """Mouths as :meth:`look` cuts them, or vectors (B, T, ...) → features of each frame by itself (B, T, 192)."""
-        features = self.stem(rearrange(mouths, "b t ... -> (b t) ..."))
-        return rearrange(features, "(b t) c -> b t c", b=mouths.shape[0])
+    def frame_features_from_crops(self, crops: Tensor) -> Tensor:
+        """Mouth crops (B, T, C, side, side) or vectors (B, T, E) → features of each frame by itself (B, T, 192)."""
+        features = self.stem(rearrange(crops, "b t ... -> (b t) ..."))
+        return rearrange(features, "(b t) c -> b t c", b=crops.shape[0])
 
     def encode_frames(self, features: Tensor) -> Tensor:
         """Frame features (B, T, 192) → (B, T - 4, D), every window."""
         return rearrange(self.trunk(rearrange(features, "b t c -> b c t")), "b d w -> b w d")
 
 
-def mean_of_frames(features: Tensor, mask: Tensor | None) -> Tensor:
+def mean_over_frames(features: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over time (B, 1, C) of (B, T, C), of the frames where ``mask`` (B, T) is True."""
     if mask is None:
         return features.mean(1, keepdim=True)
-    shown = features.where(mask[:, :, None], 0)  # what pads a batch may be anything, NaN too
-    return shown.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
+    kept = features.where(mask[:, :, None], 0)  # not a product: padding may be NaN
+    return kept.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
 
 
 class DenseAudioTower(nn.Module):
-    """Convolutions without padding in time, whose field is one window (``small``)."""
+    """Convolutions without padding in time, whose receptive field is one window (``small``).
+
+    Args:
+        config: of the expert.
+
+    Shape:
+        (B, L, F) → (B, W, D).
+    """
 
     def __init__(self, config: UniSyncConfig) -> None:
-        """Build the network of the config's audio representation."""
         super().__init__()
         self.mel = config.audio == "mel"
         self.network = small_mel_network(config) if self.mel else small_hubert_network(config)
 
     def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
-        """(B, L, F) → (B, W, D) for windows at ``starts``."""
+        """Encode the windows at ``starts``, in steps of the features."""
+        # features of HuBERT are channels: as one tall kernel over them, a training batch asks for 140 GB
         dense = self.network(rearrange(x, "b l f -> b 1 f l" if self.mel else "b l f -> b f 1 l"))
         return rearrange(dense, "b d 1 l -> b l d")[:, list(starts)]
 
 
 def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
-    """ε3 and ε4: (B, 1, 80, L) → (B, D, 1, L - 15); six times two steps and one of three are lost."""
+    """ε3 and ε4: (B, 1, 80, L) → (B, D, 1, L - 15).
+
+    Unpadded in time, six kernels of 3 steps and one of 4 span the 16 steps of a window.
+    """
     time_unpadded = (1, 0)
     return nn.Sequential(
         ConvBlock(1, 32, 3, (2, 1), time_unpadded),
@@ -163,7 +182,10 @@ def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
 
 
 def small_hubert_network(config: UniSyncConfig) -> nn.Sequential:
-    """ε3 and ε4: (B, F, 1, L) → (B, D, 1, L - 9): the features are mixed first, then three times four steps of time."""
+    """ε3 and ε4: (B, F, 1, L) → (B, D, 1, L - 9).
+
+    A pointwise layer reduces the features; three kernels of 4 steps then span the 10 steps of a window.
+    """
     return nn.Sequential(
         ConvBlock(config.audio_features, 320, 1, 1, 0),
         nn.Dropout(0.3),

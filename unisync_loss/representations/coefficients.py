@@ -1,4 +1,4 @@
-"""Expression coefficients of a 3-D morphable model."""
+"""Expression coefficients of a 3-D morphable face model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.base import VisualInput
 from unisync_loss.utils.tensors import describe
 
-#: what a number of coefficients usually is
+#: the model that a number of coefficients usually comes from, for error messages
 _USUAL = {
     10: "expression of 3DDFA",
-    40: "expression of this library's face_model",
+    40: "expression of this library's face model",
     50: "expression of FLAME",
     52: "ARKit's blendshapes",
     53: "expression and jaw of FLAME",
@@ -20,36 +20,42 @@ _USUAL = {
     100: "expression of FLAME",
     257: "all coefficients of Deep3DFaceRecon: expression is 80 to 143",
 }
+_LEAST_DEVIATION = 1e-6  # below it a coefficient counts as constant
 
 
 class MorphableInput(VisualInput):
     """Coefficients (B, T, E) → the same, standardised by the mean and deviation stored with the weights.
 
-    Any E: 64 (Deep3DFaceRecon, the default), 50 or 53 (FLAME), 52 (blendshapes), 10 (3DDFA),
-    40 (this library's own, made from video) … as trained.
+    E is that of the training data: 64 (Deep3DFaceRecon, the default), 50 or 53 (FLAME), 52 (ARKit blendshapes),
+    10 (3DDFA), 40 (this library's own face model, computed from video) or any other.
     """
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, config: UniSyncConfig) -> None:
-        """Start with mean 0 and deviation 1."""
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(config.visual_features))
         self.register_buffer("deviation", torch.ones(config.visual_features))
 
     @property
-    def expected(self) -> str:  # type: ignore[override]
+    def expected(self) -> str:
         """The shape, with this expert's number of coefficients."""
         return f"(B, T, {self.config.visual_features}) floating point"
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Check and standardise; see the class for shapes."""
-        if not isinstance(video, Tensor) or video.ndim != 3 or not video.is_floating_point():
-            raise self.refuse(video)
+    def accepts(self, video: Tensor) -> bool:
+        """Whether number of axes and type of number are as expected."""
+        return video.ndim == 3 and video.is_floating_point()
+
+    def convert(self, video: Tensor) -> Tensor:
+        """Standardise each coefficient.
+
+        Raises:
+            ValueError: for another number of coefficients.
+        """
         if video.shape[2] != self.config.visual_features:
             usual = _USUAL.get(video.shape[2])
-            raise ValueError(f"{self.refuse(video)}" + (f", which looks like {usual}" if usual else ""))
+            raise self.refuse(video, f", which looks like {usual}" if usual else "")
         return (video - self.mean) / self.deviation
 
     def measure(self, coefficients: Tensor) -> None:
@@ -67,4 +73,4 @@ class MorphableInput(VisualInput):
         if not torch.isfinite(deviation).all():
             raise ValueError("expected finite coefficients, got NaN or infinity")
         self.mean.copy_(mean)
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+        self.deviation.copy_(torch.where(deviation > _LEAST_DEVIATION, deviation, 1.0))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.base import AudioInput
-from unisync_loss.representations.hubert_encoder import MARGIN, HubertEncoder, fit_steps, looks_like
+from unisync_loss.representations.hubert_encoder import CONTEXT, HubertEncoder, fit_steps, looks_like
 
 
 class HubertInput(AudioInput):
@@ -19,28 +19,28 @@ class HubertInput(AudioInput):
     the features once.
     """
 
-    margin = MARGIN // 2
+    context_frames = CONTEXT // 2
 
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__(config)
         self.encoder: HubertEncoder | None = None
 
     @property
-    def expected(self) -> str:  # type: ignore[override]
+    def expected(self) -> str:
         """The feature shape, with the width of this expert's model."""
         return f"(B, L, {self.config.audio_features}) of 50 steps a second, of {self.config.hubert_model}"
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """Check and encode; see the class for shapes."""
-        if not isinstance(audio, Tensor) or not audio.is_floating_point() or audio.ndim not in (2, 3):
-            raise self.refuse(audio)
-        if audio.ndim == 3:
-            self._check_width(audio.shape[2], audio)
-            return audio
-        encoder = self._loaded_encoder(audio.device)
-        self._check_width(encoder.width, audio)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and audio.requires_grad):
-            return encoder(audio).to(audio.dtype)
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Encode a waveform (B, S); a gradient reaches it if it asks for one."""
+        encoder = self._loaded_encoder(waveform.device)
+        self._check_width(encoder.width, waveform)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and waveform.requires_grad):
+            return encoder(waveform).to(waveform.dtype)
+
+    def convert(self, features: Tensor) -> Tensor:
+        """Check the width of features (B, L, F)."""
+        self._check_width(features.shape[2], features)
+        return features
 
     def fit(self, features: Tensor, steps: int) -> Tensor:
         """Repeat the last step where one is missing: HuBERT gives 2·T - 1 steps for exactly T frames of audio."""
@@ -57,4 +57,4 @@ class HubertInput(AudioInput):
 
     def _check_width(self, width: int, audio: Tensor) -> None:
         if width != self.config.audio_features:
-            raise ValueError(f"{self.refuse(audio)}: features of width {width}{looks_like(width)}")
+            raise self.refuse(audio, f": features of width {width}{looks_like(width)}")

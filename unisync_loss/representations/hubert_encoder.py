@@ -1,6 +1,6 @@
-"""HuBERT features of a voice: clips of any length, two steps a video frame, cached on disk.
+"""HuBERT encoder: features of clips of any length, two steps per video frame, with a cache on disk.
 
-transformers computes them; it is loaded only when there is a waveform to encode.
+``transformers`` computes them and is imported when there is a waveform to encode.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 Count = TypeVar("Count", int, NDArray[np.int64])
 HOP = SAMPLE_RATE // STEP_RATE["hubert"]  # 320 samples from one step to the next
 FIELD = 400  # samples that one step is computed from
-#: of a longer sound, steps that are heard together (20 s), and how many more on either side are heard with them (5 s)
-STRETCH, MARGIN = 1000, 250
-#: steps that the convolutions take at once
-_PIECE = 1000
-_WHOLE = STRETCH + 2 * MARGIN  # steps of the longest sound that is heard whole
-_CACHE_VERSIONS = 1, 2  # of the numbers of sounds heard whole, and of longer ones; a change makes old caches unused
+#: longer audio is encoded in segments of 20 s, each with 5 s of context on either side; in steps
+SEGMENT, CONTEXT = 1000, 250
+_WHOLE = SEGMENT + 2 * CONTEXT  # steps of the longest audio that is encoded at once
+_CHUNK = 1000  # steps that the convolutions compute at once
+#: part of the cache key of audio encoded at once, and of longer audio: increased when the features change
+_CACHE_VERSIONS = 1, 2
+#: the model that features of a width usually come from, for error messages
 _WIDTHS = {
     29: "DeepSpeech",
     32: "CTC letters of a fine-tuned model",
@@ -48,28 +49,31 @@ _WIDTHS = {
 
 
 def looks_like(width: int) -> str:
-    """What features of a width usually are, as the end of an error message, or nothing."""
+    """Name the usual source of features of a width, as the end of an error message; empty if unknown."""
     return f", which looks like {_WIDTHS[width]}" if width in _WIDTHS else ""
 
 
 class HubertEncoder(FrozenModule[nn.ModuleDict]):
-    """A frozen HuBERT, from waveforms to features.
+    """A frozen HuBERT: waveforms → features.
 
-    Up to 30 s are heard whole, as in training. Time and memory of attention grow with the square of the length, and a
-    cut changes features far from it, so longer sounds are heard in stretches of 20 s from their beginning on, each with
-    5 s more on either side: what is 5 s from a stretch does not matter to it, and a sound that is read stretch by
-    stretch (``unisync score``) gives the same features as all of it at once.
+    Audio of up to 30 s is encoded at once, as in training. Time and memory of attention grow with the square of the
+    length, and a cut changes features far from it, so longer audio is encoded in segments of 20 s from its beginning
+    on, each with 5 s of context on either side. Audio more than 5 s away does not change a segment, so a video that is
+    read segment by segment (``unisync score``) gives the same features as the whole file.
 
-    What is heard together is made of mean 0 and deviation 1 where the model's preprocessor asks for it. The
-    convolutions, whose first layer holds 64 times as much as the features, run piece by piece, which changes nothing
-    (the statistics of a group norm are taken over all pieces first).
+    Each segment is standardised where the model's preprocessor asks for it. The convolutions, whose first layer holds
+    64 times as much as the features, run chunk by chunk with the same result (the statistics of a group norm are taken
+    over all chunks first).
 
     Args:
-        model: in eval mode, with its weights.
+        model: with its weights; its feature extractor is taken out of it.
         layer: as in ``hidden_states`` of transformers, 0 the input of the first layer; -1 is ``last_hidden_state``.
         normalize: bring waveforms to mean 0 and deviation 1.
-        identity: what tells the weights from any others, a commit or a sha256.
+        identity: identifier of the weights, a commit or a sha256.
         dtype: in which the model computes, float32, float16 or bfloat16.
+
+    Shape:
+        (B, S) → (B, L, F).
 
     Raises:
         ValueError: for a layer that the model does not have, or a model of another rate than 50 steps a second.
@@ -90,7 +94,7 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         if math.prod(config.conv_stride) != HOP:
             raise ValueError(f"expected a HuBERT of 50 steps a second, got strides {tuple(config.conv_stride)}")
         convolutions = model.feature_extractor.conv_layers
-        model.feature_extractor = nn.Identity()  # the convolutions run piece by piece, see _convolve
+        model.feature_extractor = nn.Identity()  # the convolutions run chunk by chunk, see _convolve
         super().__init__(nn.ModuleDict({"convolutions": convolutions, "transformer": model}).to(dtype))
         self.layer, self.normalize, self.identity = layer, normalize, identity
         self.width: int = config.hidden_size
@@ -111,18 +115,18 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> HubertEncoder:
-        """Load a bundled HuBERT, one of a folder, or of the Hub (the cache first for a revision that is a full commit).
+        """Load a HuBERT that is bundled, in a folder or on the Hub (from the cache if the revision is a full commit).
 
         Args:
             model: an existing folder, ``"hubert-small"``, or ``owner/name``.
-            revision: commit, tag or branch on the Hub; of files on this disk the sha256 of the weights.
+            revision: commit, tag or branch on the Hub; for files on this disk, the sha256 of the weights.
             layer: see the class.
             device: to put it on; None is the CPU.
             dtype: see the class.
 
         Raises:
-            ValueError: for a model that is none, lacks weights, or is neither here nor to be had from the Hub, within
-                seconds and with the command that fetches it.
+            ValueError: for another kind of model, missing weights, or a model that is neither on this disk nor
+                available from the Hub; within seconds, with the command that downloads it.
             ImportError: without transformers.
         """
         network, preprocessor, identity = load_model(model, revision)
@@ -151,28 +155,28 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         with torch.autocast(device_type=waveform.device.type, enabled=False):
             steps = round(waveform.shape[1] / HOP)
             if steps <= _WHOLE:
-                return self._listen(waveform.float())
+                return self._encode(waveform.float())
             parts = []
-            for start in range(0, steps, STRETCH):
-                first, last = max(0, start - MARGIN), start + STRETCH + MARGIN
-                heard = waveform[:, HOP * first : HOP * last if last < steps else None]
-                parts.append(self._listen(heard.float())[:, start - first :][:, :STRETCH])
+            for start in range(0, steps, SEGMENT):
+                first, last = max(0, start - CONTEXT), start + SEGMENT + CONTEXT
+                segment = waveform[:, HOP * first : HOP * last if last < steps else None]
+                parts.append(self._encode(segment.float())[:, start - first :][:, :SEGMENT])
             return torch.cat(parts, dim=1)
 
-    def _listen(self, waveform: Tensor) -> Tensor:
-        """(B, S) → (B, S / 320 rounded, F), heard as a whole."""
+    def _encode(self, waveform: Tensor) -> Tensor:
+        """Encode a waveform (B, S) at once: (B, S / 320 rounded, F)."""
         if self.normalize:
-            waveform = standard(waveform)
+            waveform = standardise(waveform)
         features = self._hidden(self._convolve(waveform.to(self.dtype))).float()
         return fit_steps(features, round(waveform.shape[1] / HOP))
 
     def _convolve(self, waveform: Tensor) -> Tensor:
-        """(B, S) → (B, C, steps), the same as of the whole at once."""
+        """Convolutions chunk by chunk, (B, S) → (B, C, steps)."""
         moments = self._moments(waveform) if self._group_norm else None
         steps = steps_of(waveform.shape[1])
-        pieces = []
-        for start in range(0, steps, _PIECE):
-            last = min(start + _PIECE, steps) - 1
+        chunks = []
+        for start in range(0, steps, _CHUNK):
+            last = min(start + _CHUNK, steps) - 1
             hidden = waveform[:, None, HOP * start : HOP * last + FIELD]
             for index, layer in enumerate(self._convolutions()):
                 if index == 0 and moments is not None:
@@ -182,8 +186,8 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
                     hidden = layer.activation(hidden * scale[:, None] + shift[:, None])
                 else:
                     hidden = layer(hidden)
-            pieces.append(hidden)
-        return torch.cat(pieces, dim=2)
+            chunks.append(hidden)
+        return torch.cat(chunks, dim=2)
 
     def _convolutions(self) -> list[Any]:
         """Layers of ``transformers``, from the waveform on."""
@@ -195,8 +199,8 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
         count = (waveform.shape[1] - kernel) // stride + 1
         sums: list[Tensor] = []
-        for start in range(0, count, _PIECE * HOP // stride):
-            last = min(start + _PIECE * HOP // stride, count) - 1
+        for start in range(0, count, _CHUNK * HOP // stride):
+            last = min(start + _CHUNK * HOP // stride, count) - 1
             values = first.conv(waveform[:, None, stride * start : stride * last + kernel]).double()
             sums.append(torch.stack([values.sum(2, keepdim=True), values.square().sum(2, keepdim=True)]))
         mean, square = torch.stack(sums).sum(0) / count
@@ -204,7 +208,7 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         return mean.to(self.dtype), deviation.to(self.dtype)
 
     def _hidden(self, features: Tensor) -> Tensor:
-        """(B, C, steps) → (B, steps, F)."""
+        """Transformer, (B, C, steps) → (B, steps, F)."""
         transformer = self.network["transformer"]
         if self.layer == -1:
             last: Tensor = transformer(features).last_hidden_state
@@ -215,31 +219,31 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         return chosen
 
 
-def standard(waveform: Tensor) -> Tensor:
+def standardise(waveform: Tensor) -> Tensor:
     """Waveforms (B, S) of mean 0 and deviation 1 each."""
     mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
     return (waveform - mean) / (variance + 1e-7).sqrt()
 
 
 def steps_of(samples: Count) -> Count:
-    """Steps that so many samples give."""
+    """Number of steps of n samples."""
     return (samples - FIELD) // HOP + 1
 
 
 def fit_steps(features: Tensor, steps: int) -> Tensor:
-    """Give features (B, L, F) the step that they lack at the end, if it is one: the last is repeated."""
+    """Repeat the last step of features (B, L, F) that lack exactly one of ``steps``."""
     return torch.cat([features, features[:, -1:]], dim=1) if features.shape[1] == steps - 1 else features
 
 
 def cached_features(
     waveform: NDArray[np.float32], encoder: HubertEncoder, folder: Path, device: str | torch.device = "cpu"
 ) -> NDArray[np.float32]:
-    """Encode a clip, or read what was computed earlier from the same samples by the same weights, layer and dtype.
+    """Encode a clip, or read the features if the same samples were encoded with the same weights, layer and dtype.
 
     Args:
         waveform: (S,) at 16 kHz.
         encoder: on ``device``.
-        folder: of the cache; made if missing.
+        folder: of the cache; created if missing.
         device: to encode on.
 
     Returns:
@@ -264,17 +268,17 @@ def cached_features(
 
 
 def read_features(path: str | os.PathLike[str], width: int) -> NDArray[np.float32]:
-    """Read features that somebody computed earlier, such as GeneFace's ``*_hubert.npy``.
+    """Read precomputed features, such as GeneFace's ``*_hubert.npy``.
 
     Args:
-        path: an ``.npy`` file of (L, F) numbers, 50 steps a second.
-        width: the F that the expert takes.
+        path: an ``.npy`` file of (L, F) numbers, 50 steps per second.
+        width: the F of the expert.
 
     Returns:
         (L, F) float32.
 
     Raises:
-        ValueError: for a file of something else; features of another width are named by the model they look like.
+        ValueError: for another kind of file or features of another width; the message names their likely source.
     """
     try:
         features = np.load(path, allow_pickle=False)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.config import LANDMARK_SHAPES, UniSyncConfig
 from unisync_loss.representations.base import VisualInput
 from unisync_loss.representations.face_topology import IBUG_68, MEAN_FACE_68, MOUTH_20, RIGID_OF_68
+from unisync_loss.utils.frozen import ConstantTables
 from unisync_loss.utils.tensors import at_least_float32, describe
 
-#: points by which a face is brought to the mean face, and their indices among the 68
+#: points that are fitted to the mean face, and their indices among the 68
 _RIGID = {
     68: (RIGID_OF_68, RIGID_OF_68),
     20: (range(20), MOUTH_20),  # a mouth alone has no rigid points: all of it is fitted
@@ -26,32 +26,38 @@ _GENEFACE_SCALE = 10.0  # its idexp landmarks are decimetres times ten
 
 
 class LandmarksInput(VisualInput):
-    """Points (B, T, N, 2 or 3) → (B, T, N·dimensions), brought to the mean face frame by frame.
+    """Points (B, T, N, 2 or 3) → (B, T, N·axes), fitted to the mean face frame by frame.
 
     N is 68, 20, 468 or 478; the order is that of :mod:`unisync_loss.representations.face_topology`. The unit is free,
     but must be the same along all axes: pixels, not shares of width and height. See :func:`normalise_landmarks`.
     """
 
-    @property
-    def expected(self) -> str:  # type: ignore[override]
-        """The shape, with this expert's number of coordinates."""
-        return f"(B, T, N, 2 or 3) floating point with {self.config.visual_features} coordinates a frame"
+    def __init__(self, config: UniSyncConfig) -> None:
+        super().__init__(config)
+        points, axes = LANDMARK_SHAPES[config.visual_features]
+        self.fit = MeanFaceFit(points, axes).float()
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Check and normalise; see the class for shapes."""
-        if not isinstance(video, Tensor) or video.ndim != 4 or not video.is_floating_point():
-            raise self.refuse(video)
-        if video.shape[3] not in (2, 3) or video.shape[2] * video.shape[3] != self.config.visual_features:
-            raise self.refuse(video)
-        return rearrange(normalise_landmarks(video).to(video.dtype), "b t n d -> b t (n d)")
+    @property
+    def expected(self) -> str:
+        """The shape, with this expert's number of coordinates."""
+        return f"(B, T, N, 2 or 3) floating point with {self.config.visual_features} coordinates per frame"
+
+    def accepts(self, video: Tensor) -> bool:
+        """Whether shape and type of number are as expected."""
+        shape = LANDMARK_SHAPES[self.config.visual_features]
+        return video.ndim == 4 and video.is_floating_point() and tuple(video.shape[2:]) == shape
+
+    def convert(self, video: Tensor) -> Tensor:
+        """Fit each frame to the mean face."""
+        return rearrange(self.fit(video).to(video.dtype), "b t n d -> b t (n d)")
 
 
 def normalise_landmarks(points: Tensor) -> Tensor:
-    """Take place, size and rotation out of each frame by fitting the mean face to eyes and nose, or to the mouth's 20.
+    """Remove place, size and rotation of each frame by fitting the mean face to eyes and nose, or to the mouth's 20.
 
     In 2-D the fit is the least-squares similarity. In 3-D it is the least-squares affine map, whose first two axes are
-    made orthogonal, so that the pose of the head leaves, too. Both are smooth in the points; the gradient never asks a
-    generator to move, turn or grow the head.
+    made orthogonal, so that the pose of the head is removed, too. Both are smooth in the points; the gradient never
+    asks a generator to move, turn or enlarge the head.
 
     Args:
         points: (..., N, 2 or 3), N = 68, 20, 468 or 478, one unit along all axes, y down and z away from the camera.
@@ -64,28 +70,48 @@ def normalise_landmarks(points: Tensor) -> Tensor:
     """
     if points.ndim < 2 or points.shape[-2] not in _RIGID or points.shape[-1] not in (2, 3):
         raise ValueError(f"landmarks: expected (..., 68, 20, 468 or 478 points, 2 or 3 axes), got {describe(points)}")
-    chosen, among_68 = _RIGID[points.shape[-2]]
-    mean_face, inverse = (table.to(points.device) for table in _fit_tables(tuple(among_68), points.shape[-1]))
-    with torch.autocast(device_type=points.device.type, enabled=False):
-        points = at_least_float32(points)
-        mean_face, inverse = mean_face.to(points.dtype), inverse.to(points.dtype)
-        rigid = points[..., list(chosen), :]
-        source = mean_face - mean_face.mean(0)
-        centre = rigid.mean(-2, keepdim=True)
-        rotation = _rotation(source, inverse, rigid - centre)
-        size = ((rigid - centre) * (source @ rotation.mT)).sum((-2, -1), keepdim=True) / source.square().sum()
-        return (points - centre) @ rotation / size.clamp(min=1e-6) + mean_face.mean(0)
+    fit = MeanFaceFit(*points.shape[-2:]).to(points.device, at_least_float32(points).dtype)
+    fitted: Tensor = fit(points)
+    return fitted
 
 
-@functools.cache
-def _fit_tables(among_68: tuple[int, ...], axes: int) -> tuple[Tensor, Tensor]:
-    """Rigid points of the mean face (N, A), and the pseudo-inverse (A, N) of them centred."""
-    mean_face = torch.tensor(MEAN_FACE_68, dtype=torch.float64)[list(among_68), :axes]
-    return mean_face, torch.linalg.pinv(mean_face - mean_face.mean(0))
+class MeanFaceFit(ConstantTables):
+    """:func:`normalise_landmarks` for one number of points and axes, with its tables on the module's device.
+
+    Args:
+        points: 68, 20, 468 or 478.
+        axes: 2 or 3.
+
+    Shape:
+        (..., points, axes) → the same, in float32 at least.
+    """
+
+    rigid: Tensor
+    mean_face: Tensor
+    inverse: Tensor
+
+    def __init__(self, points: int, axes: int) -> None:
+        chosen, among_68 = _RIGID[points]
+        mean_face = torch.tensor(MEAN_FACE_68, dtype=torch.float64)[list(among_68), :axes]
+        # (A, N): least-squares affine map from the centred rigid points of the mean face
+        inverse = torch.linalg.pinv(mean_face - mean_face.mean(0))
+        super().__init__(rigid=torch.tensor(list(chosen)), mean_face=mean_face, inverse=inverse)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Fit each face; see the class for shapes."""
+        with torch.autocast(device_type=points.device.type, enabled=False):
+            points = at_least_float32(points)
+            mean_face, inverse = self.mean_face.to(points.dtype), self.inverse.to(points.dtype)
+            rigid = points[..., self.rigid, :]
+            source = mean_face - mean_face.mean(0)
+            centre = rigid.mean(-2, keepdim=True)
+            rotation = _rotation(source, inverse, rigid - centre)
+            size = ((rigid - centre) * (source @ rotation.mT)).sum((-2, -1), keepdim=True) / source.square().sum()
+            return (points - centre) @ rotation / size.clamp(min=1e-6) + mean_face.mean(0)
 
 
 def _rotation(source: Tensor, inverse: Tensor, target: Tensor) -> Tensor:
-    """Rotation (..., A, A) that brings centred ``source`` (N, A) near centred ``target`` (..., N, A)."""
+    """Rotation (..., A, A) from centred ``source`` (N, A) to centred ``target`` (..., N, A)."""
     if source.shape[-1] == 2:
         cosine = (source * target).sum((-2, -1))
         sine = (source[:, 0] * target[..., 1] - source[:, 1] * target[..., 0]).sum(-1)
@@ -101,7 +127,7 @@ def _rotation(source: Tensor, inverse: Tensor, target: Tensor) -> Tensor:
 def points_of_idexp(idexp: Tensor) -> Tensor:
     """Points of GeneFace's ``idexp_lm3d``: ten times the offsets, in decimetres, of a pose-free face from a mean face.
 
-    GeneFace leaves its mean face (of the Basel model) out; ours stands in, so that size and opening of the mouth are
+    GeneFace subtracts its own mean face (of the Basel model); ours is added, so that size and opening of the mouth are
     kept. Its y axis points up and its z axis at the camera.
 
     Args:

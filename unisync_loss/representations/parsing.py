@@ -1,4 +1,4 @@
-"""Face parsing maps: a few groups around the mouth, from the classes of any parser, by name."""
+"""Face parsing maps: a few groups around the mouth, mapped by name from the classes of any parser."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ CLASSES: dict[str, tuple[str, ...]] = {
         "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
     ),
 }  # fmt: skip
-#: group of each class that is not "other"; parts of the face that do not speak are skin
+#: group of each class that is not "other"; eyes and brows count as skin
 _GROUP_OF = {
     **dict.fromkeys(("skin", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow"), "skin"),
     "u_lip": "upper_lip",
     "l_lip": "lower_lip",
     **{group: group for group in PARSING_GROUPS},
 }
-#: of the square of the face's area: from the nose, which speech does not move, to the chin, which it does
+#: side of the mouth cut relative to a square of the face's area: from the nose, which speech does not move, to the
+#: chin, which it does
 MOUTH_SHARE = 0.8
-LEAST_AREA = 1e-2  # of a face, as a share of the map
-_LEAST_PIXELS = 1e-3  # a map without lips has its mouth in the middle
+LEAST_AREA = 1e-2  # smallest face, as a share of the map
+LEAST_SIDE = 16  # pixels
+_LEAST_PIXELS = 1e-3  # added to the area of the lips: the mouth of a map without lips is in its middle
 _FIRST_LIP = PARSING_GROUPS.index("upper_lip")
-_FINE = 128  # pixels of a map's side up to which none lies between two samples of the cut
+_FINE = 128  # largest side in pixels for which the samples of the cut skip no pixel
 _OTHER = ("background", "l_ear", "r_ear", "ear_r", "neck", "neck_l", "cloth", "hair", "hat")
 
 
@@ -87,32 +89,43 @@ def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
 class ParsingInput(VisualInput):
     """Probabilities (B, T, 6, H, W) that sum to 1 or integer labels (B, T, H, W) of the groups → (B, T, 6, H, W).
 
-    The groups are, in this order, other, skin, nose, upper_lip, lower_lip, mouth (what is between the lips); see
+    The groups are, in this order, other, skin, nose, upper_lip, lower_lip, mouth (the area between the lips); see
     :func:`mouth_groups` for the classes of a parser. Labels have no gradient, probabilities do.
     """
 
+    is_image = True
+    value_range = (0.0, 1.0)
+
     @property
-    def expected(self) -> str:  # type: ignore[override]
+    def expected(self) -> str:
         """The shape, with the groups."""
         groups = len(PARSING_GROUPS)
         return (
             f"(B, T, {groups}, H, W) probabilities that sum to 1 or (B, T, H, W) whole-number labels of "
-            f"{', '.join(PARSING_GROUPS)} (mouth_groups makes them from the classes of a parser), H and W at least 16"
+            f"{', '.join(PARSING_GROUPS)} (mouth_groups makes them from the classes of a parser), "
+            f"H and W at least {LEAST_SIDE}"
         )
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Check and convert; see the class for shapes."""
-        if not isinstance(video, Tensor) or min(video.shape[-2:], default=0) < 16:
-            raise self.refuse(video)
+    def accepts(self, video: Tensor) -> bool:
+        """Whether shape and type of number are as expected."""
+        if min(video.shape[-2:], default=0) < LEAST_SIDE:
+            return False
+        probabilities = video.ndim == 5 and video.shape[2] == len(PARSING_GROUPS) and video.is_floating_point()
+        return probabilities or _is_labels(video)
+
+    def convert(self, video: Tensor) -> Tensor:
+        """Convert labels to probabilities of 0 and 1.
+
+        Raises:
+            ValueError: for labels out of range.
+        """
+        if not _is_labels(video):
+            return video
         groups = len(PARSING_GROUPS)
-        if _is_labels(video):
-            _check_labels(video, groups)
-            # one_hot would make eight bytes of each
-            own = torch.arange(groups, device=video.device)[:, None, None]
-            return (video[:, :, None] == own).to(torch.get_default_dtype())
-        if video.ndim != 5 or video.shape[2] != groups or not video.is_floating_point():
-            raise self.refuse(video)
-        return video
+        _check_labels(video, groups)
+        # one_hot would need eight bytes per value
+        own = torch.arange(groups, device=video.device)[:, None, None]
+        return (video[:, :, None] == own).to(torch.get_default_dtype())
 
 
 def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
@@ -120,11 +133,11 @@ def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
 
     Args:
         maps: (N, 6, H, W) probabilities of the groups, that sum to 1.
-        side: pixels of what comes out.
+        side: pixels of the cut.
 
     Returns:
         (N, 6, side, side), 0.8 times as wide and high as a square of the face's area; of a map without lips, around its
-        middle. Beyond the map is nothing but other.
+        middle. Outside the map, the group is "other".
     """
     maps = at_least_float32(maps)
     height, width = maps.shape[-2:]

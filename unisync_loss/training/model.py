@@ -126,7 +126,7 @@ def encode_visual_batch(learner: TrainingModel, batch: Batch | PairBatch, *, aug
     if config.architecture == "paper":
         return learner.expert.encode_visual(video)
     shown = video if config.visual == "parsing" else learner.expert.visual_input(video)
-    frames = learner.visual.look_at_mouths(shown.to(learner.log_scale.dtype))
+    frames = learner.visual.frame_features_from_crops(shown.to(learner.log_scale.dtype))
     if not augmented:
         return learner.visual.encode_frames(frames - frames.mean(1, keepdim=True))
     segment, clip = frames[:, :-1], frames[:, -1:]

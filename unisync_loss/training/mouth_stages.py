@@ -55,7 +55,7 @@ class MouthAlignerStage:
         assert learner.visual.aligner is not None
         with autocast_disabled(batch.views):
             views, poses = augment_views(batch.views, batch.poses)
-            first, second = (pose_error(look, poses) for look in learner.visual.aligner.looks(views))
+            first, second = (pose_error(look, poses) for look in learner.visual.aligner.predict_two_stage(views))
         return {"loss": first.mean() + second.mean(), "first_look": first.median(), "second_look": second.median()}
 
 

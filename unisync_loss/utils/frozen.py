@@ -48,7 +48,7 @@ class FrozenModule(nn.Module, Generic[Network]):
         return super().train(False)
 
     def freeze(self) -> None:
-        """Freeze the network again, if ``train()`` or ``requires_grad_()`` of another module that holds it reached it."""
+        """Freeze the network again if another module that holds it called ``train()`` or ``requires_grad_()``."""
         # both act on a whole module, so one flag of each is enough: a walk over all modules at every call costs more
         first = next(self.network.parameters(), None)
         if self.network.training or (first is not None and first.requires_grad):

@@ -1,4 +1,4 @@
-"""Differentiable resize and affine sampling."""
+"""Differentiable resizing, standardising and affine sampling of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from unisync_loss.utils.tensors import at_least_float32
 
-FACE_SIZE = 64  # pixels of the view that the pose is read from
+FACE_SIZE = 64  # pixels of the view from which the pose is estimated
 
 
 def resize(frames: Tensor, height: int, width: int) -> Tensor:
@@ -19,10 +19,24 @@ def resize(frames: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(frames, (height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
+def standardise_images(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) of mean 0 and deviation 1 each: light and camera carry nothing about speech or pose."""
+    mean = images.mean((1, 2, 3), keepdim=True)
+    deviation = images.var((1, 2, 3), keepdim=True).add(1e-4).sqrt()  # 0.01 of the range: a blank image stays blank
+    return (images - mean) / deviation
+
+
 def compose_affine(outer: Tensor, inner: Tensor) -> Tensor:
     """Affine map ``outer`` after ``inner``, (N, 2, 3) or (2, 3)."""
     linear, shift = outer[..., :2], outer[..., 2:]
     return torch.cat([linear @ inner[..., :2], linear @ inner[..., 2:] + shift], dim=-1)
+
+
+def subregion(affine: Tensor, corner: tuple[float, float], side: float) -> Tensor:
+    """Affine map (..., 2, 3) of a square with that corner and side, after a map of the plane that it lies in."""
+    linear, shift = affine[..., :2], affine[..., 2:]
+    shift = linear[..., :1] * corner[0] + linear[..., 1:] * corner[1] + shift
+    return torch.cat([linear * side, shift], dim=-1)
 
 
 def invert_affine(affine: Tensor) -> Tensor:
@@ -32,7 +46,17 @@ def invert_affine(affine: Tensor) -> Tensor:
 
 
 def sample_region(frames: Tensor, region: Tensor, size: int = FACE_SIZE, oversample: int = 2) -> Tensor:
-    """Cut square views; ``region`` (N, 2, 3) maps shares of the view to shares of the frame."""
+    """Cut square views out of frames, differentiably; outside a frame, its border is repeated.
+
+    Args:
+        frames: (N, C, H, W).
+        region: (N, 2, 3) affine maps from shares of the view to shares of the frame.
+        size: pixels of the view.
+        oversample: samples per pixel and axis of the view, averaged.
+
+    Returns:
+        (N, C, size, size).
+    """
     fine = size * oversample
     steps = (torch.arange(fine, device=frames.device, dtype=region.dtype) + 0.5) / fine
     ys, xs = torch.meshgrid(steps, steps, indexing="ij")
