@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from unisync_loss.lse.crops import FaceTrack, crops, cut, find_tracks, keep_tracks
 from unisync_loss.lse.distances import LseMeter
-from unisync_loss.lse.mfcc import mfcc
+from unisync_loss.lse.mfcc import compute_mfcc
 from unisync_loss.lse.procedures import measure_video
 from unisync_loss.lse.syncnet import SyncNet
 from unisync_loss.video.clip import every_frame
@@ -48,7 +48,7 @@ S3FD_EVERY = 10  # frames
 def original_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarray) -> Tensor:
     """(T, 3, 224, 224) RGB and (S,) to distances (W, 31), in the order of operations of the original."""
     video = torch.stack([frame.flip(0) for frame in frames], dim=1)[None].float()
-    coefficients = mfcc(torch.from_numpy(samples)).T[None, None].float()
+    coefficients = compute_mfcc(torch.from_numpy(samples)).T[None, None].float()
     count = min(video.shape[2], len(samples) // 640) - 5
     visual, audio = [], []
     for start in range(0, count, BATCH):

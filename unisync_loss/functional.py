@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from unisync_loss.utils.tensors import at_least_float32
 
+__all__ = ["margin_loss", "margin_plateau", "offset_matrix", "reduce", "sync_probability"]
+
 EPSILON = 1e-6  # probabilities are kept in [EPSILON, 1 - EPSILON] before a logarithm: no loss above 13.8
 SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that replaces ReLU in the backward pass
 

@@ -18,6 +18,8 @@ from unisync_loss.lse.syncnet import SIZE, SyncNet
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.tensors import at_least_float32
 
+__all__ = ["LSEC", "LSED", "OffsetAccuracy", "SyncAccuracy", "SyncProbability"]
+
 try:
     from torchmetrics import Metric
 except ImportError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from research.hubert_small.speech import Speech
-from unisync_loss.lse.mfcc import mfcc
+from unisync_loss.lse.mfcc import compute_mfcc
 from unisync_loss.utils.progress import Progress
 
 FIT_STEPS = 200_000  # steps that groups are fitted to; more change little
@@ -31,7 +31,7 @@ def mfcc_with_deltas(waveform: Tensor, steps: int) -> Tensor:
     Returns:
         (L, 39) float32, of mean 0 and deviation 1 over the recording: rooms and microphones differ.
     """
-    static = mfcc(waveform * 32768)
+    static = compute_mfcc(waveform * 32768)
     first = _slopes(static)
     features = torch.cat([static, first, _slopes(first)], dim=1)[::2][:steps]
     return ((features - features.mean(0)) / features.std(0, correction=0).clamp(min=1e-6)).float()

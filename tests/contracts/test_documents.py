@@ -52,7 +52,7 @@ def measuring():
 
 @pytest.fixture
 def beside_weights(syncnet, tmp_path, monkeypatch):
-    torch.save(syncnet.state_dict(), tmp_path / "syncnet_v2.model")
+    torch.save(syncnet.network.state_dict(), tmp_path / "syncnet_v2.model")
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,1 +1,27 @@
 """Evaluation protocols on clips and scores of whole videos."""
+
+from unisync_loss.evaluation.bootstrap import mean_ci
+from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips, embed_video, offset_table
+from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
+from unisync_loss.evaluation.protocols import best_threshold, score_pairs, summarise_pairs
+from unisync_loss.evaluation.report import report_table, summarise
+from unisync_loss.evaluation.video_scores import score_video
+from unisync_loss.video.voicing import voiced_windows
+
+__all__ = [
+    "MAX_OFFSET",
+    "TOLERANCE",
+    "ClipEmbedding",
+    "best_threshold",
+    "embed_clips",
+    "embed_video",
+    "find_offset",
+    "mean_ci",
+    "offset_table",
+    "report_table",
+    "score_pairs",
+    "score_video",
+    "summarise",
+    "summarise_pairs",
+    "voiced_windows",
+]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
-from unisync_loss.lse.mfcc import HOP, WINDOW, mfcc
+from unisync_loss.lse.mfcc import HOP, WINDOW, compute_mfcc
 from unisync_loss.lse.syncnet import EMBEDDING, STEPS_PER_FRAME, WINDOW_STEPS, SyncNet
 
 MAX_OFFSET = 15  # frames; 31 candidates
@@ -168,7 +168,7 @@ class LseMeter:
             first, last = start * STEPS_PER_FRAME, (stop - 1) * STEPS_PER_FRAME + WINDOW_STEPS
             spare = min(first, 1)
             piece = self.samples[(first - spare) * HOP : (last - 1) * HOP + WINDOW]
-            coefficients = mfcc(torch.from_numpy(piece).to(device))[spare:]
+            coefficients = compute_mfcc(torch.from_numpy(piece).to(device))[spare:]
             new[start - self._heard_until : stop - self._heard_until] = self.net.embed_audio(coefficients)
         self._heard_until = until
         return torch.cat([self._heard.to(new), new])

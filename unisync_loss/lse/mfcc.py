@@ -24,7 +24,7 @@ PREEMPHASIS = 0.97
 _FLOOR = torch.finfo(torch.float64).eps  # stands for an energy of exactly 0
 
 
-def mfcc(samples: Tensor) -> Tensor:
+def compute_mfcc(samples: Tensor) -> Tensor:
     """Mel-frequency cepstral coefficients as SyncNet takes them.
 
     Args:

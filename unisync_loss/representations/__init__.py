@@ -6,17 +6,20 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.base import AudioInput, VisualInput
 from unisync_loss.representations.coefficients import MorphableInput
 from unisync_loss.representations.hubert import HubertInput
-from unisync_loss.representations.landmarks import LandmarksInput, points_of_idexp
+from unisync_loss.representations.hubert_encoder import HubertEncoder
+from unisync_loss.representations.landmarks import LandmarksInput, normalise_landmarks, points_of_idexp
 from unisync_loss.representations.mel import MelInput, mel_spectrogram
 from unisync_loss.representations.parsing import ParsingInput, mouth_groups
 from unisync_loss.representations.rgb import RGBInput
 
 __all__ = [
     "AudioInput",
+    "HubertEncoder",
     "VisualInput",
     "audio_input",
     "mel_spectrogram",
     "mouth_groups",
+    "normalise_landmarks",
     "points_of_idexp",
     "visual_input",
 ]
