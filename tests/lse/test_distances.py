@@ -118,7 +118,7 @@ def test_close_embeddings_do_not_cancel():
     video = torch.full((1, 1000), 31.6)
     audio = video.repeat(31, 1) + 0.01 / 1000**0.5
     expected = F.pairwise_distance(video.double(), audio.double())
-    assert torch.allclose(offset_distances(video, audio)[0], expected, rtol=1e-4)
+    assert torch.allclose(offset_distances(video, audio)[0], expected, rtol=1e-3)  # in float32: 2.6
 
 
 def test_invented_pairs_move_the_confidence_and_missing_ones_do_not():
