@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unisync_loss.curation.align import SMALL, Judge, align
+from unisync_loss.curation.align import SMALLEST, AlignmentExpert, align
 from unisync_loss.curation.folds import make_folds, read_unseen
 from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audio
 from unisync_loss.evaluation.bootstrap import mean_ci
@@ -56,19 +56,20 @@ def main() -> None:
     root = arguments.out / "shifted"
     write_shifted(entries, shifts, root)
     report: dict[str, Any] = {"model": arguments.model, "clips": count, "seed": arguments.seed}
-    judges = [Judge(arguments.model, load_expert(arguments.model))]
-    report["shifted"] = measure(root, shifts, judges, arguments.out / "first.jsonl")
+    experts = [AlignmentExpert(arguments.model, load_expert(arguments.model))]
+    report["shifted"] = measure(root, shifts, experts, arguments.out / "first.jsonl")
     if arguments.train:
         views = make_folds(root, FOLDS, arguments.out / "folds")
         runs = [retrain(view, arguments.out, arguments.train) for view in views]
-        judges = [
-            Judge(str(run), load_expert(str(run)), read_unseen(view)) for run, view in zip(runs, views, strict=True)
+        experts = [
+            AlignmentExpert(str(run), load_expert(str(run)), read_unseen(view))
+            for run, view in zip(runs, views, strict=True)
         ]
         report["train"] = arguments.train
-        report["retrained"] = measure(root, shifts, judges, arguments.out / "second.jsonl")
+        report["retrained"] = measure(root, shifts, experts, arguments.out / "second.jsonl")
     else:
         write_shifted(entries, np.zeros(count), arguments.out / "clean")
-        report["clean"] = measure(arguments.out / "clean", np.zeros(count), judges, arguments.out / "clean.jsonl")
+        report["clean"] = measure(arguments.out / "clean", np.zeros(count), experts, arguments.out / "clean.jsonl")
     print(json.dumps(report, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -98,10 +99,10 @@ def retrain(view: Path, out: Path, settings: Sequence[str]) -> Path:
     return run / "last"
 
 
-def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge], log: Path) -> dict[str, Any]:
+def measure(root: Path, shifts: np.ndarray, experts: Sequence[AlignmentExpert], log: Path) -> dict[str, Any]:
     """Align a folder unless its log exists; accuracy over all clips, with an interval, and over the clips kept."""
     if not log.exists():
-        align(root, judges, log=lambda line: print(line, file=sys.stderr, flush=True))
+        align(root, experts, log=lambda line: print(line, file=sys.stderr, flush=True))
         shutil.copyfile(root / "align.jsonl", log)
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     kept = np.array([row["offset_frames"] is not None for row in rows])
@@ -113,7 +114,7 @@ def measure(root: Path, shifts: np.ndarray, judges: Sequence[Judge], log: Path) 
         "kept": round(float(kept.mean()), 4),
         "within_1_of_kept": round(float((error[kept] <= 1).mean()), 4),
         "median_error": round(float(np.median(error[kept])), 3),
-        f"moved_by_{SMALL}_or_more": round(float((kept & (error >= SMALL)).mean()), 4),
+        f"moved_by_{SMALLEST}_or_more": round(float((kept & (error >= SMALLEST)).mean()), 4),
     }
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.curation.doctor import Patient, examine, list_patients
+from unisync_loss.curation.doctor import ClipRef, examine, list_clip_refs
 from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audio
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
@@ -105,13 +105,13 @@ def examine_planted(
             path = Path(folder) / f"{name}.mp4"
             path.parent.mkdir(exist_ok=True)
             write_clip(path, np.ascontiguousarray(clip.frames), clip.waveform, **options)
-        patients = list_patients([Path(folder)])
+        refs = list_clip_refs([Path(folder)])
         if fault == "speaker in two splits":  # every second clip has the speaker of the previous one, in another split
-            patients = [
+            refs = [
                 replace(each, split=("train", "val")[place % 2], entry=replace(each.entry, speaker=f"a/{place // 2}"))
-                for place, each in enumerate(patients)
+                for place, each in enumerate(refs)
             ]
-        examined = examine(patients, expert)
+        examined = examine(refs, expert)
     speakers = fault == "speaker in two splits"
     found: dict[str, set[str]] = {}
     for problem in examined["problems"]:
@@ -161,7 +161,7 @@ def main() -> None:
     report: dict[str, Any] = {"drawn": [entry.name for entry in drawn]}
     for fault in arguments.faults:
         if fault == "clean":
-            examined = examine([Patient(entry.name, "", entry) for entry in long], expert, log)
+            examined = examine([ClipRef(entry.name, "", entry) for entry in long], expert, log)
             counts = ("problems", "verdicts", "not_told")
             report[fault] = {"clips": len(long), **{key: examined[key] for key in counts}}
         else:

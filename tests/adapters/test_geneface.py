@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from unisync_loss.adapters.geneface import GeneFaceSync, SyncSwitch
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
-from unisync_loss.adapters.geneface import GeneFaceSync, SyncSwitch
 from unisync_loss.representations import points_of_idexp
 
 WIDTH = 64  # GeneFace's is 1024

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from unisync_loss.adapters.wav2lip import SyncWeightSchedule, Wav2LipSync
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
-from unisync_loss.adapters.wav2lip import SyncWeightSchedule, Wav2LipSync
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from helpers.small_store import write_store
 
 from tools.synthetic.clip import synthesize_clip
 from unisync_loss import load_expert
-from unisync_loss.curation.doctor import examine, list_patients
-from unisync_loss.curation.doctor_page import to_table, write_page
+from unisync_loss.curation.doctor import examine, list_clip_refs
+from unisync_loss.curation.doctor_page import report_table, write_page
 from unisync_loss.data.clips import shift_audio
 from unisync_loss.video.clip import Clip
 from unisync_loss.video.encoding import encode_frames, encode_wav, write_clip
@@ -69,7 +69,7 @@ def roots(tmp_path_factory, drawn):
 
 @pytest.fixture(scope="module")
 def report(roots):
-    return examine(list_patients(roots), load_expert("mel-rgb"))
+    return examine(list_clip_refs(roots), load_expert("mel-rgb"))
 
 
 def verdicts_of(report, name):
@@ -119,9 +119,9 @@ def test_the_facts(report):
     assert train["speaker_clips"]["a/two"] == 2
 
 
-def test_every_problem_has_a_remedy_in_table_and_page(report, roots, tmp_path):
-    table = to_table(report)
-    entries = {patient.name: patient.entry for patient in list_patients(roots)}
+def test_every_problem_has_a_fix_in_table_and_page(report, roots, tmp_path):
+    table = report_table(report)
+    entries = {ref.name: ref.entry for ref in list_clip_refs(roots)}
     write_page(report, entries, load_expert("mel-rgb"), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for row in report["problems"]:
@@ -160,7 +160,7 @@ def test_a_store_knows_splits_and_sources(tmp_path, drawn):
     ]
     file = {"fps": 12.0, "sample_rate": 48000}
     root = write_store(tmp_path / "store", clips, source="talk.mov", file=file)
-    found = examine(list_patients([root]), load_expert("mel-rgb"))
+    found = examine(list_clip_refs([root]), load_expert("mel-rgb"))
     assert found["verdicts"] == {"low frame rate": 2, "source in two splits": 1}
     assert set(found["splits"]) == {"train", "val"}
     assert [row["crop_pixels"] for row in found["clips"]] == [80.5, 80.5]
@@ -171,4 +171,4 @@ def test_offsets_found_by_align_are_honoured(tmp_path, drawn):
     path.parent.mkdir(parents=True)
     write_clip(path, *shift_audio(drawn[0], -3))
     (tmp_path / "data/offsets.csv").write_text("clip,offset_frames\na/one/late.mp4,3\n")
-    assert examine(list_patients([tmp_path / "data"]), load_expert("mel-rgb"))["problems"] == []
+    assert examine(list_clip_refs([tmp_path / "data"]), load_expert("mel-rgb"))["problems"] == []

@@ -7,11 +7,11 @@ from tools.synthetic.voice import random_sentence, random_voice, synthesize_voic
 from unisync_loss.curation.duplicates import (
     GRID,
     Repeat,
+    audio_fingerprint,
     confirm_repeats,
     find_repeats,
-    print_pictures,
-    print_sound,
-    shrink_pictures,
+    frame_fingerprint,
+    shrink_frames,
 )
 
 
@@ -43,7 +43,7 @@ def films():
 def test_a_trimmed_and_quieter_sound_is_found_at_its_lag(voices):
     noise = np.random.default_rng(9).normal(0, 1e-3, 48000).astype(np.float32)
     copy = 0.4 * (voices[2] + noise)[4000:44000]
-    (repeat,) = find_repeats([print_sound(voice) for voice in [*voices, copy]])
+    (repeat,) = find_repeats([audio_fingerprint(voice) for voice in [*voices, copy]])
     assert (repeat.first, repeat.second) == (2, 6)
     assert repeat.lag == pytest.approx(0.25, abs=0.011)
     assert repeat.equal > 0.85
@@ -53,7 +53,7 @@ def test_a_trimmed_and_quieter_sound_is_found_at_its_lag(voices):
 def test_trimmed_and_lighter_pictures_are_found_at_their_lag(films):
     noise = np.random.default_rng(9).normal(0, 0.5, films[3].shape)
     copy = (1.1 * films[3] + 12 + noise)[10:].astype(np.float32)
-    (repeat,) = find_repeats([print_pictures(film) for film in [*films, copy]])
+    (repeat,) = find_repeats([frame_fingerprint(film) for film in [*films, copy]])
     assert (repeat.first, repeat.second) == (3, 6)
     assert repeat.lag == pytest.approx(0.4, abs=1e-6)
     assert repeat.equal > 0.85
@@ -61,7 +61,7 @@ def test_trimmed_and_lighter_pictures_are_found_at_their_lag(films):
 
 def test_what_noise_hides_is_borne_out_where_the_lag_is_known(films):
     noise = np.random.default_rng(9).normal(0, 30, films[3].shape)
-    prints = [print_pictures(film) for film in [*films, (films[3] + noise)[10:].astype(np.float32)]]
+    prints = [frame_fingerprint(film) for film in [*films, (films[3] + noise)[10:].astype(np.float32)]]
     assert find_repeats(prints) == []
     heard = [Repeat(first, 6, 0.4, 2.6, 0.9) for first in range(6)]
     assert [repeat.first for repeat in confirm_repeats(prints, heard)] == [3]
@@ -69,18 +69,18 @@ def test_what_noise_hides_is_borne_out_where_the_lag_is_known(films):
 
 def test_what_shares_less_than_a_second_is_no_copy(voices):
     other = np.concatenate([voices[0][-12000:], voices[1]])
-    found = find_repeats([print_sound(voices[0]), print_sound(other)])
+    found = find_repeats([audio_fingerprint(voices[0]), audio_fingerprint(other)])
     assert found == []
 
 
 def test_silence_and_stills_are_alike_but_no_copies(films):
-    silent, still = print_sound(np.zeros(48000, np.float32)), print_pictures(films[0][:1].repeat(75, 0))
-    assert not silent.told.any()
-    assert not still.told.any()
+    silent, still = audio_fingerprint(np.zeros(48000, np.float32)), frame_fingerprint(films[0][:1].repeat(75, 0))
+    assert not silent.informative.any()
+    assert not still.informative.any()
     assert find_repeats([silent, silent]) == find_repeats([still, still]) == find_repeats([]) == []
 
 
 def test_pictures_are_shrunk_to_means_of_cells():
     frames = np.random.default_rng(0).integers(0, 255, (2, 8, 12, 3), dtype=np.uint8)
     expected = frames.reshape(2, 4, 2, 4, 3, 3).mean((2, 4))
-    assert shrink_pictures(frames, 4) == pytest.approx(expected, abs=1e-4)
+    assert shrink_frames(frames, 4) == pytest.approx(expected, abs=1e-4)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import INPUT_ERRORS, Json, Model, app, log, write_json
+from unisync_loss.cli.app import INPUT_ERRORS, Json, app, log, write_json
 from unisync_loss.utils.progress import printable
 
 
@@ -53,24 +53,30 @@ def prepare(
 def doctor(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Stores, folders and files; several folders are taken as splits.", metavar="STORE|FILE..."),
+        typer.Argument(help="Stores, folders and files; several folders are splits.", metavar="STORE|FILE..."),
     ],
-    model: Model = "mel-rgb",
-    report: Annotated[Path | None, typer.Option(help="Folder for report.html, a page with pictures.")] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Released name, checkpoint folder, or owner/name[@revision]; any expert whose visual representation "
+            "can be made from video. Thresholds are those of mel-rgb."
+        ),
+    ] = "mel-rgb",
+    report: Annotated[Path | None, typer.Option(help="Folder for report.html, a page with figures.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Look for what spoils a training: verdict and remedy. Exit code 0: clean, 1: problems, 2: nothing to be read."""
-    from unisync_loss.curation.doctor_page import report_on, to_table
+    """Find what harms training, with a fix for each problem. Exit code 0: clean, 1: problems, 2: no readable input."""
+    from unisync_loss.curation.doctor_page import examine_and_report, report_table
     from unisync_loss.models.pretrained import load_expert
 
     try:
-        result = report_on(paths, load_expert(model), report, log)
+        result = examine_and_report(paths, load_expert(model), report, log)
         if json_file:
             write_json(json_file, result)
     except INPUT_ERRORS as error:
         log(f"unisync: {error}")
         raise typer.Exit(2) from error
-    typer.echo(to_table(result))
+    typer.echo(report_table(result))
     if report:
         typer.echo(f"report: {report / 'report.html'}")
     if result["problems"]:
@@ -80,19 +86,17 @@ def doctor(
 @app.command()
 def align(
     data: Annotated[Path, typer.Argument(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4.")],
-    model: Annotated[
-        list[str] | None, typer.Option(help="Expert, default mel-rgb; may be given several times.")
-    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Expert, default mel-rgb; repeat for several.")] = None,
     unseen: Annotated[
-        list[Path] | None, typer.Option(help="One for each model: fold, or list, of the clips it was not trained on.")
+        list[Path] | None, typer.Option(help="Per model: its fold, or a list of the clips it was not trained on.")
     ] = None,
-    zero: Annotated[str | None, typer.Option(help="Corpus known to be in sync.")] = None,
-    folds: Annotated[int | None, typer.Option(min=2, help="Do not align: write so many folds to train on.")] = None,
+    zero: Annotated[str | None, typer.Option(help="Corpus known to be in sync: its mean offset becomes 0.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Do not align: write this many folds to train on.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the folds.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Estimate how late each clip's sound is and write DATA/offsets.csv, which train and eval honour."""
-    from unisync_loss.curation.align import Judge, to_lines
+    """Estimate the audio offset of every clip and write DATA/offsets.csv, which train and eval honour."""
+    from unisync_loss.curation.align import AlignmentExpert, report_lines
     from unisync_loss.curation.align import align as run
     from unisync_loss.curation.folds import make_folds, read_unseen
     from unisync_loss.models.pretrained import load_expert
@@ -109,8 +113,8 @@ def align(
             f"expected one for each of {len(names)} models, got {len(unseen)}", param_hint="--unseen"
         )
     lists = [read_unseen(path) for path in unseen] if unseen else [None] * len(names)
-    judges = [Judge(name, load_expert(name), clips) for name, clips in zip(names, lists, strict=True)]
-    report = run(data, judges, zero=zero, log=log)
+    experts = [AlignmentExpert(name, load_expert(name), clips) for name, clips in zip(names, lists, strict=True)]
+    report = run(data, experts, zero=zero, log=log)
     if json_file:
         write_json(json_file, report)
-    typer.echo(to_lines(report))
+    typer.echo(report_lines(report))

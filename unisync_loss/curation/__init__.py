@@ -1,1 +1,1 @@
-"""Data-set checks and audio offset correction."""
+"""Quality of training data: checks of a data set, and correction of audio offsets."""

@@ -1,7 +1,7 @@
-"""Put clips into sync: an offset for each by an expert, written as ``offsets.csv``, every decision logged.
+"""Audio offset correction: an expert estimates the offset of every clip; ``offsets.csv`` and ``align.jsonl`` hold it.
 
-``offsets.csv`` is honoured by whatever reads a folder or a store: the sound is shifted by samples when a clip is read,
-the files stay as found, and a better expert can start again from them.
+Everything that reads a folder or a store honours ``offsets.csv``: audio is shifted by samples when a clip is read. The
+media files never change, so a better expert can start from them again.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from unisync_loss.curation.offset_curves import Curve, add_curves, centred_offset_curve, find_peak, halves_differ
-from unisync_loss.curation.offset_model import OffsetTree, stand_out
+from unisync_loss.curation.offset_model import OffsetTree, outliers
 from unisync_loss.data.clips import ClipEntry, list_clips, read_offsets
 from unisync_loss.evaluation.embeddings import embed_clips
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import to_json, write_atomically
 from unisync_loss.utils.progress import Progress
 
-SURE = 1.0  # margin from which a peak is believed: of 74 clips shifted at random, 95 % of those above were right
-SMALL = 0.5  # frames: what is less is left as it is; labels and experts are no more certain than that
-_DOUBT = 0.75  # frames: largest standard deviation of an offset that is only inferred from other clips
-_STRANGE = 3.0  # margin from which a peak is believed that is far from all others of its corpus
-_LONG = 75  # windows: a clip as long as that has its own peak, or something is wrong with it
-_NOISE = 0.73  # variance of a peak times windows, where too few clips are there to measure it
+CONFIDENT_Z = 1.0  # of a peak that is trusted: of 74 clips shifted at random, 95 % of those above were right
+SMALLEST = 0.5  # frames; smaller offsets are left as they are, because labels and experts are no more precise
+_LARGEST_SD = 0.75  # frames, of an offset inferred from other clips
+_OUTLIER_Z = 3.0  # of a peak that is trusted although it is far from all others of its corpus
+_LONG = 75  # windows, 3 s: a clip of that length without a peak of its own is at fault itself
+_NOISE = 0.73  # variance of a peak times windows, where fewer than ten clips are there to measure it
 
 
 @dataclass(frozen=True)
-class Judge:
-    """An expert and what it may judge.
+class AlignmentExpert:
+    """An expert and the clips whose offset it may estimate.
 
     Attributes:
-        name: for the log.
+        name: for the report.
         expert: in eval mode.
         unseen: names of the clips that it was not trained on; None for all.
     """
@@ -48,29 +48,33 @@ class Judge:
     expert: UniSyncExpert
     unseen: frozenset[str] | None = None
 
+    def may_estimate(self, entry: ClipEntry) -> bool:
+        """Whether the expert was not trained on the clip."""
+        return self.unseen is None or entry.name in self.unseen
+
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a clip.
+    """Offset of one clip; a line of ``align.jsonl``.
 
     Attributes:
         clip: name relative to the folder.
-        offset_frames: audio late by so much; 0 for what is smaller than SMALL; None: leave the clip out.
+        offset_frames: positive = audio late; 0 below half a frame; None: the clip is skipped.
         estimate: offset before that rounding, if any.
-        sd: its standard deviation, frames.
-        confidence: margin of the peak of the curve that it was estimated on, see `clip_offsets.Peak`.
-        level: ``clip``, ``video``, ``speaker`` or ``corpus``: what it was estimated on; ``none``.
-        own: peak of the clip's own curve.
+        sd: its standard deviation in frames.
+        peak_z: of the curve that the offset was estimated on, see :class:`.offset_curves.Peak`.
+        level: what the offset was estimated on: ``clip``, ``video``, ``speaker``, ``corpus`` or ``none``.
+        own: peak of the clip's own curve, in frames.
         windows: of the clip.
-        before: what ``offsets.csv`` said until now; 0 when nothing.
-        reason: why it was left out.
+        before: offset in ``offsets.csv`` until now; 0 where there was none.
+        reason: why the clip is skipped.
     """
 
     clip: str
     offset_frames: float | None
     estimate: float | None
     sd: float | None
-    confidence: float
+    peak_z: float
     level: str
     own: float | None
     windows: int
@@ -78,28 +82,48 @@ class Decision:
     reason: str
 
 
+class AlignReport(TypedDict):
+    """Counts of :func:`align`, ready for JSON.
+
+    Attributes:
+        root: the folder.
+        judges: names of the experts.
+        zero: corpus whose mean offset is the reference, or ``expert``.
+        clips: number of clips, of which ``shifted``, ``untouched`` and ``left_out`` are the parts.
+        moved: mean frames by which offsets changed since the last round; None without a clip that has both.
+        corpora: of each corpus with confident clips: their number (``sure``), the reference offset (``zero``), its
+            standard deviation (``sd``), and the spreads of clips, videos and speakers, in frames.
+    """
+
+    root: str
+    judges: list[str]
+    zero: str
+    clips: int
+    shifted: int
+    untouched: int
+    left_out: int
+    moved: float | None
+    corpora: dict[str, dict[str, float]]
+
+
 def align(
     root: str | os.PathLike[str],
-    judges: Sequence[Judge],
+    experts: Sequence[AlignmentExpert],
     *,
     zero: str | None = None,
     log: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Estimate the offset of every clip of a folder or store, and write ``offsets.csv`` and ``align.jsonl`` into it.
+) -> AlignReport:
+    """Estimate the audio offset of every clip of a folder or store; write ``offsets.csv`` and ``align.jsonl`` into it.
 
     Args:
-        root: store, or folder of ``<corpus>/<speaker>/<clip>``, judged as found.
-        judges: experts; those that have not seen a clip judge it together.
-        zero: name of a corpus known to be in sync: its mean becomes 0 for all corpora, whatever the expert's own zero.
+        root: store, or folder of ``<corpus>/<speaker>/<clip>``; an ``offsets.csv`` in it is replaced.
+        experts: the curves of those that were not trained on a clip are added.
+        zero: corpus known to be in sync, whose mean offset is subtracted from all.
         log: takes lines of progress.
 
-    Returns:
-        Counts ``clips``, ``shifted``, ``untouched``, ``left_out``; ``moved``, mean frames by which offsets changed
-        since the last round; ``corpora``: each one's ``zero`` as the expert sees it, its ``sd``, and its spreads.
-
     Raises:
-        ValueError: for no judge, a clip that all judges have seen, or a corpus that is not there or not sure.
-            Nothing is written then.
+        ValueError: for a clip that all experts were trained on, or a corpus that does not exist or has no clip with a
+            confident offset. Nothing is written then.
         FileNotFoundError: when the folder does not exist.
     """
     root = Path(root)
@@ -109,20 +133,20 @@ def align(
     if zero not in (None, *names):
         raise ValueError(f"zero: expected one of {names}, got {zero!r}")
     for entry in entries:
-        if not any(judge.unseen is None or entry.name in judge.unseen for judge in judges):
-            raise ValueError(f"{entry.name}: expected an expert that has not seen it, all {len(judges)} have")
-    curves, problems = read_curves(entries, judges, log)
+        if not any(expert.may_estimate(entry) for expert in experts):
+            raise ValueError(f"{entry.name}: expected an expert not trained on it, got {len(experts)} that all were")
+    curves, problems = read_curves(entries, experts, log)
     decisions, corpora = decide(entries, curves, problems, before)
     if zero is not None:
         if zero not in corpora:
-            raise ValueError(f"zero: expected a corpus with sure clips, {zero} has none")
-        decisions = move_zero(decisions, corpora[zero]["zero"])
+            raise ValueError(f"zero: expected a corpus with confident clips, got {zero}, which has none")
+        decisions = subtract_zero(decisions, corpora[zero]["zero"])
     write_decisions(root, decisions)
     known = [row for row in decisions if row.offset_frames is not None and row.before is not None]
     moves = [abs((row.offset_frames or 0.0) - (row.before or 0.0)) for row in known]
     return {
         "root": str(root),
-        "judges": [judge.name for judge in judges],
+        "judges": [expert.name for expert in experts],
         "zero": zero or "expert",
         "clips": len(decisions),
         "shifted": sum(bool(row.offset_frames) for row in decisions),
@@ -133,34 +157,33 @@ def align(
     }
 
 
-def move_zero(decisions: Sequence[Decision], zero: float) -> list[Decision]:
-    """Decisions with the expert's zero, in frames, subtracted from every estimate."""
+def subtract_zero(decisions: Sequence[Decision], zero: float) -> list[Decision]:
+    """Subtract a reference offset in frames from every estimate."""
     moved = []
     for row in decisions:
         if row.estimate is not None:
             value = row.estimate - zero
-            row = replace(row, offset_frames=settle(value), estimate=round(value, 3))
+            row = replace(row, offset_frames=round_offset(value), estimate=round(value, 3))
         moved.append(row)
     return moved
 
 
-def settle(value: float) -> float:
-    """What is written of an offset: 0 for what is less than SMALL."""
-    return 0.0 if abs(value) < SMALL else round(value, 2)
+def round_offset(value: float) -> float:
+    """Offset in frames as it is written: two decimals, 0 below half a frame."""
+    return 0.0 if abs(value) < SMALLEST else round(value, 2)
 
 
 def read_curves(
-    entries: Sequence[ClipEntry], judges: Sequence[Judge], log: Callable[[str], None]
+    entries: Sequence[ClipEntry], experts: Sequence[AlignmentExpert], log: Callable[[str], None]
 ) -> tuple[list[Curve | None], list[str]]:
-    """Curve of every clip as found, and why there is none."""
+    """Curve of every clip without its stored offset, None where it cannot be read, and the reason."""
     curves: list[Curve | None] = []
     problems: list[str] = []
     progress = Progress(log, len(entries), "clips")
     for number, entry in enumerate(entries, 1):
-        mine = [judge for judge in judges if judge.unseen is None or entry.name in judge.unseen]
         try:
-            seen = [next(embed_clips(judge.expert, [entry])) for judge in mine]
-            curves.append(add_curves([centred_offset_curve(clip.audio, clip.visual) for clip in seen]))
+            clips = [next(embed_clips(each.expert, [entry])) for each in experts if each.may_estimate(entry)]
+            curves.append(add_curves([centred_offset_curve(clip.audio, clip.visual) for clip in clips]))
             problems.append("")
         except (ValueError, OSError) as error:
             curves.append(None)
@@ -170,7 +193,7 @@ def read_curves(
 
 
 def video_of(entry: ClipEntry) -> str:
-    """Source video of a clip: as the store says, or the file's name without the number of the cut."""
+    """Source video of a clip: from the store, or the file's name without the number of the cut."""
     if entry.record is not None:
         return str(entry.record.facts.get("source", entry.name))
     return re.sub(r"[_-]\d{1,3}$", "", entry.name.rsplit(".", 1)[0])
@@ -182,23 +205,25 @@ def decide(
     problems: Sequence[str],
     before: dict[str, float | None],
 ) -> tuple[list[Decision], dict[str, dict[str, float]]]:
-    """Offsets from curves, corpus by corpus.
+    """Derive offsets from curves, corpus by corpus.
 
     Args:
         entries: clips.
-        curves: of each, None where it could not be read.
-        problems: why.
-        before: offsets until now.
+        curves: of each; None where it could not be read.
+        problems: the reason.
+        before: offsets by clip name until now.
 
     Returns:
-        A decision a clip, in order; and what is known of each corpus that has a sure clip.
+        One decision per clip, in order, and the ``corpora`` of :class:`AlignReport`.
     """
     noise = measure_noise([curve for curve in curves if curve is not None])
     rows: dict[int, _Estimate] = {}
     corpora: dict[str, dict[str, float]] = {}
     for corpus in sorted({entry.corpus for entry in entries}):
         mine = [i for i, entry in enumerate(entries) if entry.corpus == corpus and curves[i] is not None]
-        found, facts = _judge_corpus([entries[i] for i in mine], [curves[i] for i in mine], noise)  # type: ignore[misc]
+        found, facts = _estimate_corpus(
+            [entries[i] for i in mine], [curve for i in mine if (curve := curves[i]) is not None], noise
+        )
         rows |= dict(zip(mine, found, strict=True))
         if facts:
             corpora[corpus] = facts
@@ -209,10 +234,10 @@ def decide(
         decisions.append(
             Decision(
                 clip=entry.name,
-                offset_frames=None if row.value is None else settle(row.value),
+                offset_frames=None if row.value is None else round_offset(row.value),
                 estimate=None if row.value is None else round(row.value, 3),
                 sd=None if row.sd is None else round(row.sd, 3),
-                confidence=round(row.margin, 2),
+                peak_z=round(row.z, 2),
                 level=row.level,
                 own=None if row.own is None else round(row.own, 2),
                 windows=row.windows,
@@ -224,87 +249,84 @@ def decide(
 
 
 def measure_noise(curves: Sequence[Curve]) -> float:
-    """Variance of a sure peak times the number of windows, from how far the halves of clips disagree (median)."""
-    sure = [curve for curve in curves if find_peak(curve.mean).margin >= SURE]
-    squares = [curve.windows * halves_differ(curve) ** 2 / 4 for curve in sure]
-    # 0.455 is the median of a squared standard Gaussian
+    """Variance of a confident peak times the number of windows, from the difference between halves of clips."""
+    confident = [curve for curve in curves if find_peak(curve.mean).z >= CONFIDENT_Z]
+    # each half has half the windows: the difference has four times the variance of the whole
+    squares = [curve.windows * halves_differ(curve) ** 2 / 4 for curve in confident]
+    # the median is robust to clips of two voices; 0.455 is the median of a squared standard Gaussian
     return max(float(np.median(squares)) / 0.455, 0.1) if len(squares) >= 10 else _NOISE
 
 
-@dataclass(frozen=True)
-class _Estimate:
+class _Estimate(NamedTuple):
     value: float | None
     sd: float | None
-    margin: float
+    z: float
     level: str
     own: float | None
     windows: int
     reason: str
 
 
-def _judge_corpus(
+def _estimate_corpus(
     entries: list[ClipEntry], curves: list[Curve], noise: float
 ) -> tuple[list[_Estimate], dict[str, float]]:
     peaks = [find_peak(curve.mean) for curve in curves]
-    sure = [i for i, peak in enumerate(peaks) if peak.margin >= SURE]
-    odd = stand_out(np.array([peaks[i].offset for i in sure]))
-    # what nobody else in the corpus shows takes more to be believed
-    sure = [i for i, strange in zip(sure, odd, strict=True) if not strange or peaks[i].margin >= _STRANGE]
+    confident = [i for i, peak in enumerate(peaks) if peak.z >= CONFIDENT_Z]
+    far = outliers(np.array([peaks[i].offset for i in confident]))
+    confident = [i for i, is_far in zip(confident, far, strict=True) if not is_far or peaks[i].z >= _OUTLIER_Z]
     videos, speakers = [video_of(entry) for entry in entries], [entry.speaker for entry in entries]
     tree = OffsetTree(
-        np.array([peaks[i].offset for i in sure]),
-        np.array([noise / curves[i].windows for i in sure]),
-        [videos[i] for i in sure],
-        [speakers[i] for i in sure],
+        np.array([peaks[i].offset for i in confident]),
+        np.array([noise / curves[i].windows for i in confident]),
+        [videos[i] for i in confident],
+        [speakers[i] for i in confident],
     )
-    final = dict(zip(sure, zip(*tree.clips, strict=True), strict=True))
+    smoothed = dict(zip(confident, zip(*tree.clips, strict=True), strict=True))
     of_video: dict[str, list[Curve]] = {}
     for video, curve in zip(videos, curves, strict=True):
         of_video.setdefault(video, []).append(curve)
     pooled = {video: add_curves(parts) for video, parts in of_video.items() if len(parts) > 1}
     rows = []
     for index, (peak, curve) in enumerate(zip(peaks, curves, strict=True)):
-        level, value, variance, margin = "clip", *final.get(index, (0.0, math.inf)), peak.margin
-        if index not in final:
+        level, value, variance, z = "clip", *smoothed.get(index, (0.0, math.inf)), peak.z
+        if index not in smoothed:
             together = find_peak(pooled[videos[index]].mean) if videos[index] in pooled else None
-            if together is not None and together.margin >= SURE:
-                level, value, margin = "video", together.offset, together.margin
+            if together is not None and together.z >= CONFIDENT_Z:
+                level, value, z = "video", together.offset, together.z
                 variance = noise / pooled[videos[index]].windows + tree.spreads[0]
-            elif curve.windows < _LONG and peak.margin < SURE:
+            elif curve.windows < _LONG and peak.z < CONFIDENT_Z:
                 level, value, variance = tree.infer(speakers[index])
-        reason = ""
-        if not math.sqrt(variance) <= _DOUBT:
-            long = curve.windows >= _LONG
-            reason = "no clear offset" + (": another's voice, music, noise or a hidden mouth" if long else "")
-        rows.append(
-            _Estimate(None, None, margin, "none", peak.offset, curve.windows, reason)
-            if reason
-            else _Estimate(float(value), math.sqrt(variance), margin, level, peak.offset, curve.windows, "")
-        )
+        if math.sqrt(variance) <= _LARGEST_SD:
+            rows.append(_Estimate(float(value), math.sqrt(variance), z, level, peak.offset, curve.windows, ""))
+        else:
+            cause = ": another speaker, music, noise or a hidden mouth" if curve.windows >= _LONG else ""
+            reason = f"no clear offset{cause}"
+            rows.append(_Estimate(None, None, z, "none", peak.offset, curve.windows, reason))
     return rows, tree.facts()
 
 
-def to_lines(report: dict[str, Any]) -> str:
-    """What :func:`align` did, for people."""
+def report_lines(report: AlignReport) -> str:
+    """Format a report as text, one line per corpus and one in all."""
     lines = [
-        f"{corpus}: zero at {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} sure clips"
+        f"{corpus}: reference offset {row['zero']:+.2f} ± {row['sd']:.2f} frames, {row['sure']} confident clips"
         for corpus, row in report["corpora"].items()
     ]
+    moved = "" if report["moved"] is None else f"; mean change {report['moved']} frames"
     lines.append(
         f"{Path(report['root'], 'offsets.csv')}: {report['shifted']} of {report['clips']} clips shifted, "
-        f"{report['untouched']} untouched, {report['left_out']} left out; moved by {report['moved']} frames"
+        f"{report['untouched']} unchanged, {report['left_out']} skipped{moved}"
     )
     return "\n".join(lines)
 
 
 def write_decisions(root: Path, decisions: Sequence[Decision]) -> None:
-    """Write ``offsets.csv`` and ``align.jsonl``, each under a temporary name first."""
+    """Write ``offsets.csv`` and ``align.jsonl`` atomically."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("clip", "offset_frames", "confidence", "level"))
+    writer.writerow(("clip", "offset_frames", "peak_z", "level"))
     for row in decisions:
         offset = "" if row.offset_frames is None else f"{row.offset_frames:g}"
-        writer.writerow((row.clip, offset, f"{row.confidence:.2f}", row.level))
+        writer.writerow((row.clip, offset, f"{row.peak_z:.2f}", row.level))
     lines = "".join(to_json(asdict(row)) for row in decisions)
     for path, text in ((root / "align.jsonl", lines), (root / "offsets.csv", table.getvalue())):
         write_atomically(path, text)

@@ -1,13 +1,16 @@
-"""Everything behind ``unisync doctor``: what an expert would look at before training, clip by clip and all together."""
+"""Data-set check: every clip is measured by itself, then compared with the others.
+
+:func:`examine` is the library side of ``unisync doctor``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,29 +21,30 @@ from unisync_loss.curation.checks import (
     BETTER,
     LONG,
     Finding,
+    check_content,
+    check_copies,
+    check_faces,
+    check_speakers,
+    check_splits,
+    check_sync,
     find_owner,
     find_speed,
-    is_sure,
-    judge_content,
-    judge_copies,
-    judge_faces,
-    judge_speakers,
-    judge_splits,
-    judge_sync,
-    sync_facts,
+    has_own_offset,
+    is_confident,
+    measure_sync,
 )
 from unisync_loss.curation.duplicates import (
     GRID,
     Fingerprint,
+    audio_fingerprint,
     confirm_repeats,
     find_repeats,
-    print_pictures,
-    print_sound,
-    shrink_pictures,
+    frame_fingerprint,
+    shrink_frames,
 )
-from unisync_loss.curation.measurements import face_facts, file_facts, movement_facts, read_head, sound_facts
+from unisync_loss.curation.measurements import measure_audio, measure_face, measure_file, measure_movement, read_head
 from unisync_loss.curation.offset_curves import Curve, centred_offset_curve
-from unisync_loss.data.clips import ClipEntry, list_clips
+from unisync_loss.data.clips import ClipEntry, check_visual, frames_with_audio, list_clips, stored_mesh
 from unisync_loss.data.store import is_store, read_lines
 from unisync_loss.evaluation.embeddings import embed_clip
 from unisync_loss.models.expert import UniSyncExpert
@@ -48,14 +52,21 @@ from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES, find_videos
 from unisync_loss.video.face_mesh import face_mesh
 
-_MESHES = 125  # frames, every second one, in which the face is looked for: 10 s
-_MOST_PAIRS = 300  # unclear clips that are compared with one another: their pairs are many
-_NOTHING = Fingerprint(np.zeros(0, np.uint32), np.zeros(0, bool), 1)
+_MESH_FRAMES = 125  # every second frame of the first 10 s, in which the face is measured
+_MOST_UNCLEAR = 300  # clips that are compared with one another: the number of pairs grows with the square
+_EMPTY = Fingerprint(np.zeros(0, np.uint32), np.zeros(0, bool), 1)
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A clip to be looked at; ``split`` is empty where unknown, ``facts`` is what a store knows of its source."""
+class ClipRef:
+    """A clip to check.
+
+    Attributes:
+        name: in the report.
+        split: empty where unknown.
+        entry: the clip.
+        facts: what a store holds about its source.
+    """
 
     name: str
     split: str
@@ -64,34 +75,100 @@ class Patient:
 
 
 @dataclass
-class Chart:
-    """What is kept of a clip; ``audio`` and ``visual`` (W, D) only while its sync is in question."""
+class ClipReport:
+    """Results of one clip.
+
+    Attributes:
+        row: measurements, ready for JSON.
+        found: its problems.
+        digest: of the decoded clip; empty where unreadable.
+        audio_print: fingerprint of the audio.
+        frame_print: fingerprint of the frames.
+        portrait: of :func:`.measurements.measure_face`.
+        curve: None where the audio or the video has a problem of its own.
+        audio: (W, D) embeddings, kept only while the offset is unclear.
+        visual: (W, D) embeddings, likewise.
+    """
 
     row: dict[str, Any]
     found: list[Finding]
     digest: str = ""
-    sound: Fingerprint = _NOTHING
-    pictures: Fingerprint = _NOTHING
+    audio_print: Fingerprint = _EMPTY
+    frame_print: Fingerprint = _EMPTY
     portrait: NDArray[np.float32] | None = None
     curve: Curve | None = None
     audio: torch.Tensor | None = None
     visual: torch.Tensor | None = None
 
 
-def list_patients(paths: Sequence[Path]) -> list[Patient]:
-    """The clips of stores, folders and files; of several folders each is a split, unless a store knows better.
+class Problem(TypedDict):
+    """A :class:`.checks.Finding` with its fix, under the key ``remedy``."""
+
+    clip: str
+    verdict: str
+    detail: str
+    other: str | None
+    remedy: str
+
+
+class SplitSummary(TypedDict):
+    """Sums of a split.
+
+    Attributes:
+        clips: number of clips.
+        speakers: number of speakers.
+        minutes: length of what was measured.
+        silence: share of it; None without a readable clip.
+        fps: number of clips by frame rate.
+        sample_rate: number of clips by sample rate.
+        sure_offsets: number of clips with a confident offset of their own.
+        offset_percentiles: 5th, 50th and 95th of these offsets in frames; None without one.
+        speaker_clips: number of clips by speaker.
+    """
+
+    clips: int
+    speakers: int
+    minutes: float
+    silence: float | None
+    fps: dict[str, int]
+    sample_rate: dict[str, int]
+    sure_offsets: int
+    offset_percentiles: list[float] | None
+    speaker_clips: dict[str, int]
+
+
+class DoctorReport(TypedDict):
+    """Report of :func:`examine`, ready for JSON.
+
+    Attributes:
+        clips: measurements of each clip, see :mod:`.measurements` and :func:`.checks.measure_sync`.
+        problems: of clips, then of speakers and sources.
+        verdicts: number of problems by verdict, most frequent first.
+        splits: by name; one with an empty name where nothing tells them apart.
+        not_told: names of the clips without a problem whose sync is undecided.
+    """
+
+    clips: list[dict[str, Any]]
+    problems: list[Problem]
+    verdicts: dict[str, int]
+    splits: dict[str, SplitSummary]
+    not_told: list[str]
+
+
+def list_clip_refs(paths: Sequence[Path]) -> list[ClipRef]:
+    """List the clips of stores, folders and files; of several folders each is a split, unless a store holds splits.
 
     Args:
         paths: stores, folders of ``<corpus>/<speaker>/<clip>`` with their ``offsets.csv``, other folders, files.
 
     Returns:
-        The clips, named from the working directory where there are several paths.
+        The clips, with names relative to the working directory where there are several paths.
 
     Raises:
         FileNotFoundError: when a path does not exist.
         ValueError: when a folder holds no clips or an index cannot be read.
     """
-    patients = []
+    refs = []
     folders = sum(path.is_dir() for path in paths)
     for path in paths:
         split = path.as_posix() if folders > 1 and path.is_dir() else ""
@@ -102,12 +179,12 @@ def list_patients(paths: Sequence[Path]) -> list[Patient]:
                 source = str(entry.record.facts.get("source", ""))
                 file = files.get(source, {})
                 facts = {"source": source, **{key: file[key] for key in ("fps", "sample_rate") if key in file}}
-                if "crop_pixels" in entry.record.facts:  # of the source: how much the crop was magnified
+                if "crop_pixels" in entry.record.facts:  # in the source: a small one was magnified
                     facts["crop_pixels"] = entry.record.facts["crop_pixels"]
                 split = entry.record.facts.get("split") or split
             name = (path / entry.name).as_posix() if len(paths) > 1 and path.is_dir() else entry.name
-            patients.append(Patient(name, split, entry, facts))
-    return patients
+            refs.append(ClipRef(name, split, entry, facts))
+    return refs
 
 
 def _list_entries(path: Path) -> list[ClipEntry]:
@@ -118,128 +195,137 @@ def _list_entries(path: Path) -> list[ClipEntry]:
 
 
 def examine(
-    patients: Sequence[Patient], expert: UniSyncExpert, log: Callable[[str], None] = lambda line: None
-) -> dict[str, Any]:
-    """Look at every clip, then at all together; of each the first 40 s.
+    refs: Sequence[ClipRef], expert: UniSyncExpert, log: Callable[[str], None] = lambda line: None
+) -> DoctorReport:
+    """Check the first 40 s of every clip, then all clips together.
 
     Args:
-        patients: of `list_patients`.
-        expert: mel-rgb, in eval mode.
+        refs: of :func:`list_clip_refs`.
+        expert: in eval mode, of any representation that is stored with the clips or can be made from video. The
+            thresholds are those of the bundled ``mel-rgb``.
         log: takes lines of progress.
-
-    Returns:
-        ``{"clips": facts of each, "problems": [{"clip", "verdict", "detail", "other", "remedy"}], "verdicts": counts,
-        "splits": sums of each, "not_told": clips whose sync could not be told}``, ready for JSON.
 
     Raises:
         ImportError: without PyAV, MediaPipe or SciPy.
-        ValueError: for an expert of anything but mel and RGB.
+        ValueError: for an expert of another representation, before any work.
     """
-    if expert.config.name != "mel-rgb":
-        raise ValueError(f"expected a mel-rgb expert, got {expert.config.name}")
-    charts: list[Chart] = []
+    check_visual(expert.config, [ref.entry for ref in refs])
+    reports: list[ClipReport] = []
     unclear = 0
-    progress = Progress(log, len(patients), "clips")
-    for number, patient in enumerate(patients, 1):
-        charts.append(look_at(patient, expert))
-        unclear += charts[-1].audio is not None
-        if unclear > _MOST_PAIRS:
-            charts[-1].audio = charts[-1].visual = None
+    progress = Progress(log, len(refs), "clips")
+    for number, ref in enumerate(refs, 1):
+        reports.append(check_clip(ref, expert))
+        unclear += reports[-1].audio is not None
+        if unclear > _MOST_UNCLEAR:
+            reports[-1].audio = reports[-1].visual = None
         progress.update(number)
-    _look_closer(charts)
-    rows = [chart.row for chart in charts]
-    found = [finding for chart in charts for finding in chart.found]
-    found += judge_speakers(rows, [None if chart.found else chart.curve for chart in charts])
-    found += _compare(charts) + judge_splits(rows)
+    _explain_unclear(reports)
+    rows = [report.row for report in reports]
+    found = [finding for report in reports for finding in report.found]
+    found += check_speakers(rows, [None if report.found else report.curve for report in reports])
+    found += _compare(reports) + check_splits(rows)
     return {
         "clips": rows,
-        "problems": [{**asdict(finding), "remedy": finding.remedy} for finding in found],
+        "problems": [
+            {"clip": each.clip, "verdict": each.verdict, "detail": each.detail, "other": each.other, "remedy": each.fix}
+            for each in found
+        ],
         "verdicts": dict(Counter(finding.verdict for finding in found).most_common()),
-        "splits": summarise(rows),
-        "not_told": [chart.row["clip"] for chart in charts if not chart.found and not _told(chart.row)],
+        "splits": summarise_splits(rows),
+        "not_told": [report.row["clip"] for report in reports if not report.found and not has_own_offset(report.row)],
     }
 
 
-def look_at(patient: Patient, expert: UniSyncExpert) -> Chart:
-    """Facts of one clip, and what is wrong with it by itself."""
-    entry = patient.entry
-    row: dict[str, Any] = {"clip": patient.name, "split": patient.split, "speaker": entry.speaker, **patient.facts}
+def check_clip(ref: ClipRef, expert: UniSyncExpert) -> ClipReport:
+    """Measure one clip and check it by itself."""
+    entry = ref.entry
+    row: dict[str, Any] = {"clip": ref.name, "split": ref.split, "speaker": entry.speaker, **ref.facts}
     try:
         if entry.record is None:
-            row |= file_facts(entry)
+            row |= measure_file(entry)
         clip = read_head(entry)
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f"{entry.path}: ")
-        return Chart(row, [Finding(patient.name, "unreadable", reason)])
-    cells = shrink_pictures(clip.frames, GRID)
-    frames = clip.frames[::2][:_MESHES]
-    look = face_facts(frames, face_mesh(frames))
-    row |= {"frames": len(clip.frames), **sound_facts(clip.waveform), **look.facts, **movement_facts(cells)}
-    chart = Chart(
+        return ClipReport(row, [Finding(ref.name, "unreadable", reason)])
+    cells = shrink_frames(clip.frames, GRID)
+    frames = clip.frames[::2][:_MESH_FRAMES]
+    face = measure_face(frames, _mesh_of(entry, frames))
+    row |= {"frames": len(clip.frames), **measure_audio(clip.waveform), **face.facts, **measure_movement(cells)}
+    report = ClipReport(
         row,
-        judge_content(row),
+        check_content(row),
         digest=hashlib.blake2b(clip.frames.tobytes() + clip.waveform.tobytes(), digest_size=16).hexdigest(),
-        sound=print_sound(clip.waveform),
-        pictures=print_pictures(cells),
-        portrait=look.portrait,
+        audio_print=audio_fingerprint(clip.waveform),
+        frame_print=frame_fingerprint(cells),
+        portrait=face.portrait,
     )
-    if not chart.found:  # else it says nothing of sync
-        seen = embed_clip(expert, entry, clip)
-        chart.curve = centred_offset_curve(seen.audio, seen.visual)
-        row |= sync_facts(chart.curve)
-        chart.found = judge_sync(row)
-        if row["windows"] >= LONG and (chart.found or not is_sure(row)):
-            chart.audio, chart.visual = seen.audio, seen.visual
-    return chart
+    if not report.found:  # with a fault of its own, a clip carries no information about sync
+        try:
+            embedding = embed_clip(expert, entry, clip)
+        except ValueError as error:  # of an expert on landmarks or the like, which needs the face in most frames
+            report.found = [Finding(ref.name, "no whole face", str(error))]
+            return report
+        report.curve = centred_offset_curve(embedding.audio, embedding.visual)
+        row |= measure_sync(report.curve)
+        report.found = check_sync(row)
+        if row["windows"] >= LONG and (report.found or not is_confident(row)):
+            report.audio, report.visual = embedding.audio, embedding.visual
+    return report
 
 
-def _told(row: dict[str, Any]) -> bool:
-    """Whether a clip's own offset is to be believed."""
-    return bool(row.get("windows", 0) >= LONG and is_sure(row))
+def _mesh_of(entry: ClipEntry, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mesh (T, 468, 2) of every second frame of a clip: the stored one, or one measured on the frames (T, H, W, 3)."""
+    mesh = stored_mesh(entry)
+    if mesh is None:
+        return face_mesh(frames)
+    first, _ = frames_with_audio(len(mesh), entry.offset)  # the frames begin where the corrected audio does
+    return mesh[first::2, :, :2][: len(frames)]
 
 
-def _look_closer(charts: Sequence[Chart]) -> None:
-    """Find out what is wrong where there is no clear offset: the picture's speed, or another clip's sound."""
-    unclear = [chart for chart in charts if chart.audio is not None and chart.visual is not None]
-    visuals = [chart.visual for chart in unclear if chart.visual is not None]
-    for place, chart in enumerate(unclear):
-        assert chart.audio is not None
-        clip = chart.row["clip"]
-        owner = find_owner(chart.audio, visuals)
-        lost = any(finding.verdict == "no clear offset" for finding in chart.found)
-        speed = find_speed(chart.audio, visuals[place]) if lost else None
-        other = unclear[owner[0]].row if owner is not None else chart.row
-        if owner is not None and owner[1] > max(chart.row["evidence"], other["evidence"]) + BETTER:
+def _explain_unclear(reports: Sequence[ClipReport]) -> None:
+    """Look for the cause of an unclear offset: the speed of the video, or the audio of another clip."""
+    unclear = [report for report in reports if report.audio is not None and report.visual is not None]
+    visuals = [report.visual for report in unclear if report.visual is not None]
+    for index, report in enumerate(unclear):
+        assert report.audio is not None
+        clip = report.row["clip"]
+        owner = find_owner(report.audio, visuals)
+        no_offset = any(finding.verdict == "no clear offset" for finding in report.found)
+        speed = find_speed(report.audio, visuals[index]) if no_offset else None
+        other = unclear[owner[0]].row if owner is not None else report.row
+        if owner is not None and owner[1] > max(report.row["evidence"], other["evidence"]) + BETTER:
             name = other["clip"]
-            chart.found = [Finding(clip, "sound of another clip", f"its sound fits the pictures of {name}", name)]
+            report.found = [Finding(clip, "sound of another clip", f"its audio matches the video of {name}", name)]
         elif speed is not None:
-            detail = f"the picture runs {speed:.2f} times as fast as the sound"
-            chart.found = [Finding(clip, "wrong frame rate", detail)]
+            detail = f"the video runs {speed:.2f} times as fast as the audio"
+            report.found = [Finding(clip, "wrong frame rate", detail)]
 
 
-def _compare(charts: Sequence[Chart]) -> list[Finding]:
-    """Problems between clips: copies, and faces in two splits."""
-    rows, digests = [chart.row for chart in charts], [chart.digest for chart in charts]
+def _compare(reports: Sequence[ClipReport]) -> list[Finding]:
+    """Find problems between clips: copies, and faces in two splits."""
+    rows, digests = [report.row for report in reports], [report.digest for report in reports]
     first = {digest: index for index, digest in reversed(list(enumerate(digests)))}
-    # of exact copies one is compared with the others
-    once = [chart if first[chart.digest] == index else Chart(chart.row, []) for index, chart in enumerate(charts)]
-    sounds, pictures = find_repeats([chart.sound for chart in once]), find_repeats([chart.pictures for chart in once])
+    # of exact copies only the first is compared with the others
+    firsts = [first[digest] == index for index, digest in enumerate(digests)]
+    audio_prints = [each.audio_print if keep else _EMPTY for each, keep in zip(reports, firsts, strict=True)]
+    frame_prints = [each.frame_print if keep else _EMPTY for each, keep in zip(reports, firsts, strict=True)]
+    sounds, pictures = find_repeats(audio_prints), find_repeats(frame_prints)
     sounds, pictures = (
-        sounds + confirm_repeats([chart.sound for chart in once], pictures),
-        pictures + confirm_repeats([chart.pictures for chart in once], sounds),
+        sounds + confirm_repeats(audio_prints, pictures),
+        pictures + confirm_repeats(frame_prints, sounds),
     )
-    copies = judge_copies(rows, digests, sounds, pictures)
-    return copies + judge_faces(rows, [chart.portrait for chart in charts])
+    copies = check_copies(rows, digests, sounds, pictures)
+    return copies + check_faces(rows, [report.portrait for report in reports])
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Sums of every split: clips, speakers, minutes looked at, share of silence, frame rates, sample rates, offsets."""
-    splits = {}
+def summarise_splits(rows: Sequence[dict[str, Any]]) -> dict[str, SplitSummary]:
+    """Sum up the measurements of the clips of every split."""
+    splits: dict[str, SplitSummary] = {}
     for split in sorted({row["split"] for row in rows}):
         mine = [row for row in rows if row["split"] == split]
         read = [row for row in mine if "frames" in row]
         weights = [row["frames"] for row in read]
-        sure = [row["offset_frames"] for row in read if _told(row)]
+        offsets = [row["offset_frames"] for row in read if has_own_offset(row)]
         splits[split] = {
             "clips": len(mine),
             "speakers": len({row["speaker"] for row in mine if row["speaker"]}),
@@ -247,8 +333,10 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "silence": round(float(np.average([row["silence"] for row in read], weights=weights)), 3) if read else None,
             "fps": dict(Counter(f"{row['fps']:g}" for row in mine if "fps" in row).most_common()),
             "sample_rate": dict(Counter(str(row["sample_rate"]) for row in mine if "sample_rate" in row).most_common()),
-            "sure_offsets": len(sure),
-            "offset_percentiles": [round(float(x), 2) for x in np.percentile(sure, (5, 50, 95))] if sure else None,
+            "sure_offsets": len(offsets),
+            "offset_percentiles": [round(float(x), 2) for x in np.percentile(offsets, (5, 50, 95))]
+            if offsets
+            else None,
             "speaker_clips": dict(Counter(row["speaker"] for row in mine if row["speaker"]).most_common()),
         }
     return splits

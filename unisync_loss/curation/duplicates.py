@@ -1,8 +1,8 @@
-"""Clips that repeat one another, cut or encoded anew: sound and pictures as codes of 32 bits that are looked up.
+"""Duplicate search, also for trimmed and re-encoded copies: audio and video as 32-bit codes in an inverted index.
 
-After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): a code says of 32 measures whether
-each rose or fell; equal codes at one lag make a candidate, the share of equal bits over the whole overlap decides. The
-cost grows with the codes that are shared, not with the pairs of clips. Pure functions.
+After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): each bit of a code is the sign of
+the change of one of 32 features. Equal codes at one lag make a candidate pair; the share of equal bits over the whole
+overlap decides. The cost grows with the number of shared codes, not with the number of pairs. Pure functions.
 """
 
 from __future__ import annotations
@@ -18,37 +18,45 @@ from unisync_loss.config import FPS, SAMPLE_RATE
 from unisync_loss.video.voicing import SILENCE
 
 _BITS = 32
-_HOP = SAMPLE_RATE // 100  # samples between codes of the sound
-_SPAN = 4096  # samples that a code of the sound looks at
+_HOP = SAMPLE_RATE // 100  # samples between codes of the audio
+_SPAN = 4096  # samples behind a code of the audio
 _BANDS = np.geomspace(300, 3000, _BITS + 2)  # Hz
-_APART = 6  # frames between which pictures are compared
-_STILL = 0.5  # grey levels of change below which a frame says nothing
-GRID = 16  # cells of a picture along each side
-_COMMON = 16  # clips that share a code: a jingle, not a copy
-_FEWEST = 2  # equal codes that make a candidate
+_APART = 6  # frames between which frames are compared
+_STILL = 0.5  # grey levels of change below which a code carries no information
+GRID = 16  # cells along each side of a frame
+_COMMON = 16  # clips; a code that more of them share is a jingle, not a copy
+_FEWEST = 2  # equal codes at one lag that make a candidate pair
 _OVERLAP = 1.0  # s that two clips must share
-_EQUAL = 0.75  # share of equal bits in a repeat; strangers have a half
-_CONFIRMED = 0.7  # the same where the lag is known
+_EQUAL = 0.75  # share of equal bits in a repeat; unrelated clips have 0.5
+_CONFIRMED = 0.7  # the same at a lag known from the other stream
 
 Codes = NDArray[np.uint32]
 
 
 class Fingerprint(NamedTuple):
-    """Codes of a clip in order of time.
+    """Codes of a clip.
 
     Attributes:
-        codes: (n,) uint32.
-        told: (n,) whether there was anything to recognise.
-        rate: codes a second.
+        codes: (n,) uint32, in order of time.
+        informative: (n,) whether a code is neither of silence nor of a still.
+        rate: codes per second.
     """
 
     codes: Codes
-    told: NDArray[np.bool_]
+    informative: NDArray[np.bool_]
     rate: int
 
 
 class Repeat(NamedTuple):
-    """What two clips share: ``second`` begins ``lag`` s after ``first``; ``seconds`` of it, ``equal`` of their bits."""
+    """A segment that two clips share.
+
+    Attributes:
+        first: index of a clip.
+        second: index of the other.
+        lag: seconds at which ``second`` begins in ``first``.
+        seconds: length of the informative overlap.
+        equal: share of equal bits in it.
+    """
 
     first: int
     second: int
@@ -57,8 +65,8 @@ class Repeat(NamedTuple):
     equal: float
 
 
-def print_sound(waveform: NDArray[np.float32]) -> Fingerprint:
-    """Codes of the sound (S,) at 16 kHz, 100 a second: do neighbouring bands drift apart or together?"""
+def audio_fingerprint(waveform: NDArray[np.float32]) -> Fingerprint:
+    """Code a waveform (S,) at 16 kHz, 100 per second: sign of the change of the slope between neighbouring bands."""
     padded = np.pad(waveform, _SPAN // 2)
     slices = np.lib.stride_tricks.sliding_window_view(padded, _SPAN)[::_HOP]
     edges = np.round(_BANDS * _SPAN / SAMPLE_RATE).astype(int)
@@ -74,19 +82,19 @@ def print_sound(waveform: NDArray[np.float32]) -> Fingerprint:
     return Fingerprint(_pack(np.diff(slope, axis=0) > 0), level[1:] > SILENCE, SAMPLE_RATE // _HOP)
 
 
-def print_pictures(cells: NDArray[np.float32]) -> Fingerprint:
-    """Codes of pictures shrunk to (T, 16, 16, 3), 25 a second: 32 fixed random mixtures of what changed in 0.24 s."""
+def frame_fingerprint(cells: NDArray[np.float32]) -> Fingerprint:
+    """Code frames shrunk to (T, 16, 16, 3), 25 per second: signs of 32 fixed random mixtures of changes in 0.24 s."""
     cells = cells.mean(-1)
     change = cells[_APART:] - cells[:-_APART] if len(cells) > _APART else cells[:0]
     mixtures = np.random.default_rng(0).normal(size=(GRID * GRID, _BITS))
-    # light that comes and goes moves all cells alike, whoever is on show
+    # a change of the light moves all cells alike, in any clip
     change = (change - change.mean((1, 2), keepdims=True)).reshape(len(change), -1)
     codes = _pack(change @ mixtures > 0)
     return Fingerprint(codes, np.abs(change).mean(1) > _STILL, FPS)
 
 
-def shrink_pictures(frames: NDArray[Any], side: int) -> NDArray[np.float32]:
-    """Mean of every cell of a grid, (T, H, W, 3) → (T, side, side, 3); pictures of at least ``side`` pixels a side."""
+def shrink_frames(frames: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Mean of every cell of a grid, (T, H, W, 3) → (T, side, side, 3); H and W of at least ``side`` pixels."""
     height, width = frames.shape[1:3]
     rows, columns = np.arange(side + 1) * height // side, np.arange(side + 1) * width // side
     small = np.empty((len(frames), side, side, 3), np.float32)
@@ -98,19 +106,19 @@ def shrink_pictures(frames: NDArray[Any], side: int) -> NDArray[np.float32]:
 
 
 def find_repeats(prints: Sequence[Fingerprint]) -> list[Repeat]:
-    """Pairs of clips that share a second or more.
+    """Find pairs of clips that share a second or more.
 
     Args:
-        prints: of every clip, all of sound or all of pictures.
+        prints: of every clip, all of audio or all of frames.
 
     Returns:
-        Repeats, ``first`` < ``second`` by place in ``prints``.
+        At most one per pair, ``first`` < ``second`` by index in ``prints``.
     """
     owner = np.repeat(np.arange(len(prints)), [len(each.codes) for each in prints])
     place = np.concatenate([np.zeros(0, int), *(np.arange(len(each.codes)) for each in prints)])
     codes = np.concatenate([np.zeros(0, np.uint32), *(each.codes for each in prints)])
-    told = np.concatenate([np.zeros(0, bool), *(each.told for each in prints)])
-    owner, place, codes = owner[told], place[told], codes[told]
+    informative = np.concatenate([np.zeros(0, bool), *(each.informative for each in prints)])
+    owner, place, codes = owner[informative], place[informative], codes[informative]
     order = np.argsort(codes, kind="stable")
     owner, place, codes = owner[order], place[order], codes[order]
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]) if len(codes) else np.zeros(0, int)
@@ -130,14 +138,14 @@ def find_repeats(prints: Sequence[Fingerprint]) -> list[Repeat]:
 
 
 def confirm_repeats(prints: Sequence[Fingerprint], repeats: Sequence[Repeat]) -> list[Repeat]:
-    """Those of some repeats that these fingerprints bear out at the same lag, be no code of theirs equal.
+    """Look for repeats of one stream at the same lag in the other, where noise may have left no code equal.
 
     Args:
-        prints: of the pictures of every clip, for repeats of the sound; or the reverse.
-        repeats: of `find_repeats`.
+        prints: of the frames of every clip, for repeats of the audio; or the reverse.
+        repeats: of :func:`find_repeats`.
 
     Returns:
-        What these fingerprints say of them.
+        The repeats that these fingerprints confirm, measured on them.
     """
     pairs = (((repeat.first, repeat.second), repeat.lag) for repeat in repeats)
     found = (_compare(prints, pair, round(lag * prints[pair[0]].rate)) for pair, lag in pairs)
@@ -145,20 +153,20 @@ def confirm_repeats(prints: Sequence[Fingerprint], repeats: Sequence[Repeat]) ->
 
 
 def _compare(prints: Sequence[Fingerprint], pair: tuple[int, int], lag: int) -> Repeat:
-    """Share of equal bits where both have something to tell, at the best of three lags."""
+    """Share of equal bits where both are informative, at the best of three neighbouring lags."""
     first, second = (prints[index] for index in pair)
     results = [Repeat(*pair, lag / first.rate, 0.0, 0.0)]
     for shift in (lag - 1, lag, lag + 1):
         begin, end = max(0, shift), min(len(first.codes), len(second.codes) + shift)
         if end <= begin:
             continue
-        told = first.told[begin:end] & second.told[begin - shift : end - shift]
-        differ = first.codes[begin:end][told] ^ second.codes[begin - shift : end - shift][told]
+        informative = first.informative[begin:end] & second.informative[begin - shift : end - shift]
+        differ = first.codes[begin:end][informative] ^ second.codes[begin - shift : end - shift][informative]
         equal = 1 - np.unpackbits(differ.view(np.uint8)).mean() if len(differ) else 0.0
-        results.append(Repeat(*pair, shift / first.rate, int(told.sum()) / first.rate, float(equal)))
+        results.append(Repeat(*pair, shift / first.rate, int(informative.sum()) / first.rate, float(equal)))
     return max(results, key=lambda repeat: repeat.equal)
 
 
 def _pack(bits: NDArray[np.bool_]) -> Codes:
-    """(n, 32) bits → (n,) codes."""
+    """Pack (n, 32) bits into (n,) codes."""
     return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint32).reshape(-1)

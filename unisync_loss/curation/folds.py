@@ -1,7 +1,6 @@
-"""Folds for cross-fitting: views of a data folder that leave some speakers out, so that no clip's judge has learnt it.
+"""Folds for cross-fitting: views of a data folder without some speakers, to train experts that align those speakers.
 
-A view is links to what lies in the folder and an ``offsets.csv`` of its own, so that ``unisync train`` takes it as it
-is.
+A view is a folder of links to the data with its own ``offsets.csv``, which ``unisync train`` takes like any other.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ UNSEEN = "unseen.txt"
 
 
 def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[str]) -> list[Path]:
-    """Write ``OUT/0`` … ``OUT/<count - 1>``, each the folder without an n-th of its speakers.
+    """Write the views ``OUT/0`` … ``OUT/<count - 1>``; each skips one ``count``-th of the speakers.
 
     Args:
-        root: store or folder; its ``offsets.csv`` is taken over.
-        count: of folds, at least 2.
-        out: folder; the views in it are made again.
+        root: store or folder; its ``offsets.csv`` is honoured.
+        count: number of folds, at least 2.
+        out: folder; views in it are made again.
 
     Returns:
-        The views. ``unseen.txt`` in each lists the clips that it leaves out for its turn.
+        The views. ``unseen.txt`` in each lists the clips that it skips.
 
     Raises:
         ValueError: for fewer than two folds, fewer speakers than folds, or a view that holds something else.
@@ -40,7 +39,7 @@ def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[
         sizes[entry.speaker] = sizes.get(entry.speaker, 0) + 1
     if not 2 <= count <= len(sizes):
         raise ValueError(f"folds: expected 2 to {len(sizes)} (speakers), got {count}")
-    # the largest first, each to the fold that has least: folds of like size
+    # the largest speaker first, each to the smallest fold, so that folds are of similar size
     loads, fold_of = [0] * count, {}
     for speaker in sorted(sizes, key=lambda name: (-sizes[name], name)):
         fold_of[speaker] = loads.index(min(loads))
@@ -68,17 +67,17 @@ def _link(root: Path, view: Path) -> None:
         if path.is_symlink():
             path.unlink()
         elif path.name not in (UNSEEN, "offsets.csv"):
-            raise ValueError(f"{view}: expected an empty folder or a view made before, found {path.name}")
+            raise ValueError(f"{view}: expected an empty folder or a view made before, got one with {path.name}")
     for path in root.iterdir():
         if not path.name.startswith(".") and (path.is_dir() or path.name in ("store.json", "manifest.csv")):
             (view / path.name).symlink_to(path)
 
 
 def read_unseen(view: str | os.PathLike[str]) -> frozenset[str]:
-    """Clips that an expert trained on a view has not seen.
+    """Read the names of the clips that an expert trained on a view was not trained on.
 
     Args:
-        view: folder of :func:`make_folds`, or a text file with a clip's name a line.
+        view: folder of :func:`make_folds`, or a text file with one clip name per line.
 
     Raises:
         FileNotFoundError: without the list.

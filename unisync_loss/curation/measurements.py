@@ -1,4 +1,4 @@
-"""Facts of one clip that tell whether it is fit for training: sound, face, colour, movement."""
+"""Measurements of one clip that show whether it is fit for training: file, audio, face, colour, movement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAMES
-from unisync_loss.curation.duplicates import GRID, shrink_pictures
+from unisync_loss.curation.duplicates import GRID, shrink_frames
 from unisync_loss.data.clips import ClipEntry, shift_audio
 from unisync_loss.data.store import read_window
 from unisync_loss.models.mouth_aligner import sample_mouth
@@ -19,43 +19,43 @@ from unisync_loss.video.decoding import audio_stream, open_media, read_facts, vi
 from unisync_loss.video.face_mesh import pose_of_mesh
 from unisync_loss.video.voicing import levels, voiced_by_level
 
-LOOKED_AT = 40 * FPS  # frames of a long clip that are looked at
-_SHORT_SIDE = 256  # pixels; larger pictures are shrunk
+HEAD = 40 * FPS  # frames of a long clip that are measured
+_SHORT_SIDE = 256  # pixels; larger frames are shrunk
 _PORTRAIT = 48  # pixels
-_PORTRAIT_SIDE = 2.4  # distances of the eyes: brows to neck
-_MOUTH = (slice(19, 28), slice(17, 31))  # rows and columns of a portrait: lips, open ones, too
-_SKIN = (50, 280, 205, 425, 151, 9)  # points of the mesh: cheeks, forehead
+_PORTRAIT_SIDE = 2.4  # side of a portrait in distances between the eyes: brows to neck
+_MOUTH = (slice(19, 28), slice(17, 31))  # rows and columns of a portrait: lips, also open ones
+_SKIN = (50, 280, 205, 425, 151, 9)  # landmarks of the mesh: cheeks, forehead
 _LEAP = 6  # frames between which movement is measured
 _SLICE, _STEP = 1024, 256  # samples of a spectrum, and between two
-_HELD = 21  # spectra, a third of a second: a note is held so long, a vowel glides
+_HELD_SPECTRA = 21  # spectra, a third of a second: a note is held that long, the harmonics of a vowel glide
 
 Picture = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
 
 def read_head(entry: ClipEntry) -> Clip:
-    """Decode the first 40 s of a clip, its offset put right, pictures shrunk to 256 pixels where they are larger.
+    """Decode the first 40 s of a clip, with its stored offset corrected and large frames shrunk to 256 pixels.
 
     Raises:
         ValueError: when it cannot be decoded, or is shorter than a window or smaller than 16 pixels.
     """
     if entry.record is not None:
-        clip = read_window(entry.record, 0, min(entry.record.frames, LOOKED_AT))
+        clip = read_window(entry.record, 0, min(entry.record.frames, HEAD))
     else:
-        clip = read_clip(entry.path, max_frames=LOOKED_AT, short_side=_SHORT_SIDE)
+        clip = read_clip(entry.path, max_frames=HEAD, short_side=_SHORT_SIDE)
     clip = shift_audio(clip, entry.offset)
     if len(clip.frames) < WINDOW_FRAMES:
         raise ValueError(f"{entry.path}: expected at least {WINDOW_FRAMES} frames, got {len(clip.frames)}")
     if min(clip.frames.shape[1:3]) < GRID:
-        raise ValueError(f"{entry.path}: expected pictures of at least {GRID} pixels, got {clip.frames.shape[1:3]}")
+        raise ValueError(f"{entry.path}: expected frames of at least {GRID} pixels, got {clip.frames.shape[1:3]}")
     return clip
 
 
-def file_facts(entry: ClipEntry) -> dict[str, Any]:
-    """What a file says about itself; ``seconds_video`` and ``seconds_audio`` only where each stream says so.
+def measure_file(entry: ClipEntry) -> dict[str, Any]:
+    """Read the header of a file; ``seconds_video`` and ``seconds_audio`` only where the streams hold a duration.
 
     Raises:
-        ValueError: when it cannot be decoded, or lacks pictures or sound.
+        ValueError: when it cannot be decoded, or lacks a video or an audio stream.
     """
     facts = read_facts(entry.path)._asdict()
     facts["fps"] = round(facts["fps"], 3)
@@ -67,12 +67,14 @@ def file_facts(entry: ClipEntry) -> dict[str, Any]:
     return facts
 
 
-def sound_facts(waveform: NDArray[np.float32]) -> dict[str, float]:
-    """Level of the loud tenth, share of silence, and what music differs in, of a sound (S,) at 16 kHz.
+def measure_audio(waveform: NDArray[np.float32]) -> dict[str, float]:
+    """Measure a waveform (S,) at 16 kHz.
 
-    ``held``: share of the energy in tones that are held for a third of a second (the harmonic part of FitzGerald,
-    "Harmonic/percussive separation using median filtering", DAFx 2010). ``pauses``: share of 10 ms slices below a third
-    of the mean level; speech is full of them.
+    Returns:
+        ``level``: RMS at the 90th percentile of the frames; ``silence``: share of frames without voice; ``held``: share
+        of the energy in tones held for a third of a second, the harmonic part of FitzGerald, "Harmonic/percussive
+        separation using median filtering" (DAFx 2010); ``pauses``: share of 10 ms slices below a third of the mean
+        level, which speech has more of than music.
     """
     level = levels(waveform, SAMPLES_PER_FRAME)
     fine = levels(waveform, SAMPLE_RATE // 100)
@@ -87,7 +89,7 @@ def sound_facts(waveform: NDArray[np.float32]) -> dict[str, float]:
 def _held_share(waveform: NDArray[np.float32]) -> float:
     from scipy.ndimage import median_filter  # of the video extra
 
-    if waveform.size < _SLICE + _HELD * _STEP:
+    if waveform.size < _SLICE + _HELD_SPECTRA * _STEP:
         return 0.0
     slices = np.lib.stride_tricks.sliding_window_view(waveform, _SLICE)[::_STEP]
     spectrum = np.abs(np.fft.rfft(slices * np.hanning(_SLICE)))[:, 6:260].astype(np.float32)  # 94 to 4060 Hz
@@ -95,39 +97,39 @@ def _held_share(waveform: NDArray[np.float32]) -> float:
     loud = total > 0.5 * np.median(total)
     if not loud.any():
         return 0.0
-    held = median_filter(spectrum, (_HELD, 1))
+    held = median_filter(spectrum, (_HELD_SPECTRA, 1))
     return float((held[loud] ** 2).sum() / (spectrum[loud] ** 2).sum())
 
 
-class Look(NamedTuple):
-    """What a face looks like.
+class FaceMeasurements(NamedTuple):
+    """Measurements of the face of a clip.
 
     Attributes:
         facts: ready for JSON.
-        portrait: (24, 24, 3) mean of the upright face, eyes to neck; None without a face.
+        portrait: (24, 24, 3) mean of the upright face, brows to neck, in levels; None without a face.
     """
 
     facts: dict[str, float]
     portrait: NDArray[np.float32] | None
 
 
-def face_facts(frames: Picture, mesh: NDArray[np.float32]) -> Look:
-    """Coverage, size, colour and movement of a face.
+def measure_face(frames: Picture, mesh: NDArray[np.float32]) -> FaceMeasurements:
+    """Measure coverage, size, colour and movement of a face.
 
     Args:
         frames: (T, H, W, 3) RGB, every second one of a clip.
-        mesh: (T, 468, 2) of `unisync_loss.video.face_mesh.face_mesh`, NaN where there is no face.
+        mesh: (T, 468, 2) of :func:`unisync_loss.video.face_mesh.face_mesh`, NaN where no face was found.
 
     Returns:
-        ``face_found``: share of the frames; ``face_width`` and ``face_height``: as shares of the picture;
-        ``face_outside``: share of the mesh beyond the picture; ``red_less_blue``: of the skin, in levels;
-        ``mouth_moves``: change of the lips in 0.24 s over their contrast, the head held still.
+        ``face_found``: share of the frames; ``face_width`` and ``face_height``: as shares of the frame;
+        ``face_outside``: share of the landmarks outside the frame; ``red_less_blue``: red minus blue of the skin, in
+        levels; ``mouth_moves``: change of the lips in 0.24 s over their contrast, head movement removed.
     """
-    seen = ~np.isnan(mesh).any((1, 2))
-    facts = {"face_found": round(float(seen.mean()), 3)}
-    if not seen.any():
-        return Look(facts, None)
-    frames, mesh = frames[seen], mesh[seen]
+    found = ~np.isnan(mesh).any((1, 2))
+    facts = {"face_found": round(float(found.mean()), 3)}
+    if not found.any():
+        return FaceMeasurements(facts, None)
+    frames, mesh = frames[found], mesh[found]
     width, height = (mesh.max(1) - mesh.min(1)).mean(0)
     facts |= {
         "face_width": round(float(width), 3),
@@ -144,11 +146,11 @@ def face_facts(frames: Picture, mesh: NDArray[np.float32]) -> Look:
     step = _LEAP // 2
     change = np.abs(lips[step:] - lips[:-step]).mean() if len(lips) > step else 0.0
     facts["mouth_moves"] = round(float(change / max(1.0, lips.mean(0).std())), 3)
-    return Look(facts, shrink_pictures(portraits.mean(0, keepdims=True), _PORTRAIT // 2)[0])
+    return FaceMeasurements(facts, shrink_frames(portraits.mean(0, keepdims=True), _PORTRAIT // 2)[0])
 
 
 def _skin(frames: Picture, mesh: NDArray[np.float32]) -> float:
-    """Median of red less blue over cheeks and forehead, in levels; 0 where they lie outside."""
+    """Median of red minus blue over cheeks and forehead, in levels; 0 where they lie outside the frame."""
     height, width = frames.shape[1:3]
     points = (mesh[:, _SKIN] * np.array([width, height])).astype(int)
     inside = ((points >= 0) & (points < np.array([width, height]))).all(-1)
@@ -157,11 +159,12 @@ def _skin(frames: Picture, mesh: NDArray[np.float32]) -> float:
     return float(np.median(colours[:, 0] - colours[:, 2])) if len(colours) else 0.0
 
 
-def movement_facts(cells: NDArray[np.float32]) -> dict[str, float]:
-    """Movement of pictures shrunk to cells (T, G, G, 3).
+def measure_movement(cells: NDArray[np.float32]) -> dict[str, float]:
+    """Measure the movement of frames shrunk to cells (T, G, G, 3).
 
-    ``moves``: median over time of the largest change of a cell in 0.24 s, in levels; ``repeats``: share of the frames
-    that equal the one before.
+    Returns:
+        ``moves``: median over time of the largest change of a cell in 0.24 s, in levels; ``repeats``: share of the
+        frames that equal the one before.
     """
     step = np.abs(np.diff(cells, axis=0)).max((1, 2, 3))
     leap = np.abs(cells[_LEAP:] - cells[:-_LEAP]).mean(-1).max((1, 2)) if len(cells) > _LEAP else np.zeros(1)

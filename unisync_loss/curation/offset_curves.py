@@ -1,8 +1,6 @@
-"""Offsets of clips from an expert's embeddings: a curve per clip, its sub-frame peak, and a tree that shares strength.
+"""Sync over the audio offset: the curve of a clip from an expert's embeddings, and its sub-frame peak.
 
-Model, per corpus: offset of a clip = corpus + speaker + source video + clip, each term Gaussian with a variance
-measured on the sure clips (method of moments); what is read off a curve adds noise that shrinks with the number of
-windows, measured by how far the two halves of clips disagree. All pure functions.
+Axes: W windows, D embedding, K = 31 candidate offsets of -15 … 15 frames, positive = audio late.
 """
 
 from __future__ import annotations
@@ -12,38 +10,36 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import unit_rectified
+from unisync_loss.utils.tensors import Array
 
-NEAR = 2  # frames around a peak that are its own: windows overlap
-_PIECE = 1000  # windows of a long clip compared at a time: constant memory
-
-Array = NDArray[np.float64]
+NEAR = 2  # frames on either side that belong to a peak: windows of five frames overlap
+_CHUNK = 1000  # windows of a long clip compared at a time, so that memory is constant
 
 
 class Curve(NamedTuple):
-    """How well the picture fits the sound at each offset, summed over windows so that curves add up.
+    """Centred sync probability by offset, summed over windows, so that curves of clips can be added.
 
     Attributes:
-        total: (2, 31) sum of centred probabilities for offsets -15 … 15, of the first and the second half of the clip.
-        heard: (2, 31) windows that had sound there.
+        total: (2, K) sums over the windows of the first and of the second half of a clip.
+        count: (2, K) number of windows with audio at that offset.
     """
 
     total: Array
-    heard: Array
+    count: Array
 
     @property
     def mean(self) -> Array:
-        """(31,) mean over windows; NaN where a third of them, or five, have no sound."""
-        total, count = self.total.sum(0), self.heard.sum(0)
+        """(K,) mean over windows; NaN where fewer than five, or fewer than a third, have audio."""
+        total, count = self.total.sum(0), self.count.sum(0)
         return np.where(count >= max(5, count.max() / 3), total / np.maximum(count, 1), np.nan)
 
     @property
     def windows(self) -> int:
-        """Windows behind it."""
-        return int(self.heard.sum(0).max())
+        """Number of windows."""
+        return int(self.count.sum(0).max())
 
 
 class Peak(NamedTuple):
@@ -51,55 +47,54 @@ class Peak(NamedTuple):
 
     Attributes:
         offset: frames with a fraction, positive = audio late.
-        margin: height over the best rival more than two frames away, in standard deviations of the curve elsewhere.
+        z: height above the highest value more than two frames away, in standard deviations of the curve outside the
+            peak; it is ``peak_z`` in files. Not SyncNet's confidence, which is a difference of distances.
     """
 
     offset: float
-    margin: float
+    z: float
 
 
 def centred_offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
     """Compare every visual window with the audio windows around it.
 
-    The mean of each row and column of the table of probabilities is taken off first: a window that goes well with
-    everything says nothing about time.
+    The mean of each row and column of the table of probabilities is subtracted first: a window that matches every other
+    carries no information about time.
 
     Args:
         audio: (W, D) embeddings before ReLU.
         visual: (W, D) embeddings before ReLU.
-
-    Returns:
-        The curve.
     """
-    total, count = np.zeros((2, 2 * MAX_OFFSET + 1)), np.zeros((2, 2 * MAX_OFFSET + 1))
+    offsets = 2 * MAX_OFFSET + 1
+    total, count = np.zeros((2, offsets)), np.zeros((2, offsets))
     windows = len(visual)
-    heard, seen = unit_rectified(audio).double().numpy(), unit_rectified(visual).double().numpy()
-    pieces = max(1, round(windows / _PIECE))
-    for piece in range(pieces):
-        begin, end = windows * piece // pieces, windows * (piece + 1) // pieces
+    audio_unit, visual_unit = unit_rectified(audio).double().numpy(), unit_rectified(visual).double().numpy()
+    chunks = max(1, round(windows / _CHUNK))
+    for chunk in range(chunks):
+        begin, end = windows * chunk // chunks, windows * (chunk + 1) // chunks
         first, last = max(0, begin - MAX_OFFSET), min(windows, end + MAX_OFFSET)
-        table = seen[begin:end] @ heard[first:last].T
+        table = visual_unit[begin:end] @ audio_unit[first:last].T
         table = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
         rows = np.arange(begin, end)
-        for index in range(2 * MAX_OFFSET + 1):
+        for index in range(offsets):
             columns = rows + index - MAX_OFFSET
-            there = (columns >= first) & (columns < last)
-            values = table[rows[there] - begin, columns[there] - first]
-            half = (rows[there] >= windows / 2).astype(int)
+            valid = (columns >= first) & (columns < last)
+            values = table[rows[valid] - begin, columns[valid] - first]
+            half = (rows[valid] >= windows / 2).astype(int)
             total[:, index] += np.bincount(half, values, 2)
             count[:, index] += np.bincount(half, minlength=2)
     return Curve(total, count)
 
 
 def add_curves(curves: Sequence[Curve]) -> Curve:
-    """Curve of several clips that share one offset."""
-    return Curve(sum(curve.total for curve in curves), sum(curve.heard for curve in curves))  # type: ignore[arg-type]
+    """Add the curves of several clips that share one offset."""
+    return Curve(np.sum([curve.total for curve in curves], axis=0), np.sum([curve.count for curve in curves], axis=0))
 
 
 def find_peak(mean: Array) -> Peak:
-    """Sub-frame maximum of a (31,) curve: the vertex of the parabola through the highest value and its neighbours.
+    """Find the sub-frame maximum of a (K,) curve: vertex of the parabola through the highest value and its neighbours.
 
-    A maximum at the edge of what was searched, or of a curve without values, has margin 0.
+    A maximum at the edge of the range, or of a curve with too few values, has z = 0.
     """
     known = np.isfinite(mean)
     if known.sum() < 2 * NEAR + 4:
@@ -107,23 +102,26 @@ def find_peak(mean: Array) -> Peak:
     best = int(np.nanargmax(mean))
     if not 0 < best < len(mean) - 1 or not known[best - 1 : best + 2].all():
         return Peak(float(best - MAX_OFFSET), 0.0)
-    before, here, after = mean[best - 1 : best + 2]
-    bend = before - 2 * here + after
-    vertex = best - MAX_OFFSET + (0.5 * (before - after) / bend if bend < 0 else 0.0)
     rest = mean[known & (np.abs(np.arange(len(mean)) - best) > NEAR)]
     spread = float(rest.std())
-    return Peak(float(vertex), float((here - rest.max()) / spread) if spread > 0 else 0.0)
+    z = float((mean[best] - rest.max()) / spread) if spread > 0 else 0.0
+    return Peak(best - MAX_OFFSET + _vertex(mean, best), z)
 
 
 def halves_differ(curve: Curve) -> float:
-    """Frames between the peaks of the two halves of a clip, each sought within two frames of the clip's own peak."""
+    """Frames between the peaks of the two halves of a clip, each within two frames of the peak of the whole clip."""
     best = int(np.nanargmax(curve.mean)) if np.isfinite(curve.mean).any() else 0
     near = slice(max(0, best - NEAR), best + NEAR + 1)
     peaks = []
-    for total, count in zip(curve.total, curve.heard, strict=True):
+    for total, count in zip(curve.total, curve.count, strict=True):
         mean = total[near] / np.maximum(count[near], 1)
         top = int(np.clip(mean.argmax(), 1, max(1, len(mean) - 2)))
-        before, here, after = mean[top - 1 : top + 2]
-        bend = before - 2 * here + after
-        peaks.append(top + float(np.clip(0.5 * (before - after) / bend, -1, 1) if bend < 0 else 0.0))
+        peaks.append(top + float(np.clip(_vertex(mean, top), -1, 1)))
     return peaks[1] - peaks[0]
+
+
+def _vertex(values: Array, top: int) -> float:
+    """Position relative to ``top`` of the vertex of the parabola through three values; 0 where they form no maximum."""
+    before, here, after = values[top - 1 : top + 2]
+    bend = before - 2 * here + after
+    return float(0.5 * (before - after) / bend) if bend < 0 else 0.0

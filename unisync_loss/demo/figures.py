@@ -16,7 +16,16 @@ from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAM
 from unisync_loss.demo.page import page
 from unisync_loss.demo.results import LABELS, DemoResult, Measure
 from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.plotting import COLOURS, FAINT, INK, Picture, dress, new_figure, png, smooth
+from unisync_loss.utils.plotting import (
+    COLOURS,
+    INK,
+    Picture,
+    draw_waveform,
+    figure_png,
+    moving_average,
+    new_figure,
+    style_axes,
+)
 from unisync_loss.video.encoding import write_clip
 
 if TYPE_CHECKING:
@@ -51,19 +60,19 @@ def curves_picture(result: DemoResult) -> bytes:
     steps = np.arange(1, result.steps + 1)
     for name, run in result.runs.items():
         loss.plot(steps, run.reconstruction, color=COLOURS[name], alpha=0.25, lw=0.8)
-        loss.plot(steps, smooth(run.reconstruction), color=COLOURS[name], lw=2, label=LABELS[name])
+        loss.plot(steps, moving_average(run.reconstruction), color=COLOURS[name], lw=2, label=LABELS[name])
         checks.plot(run.check_steps, run.check_probability, "o-", color=COLOURS[name], ms=4, lw=2, label=LABELS[name])
     trained = result.runs["unisync"].sync
     sync.plot(steps, trained, color=COLOURS["unisync"], alpha=0.25, lw=0.8)
-    sync.plot(steps, smooth(trained), color=COLOURS["unisync"], lw=2)
+    sync.plot(steps, moving_average(trained), color=COLOURS["unisync"], lw=2)
     truth = result.probability["truth"]
     checks.axhline(truth.mean, color=COLOURS["truth"], ls="--", lw=1.2, label=LABELS["truth"])
     checks.set_ylim(0, 1)
-    dress(loss, "Reconstruction loss (L1), training part", "step", legend=True)
-    dress(sync, f"Sync loss of the second training, added with weight {result.sync_weight:g}", "step")
-    dress(checks, "Sync probability of held-out frames while training", "step", legend=True)
+    style_axes(loss, "Reconstruction loss (L1), training part", "step", legend=True)
+    style_axes(sync, f"Sync loss of the second training, added with weight {result.sync_weight:g}", "step")
+    style_axes(checks, "Sync probability of held-out frames while training", "step", legend=True)
     bar_chart(bars, result.probability)
-    return png(figure)
+    return figure_png(figure)
 
 
 def bar_chart(axes: Axes, probability: Mapping[str, Measure]) -> None:
@@ -76,7 +85,7 @@ def bar_chart(axes: Axes, probability: Mapping[str, Measure]) -> None:
     axes.set_yticks(range(len(probability)), [LABELS[name].replace(", ", ",\n") for name in probability])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    dress(axes, "Sync probability of held-out windows (mean, 95 % interval)", "probability")
+    style_axes(axes, "Sync probability of held-out windows (mean, 95 % interval)", "probability")
 
 
 def film_picture(videos: Mapping[str, Tensor], sound: NDArray[np.float32]) -> bytes:
@@ -98,9 +107,10 @@ def film_picture(videos: Mapping[str, Tensor], sound: NDArray[np.float32]) -> by
     picture.tick_params(length=0, labelsize=11)
     for label, name in zip(picture.get_yticklabels(), videos, strict=True):
         label.set_color(COLOURS[name])
-    draw_sound(wave, sound[start * SAMPLES_PER_FRAME : (start + span) * SAMPLES_PER_FRAME], start)
-    wave.set_xlabel("seconds of the held-out part", color=INK)
-    return png(figure)
+    shown_sound = sound[start * SAMPLES_PER_FRAME : (start + span) * SAMPLES_PER_FRAME]
+    draw_waveform(wave, shown_sound, SAMPLE_RATE, start / FPS)
+    style_axes(wave, "", "seconds of the held-out part")
+    return figure_png(figure)
 
 
 def montage(frames: Tensor) -> Picture:
@@ -109,16 +119,6 @@ def montage(frames: Tensor) -> Picture:
     pictures = to_pictures(frames, side)[:, side // 4 :, side // 8 : -side // 8]
     framed = np.pad(pictures, ((0, 0), (0, 4), (2, 2), (0, 0)), constant_values=255)
     return rearrange(framed, "t h w c -> h (t w) c")
-
-
-def draw_sound(axes: Axes, sound: NDArray[np.float32], start: int) -> None:
-    """Draw a waveform under the frames that it belongs to."""
-    times = start / FPS + np.arange(len(sound)) / SAMPLE_RATE
-    axes.fill_between(times, -np.abs(sound), np.abs(sound), color=FAINT, lw=0)
-    axes.set_xlim(times[0], times[-1])
-    axes.set_yticks([])
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
 
 
 def to_pictures(video: Tensor, side: int) -> Picture:
@@ -146,7 +146,7 @@ def side_by_side(result: DemoResult, videos: Mapping[str, Tensor], sound: NDArra
         axes.plot(times, result.series[name], color=COLOURS[name], lw=1.8)
     axes.set_xlim(0, frames / FPS)
     axes.set_ylim(0, 1)
-    dress(axes, "sync probability, 0.2 s around each moment, frames never trained on", "seconds")
+    style_axes(axes, "sync probability, 0.2 s around each moment, frames never trained on", "seconds")
     figure.canvas.draw()
     canvas: Picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
     film = np.repeat(canvas[None], frames, axis=0)

@@ -12,7 +12,7 @@ from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAM
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.evaluation.video_scores import MOST_FACES, OnProgress, TrackScores, VideoScores
 from unisync_loss.utils.files import atomic_path
-from unisync_loss.utils.plotting import COLOURS, FAINT, INK, dress, new_figure, smooth
+from unisync_loss.utils.plotting import COLOURS, FAINT, INK, moving_average, new_figure, style_axes
 from unisync_loss.video.clip import every_frame
 from unisync_loss.video.decoding import Sound, open_media, read_facts, stream_pictures, stream_sound
 from unisync_loss.video.face_detection import Frame
@@ -102,12 +102,12 @@ def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, h
         if not near.any():
             continue
         axes.plot(times[near], values[near], color=colour, alpha=0.35, lw=0.8)
-        axes.plot(times[near], smooth(values[near].tolist(), FPS), color=colour, lw=1.8, label=f"face {number}")
+        axes.plot(times[near], moving_average(values[near].tolist(), FPS), color=colour, lw=1.8, label=f"face {number}")
     axes.axhline(threshold, color=FAINT, ls="--", lw=1)
     axes.set_xlim(begin, begin + PAGE_SECONDS)
     axes.set_ylim(0, 1)
     axes.text(0.01, 0.03, "sync probability; seconds", transform=axes.transAxes, fontsize=8, color=INK)
-    dress(axes, "", "", legend=len(heard) > 1)
+    style_axes(axes, "", "", legend=len(heard) > 1)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     page: Frame = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,21 @@ from unisync_loss.evaluation.offsets import MAX_OFFSET, offset_curve
 from unisync_loss.evaluation.video_scores import MOST_FACES, TrackScores, VideoScores
 from unisync_loss.evaluation.video_summary import FRAME_MS
 from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.plotting import COLOURS, FAINT, INK, STYLE, dress, new_figure, png, smooth
+from unisync_loss.utils.plotting import (
+    COLOURS,
+    FAINT,
+    INK,
+    draw_strip,
+    figure_png,
+    html_image,
+    html_note,
+    html_page,
+    html_table,
+    html_text,
+    moving_average,
+    new_figure,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +38,11 @@ if TYPE_CHECKING:
 
 _STRIP = 11  # mouths in the film strip
 _COLUMNS = 1200  # of the sync matrix, and points of the curve, at most
+_HEAD = (
+    "", "offset, frames", "95 % interval", "confidence", "probability", "in sync", "… while voiced", "speaks",
+    "drift, ms per min",
+)  # fmt: skip
+_HEAD_OF_ERRORS = ("video", "not scored because")
 _BLUE, _ORANGE = COLOURS["unisync"], COLOURS["reconstruction"]
 
 
@@ -47,13 +65,13 @@ def draw_video(judged: Mapping[str, Any], scores: VideoScores, threshold: float)
     for row, (numbers, track) in enumerate(zip(judged["tracks"], heard, strict=False)):
         grid = outer[row].subgridspec(3, 2, width_ratios=(4, 1), height_ratios=(1.1, 2, 2), hspace=0.62, wspace=0.16)
         cells = [[figure.add_subplot(grid[line, column]) for column in range(2)] for line in range(3)]
-        draw_strip(cells[0][0], track, numbers)
+        draw_mouths(cells[0][0], track, numbers)
         draw_words(cells[0][1], numbers)
         draw_curve(cells[1][0], track, threshold)
         draw_histogram(cells[1][1], track, threshold)
         draw_matrix(cells[2][0], track, numbers)
         draw_offsets(cells[2][1], track, numbers)
-    return png(figure)
+    return figure_png(figure)
 
 
 def pack_matrices(scores: VideoScores) -> bytes:
@@ -80,15 +98,10 @@ def _heard(scores: VideoScores) -> list[TrackScores]:
     return [track for track in scores.tracks if not np.isnan(track.table).all()]
 
 
-def draw_strip(axes: Axes, track: TrackScores, numbers: Mapping[str, Any]) -> None:
+def draw_mouths(axes: Axes, track: TrackScores, numbers: Mapping[str, Any]) -> None:
     """Mouths of the track, evenly spread over its time."""
-    chosen = np.linspace(0, len(track.mouths) - 1, min(_STRIP, len(track.mouths))).round().astype(int)
-    strip = np.concatenate([track.mouths[index][1] for index in chosen], axis=1)
-    axes.imshow(strip, aspect="auto", extent=(*_span(track), 0, 1))
+    draw_strip(axes, [mouth for _, mouth in track.mouths], _STRIP, (*_span(track), 0, 1))
     axes.set_title(f"face {numbers['track']}", loc="left", fontsize=11, color=INK)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
 
 
 def draw_words(axes: Axes, numbers: Mapping[str, Any]) -> None:
@@ -115,11 +128,11 @@ def draw_curve(axes: Axes, track: TrackScores, threshold: float) -> None:
     known = ~np.isnan(values)
     axes.plot(times, values, color=_BLUE, alpha=0.3, lw=0.8)
     if known.any():
-        axes.plot(times[known], smooth(values[known].tolist(), FPS), color=_BLUE, lw=2)
+        axes.plot(times[known], moving_average(values[known].tolist(), FPS), color=_BLUE, lw=2)
     axes.axhline(threshold, color=FAINT, ls="--", lw=1)
     axes.set_xlim(begin, end)
     axes.set_ylim(0, 1)
-    dress(axes, "Sync probability as the video is; dashed: the checkpoint's threshold", "seconds")
+    style_axes(axes, "Sync probability as the video is; dashed: the checkpoint's threshold", "seconds")
 
 
 def draw_histogram(axes: Axes, track: TrackScores, threshold: float) -> None:
@@ -134,7 +147,7 @@ def draw_histogram(axes: Axes, track: TrackScores, threshold: float) -> None:
     axes.axvline(threshold, color=INK, ls="--", lw=1)
     axes.set_ylim(top=1.5 * axes.get_ylim()[1])  # room for the legend
     axes.set_yticks([])
-    dress(axes, "Share of windows", "probability", legend=True)
+    style_axes(axes, "Share of windows", "probability", legend=True)
 
 
 def draw_matrix(axes: Axes, track: TrackScores, numbers: Mapping[str, Any]) -> None:
@@ -148,7 +161,7 @@ def draw_matrix(axes: Axes, track: TrackScores, numbers: Mapping[str, Any]) -> N
     times = [min(place["seconds"], _span(track)[1]) for place in local]
     axes.plot(times, [place["offset_frames"] for place in local], "o", color="white", ms=3, mec=INK, mew=0.5)
     axes.set_ylabel("offset, frames", color=INK, fontsize=9)
-    dress(axes, "Sync matrix: bright where lips and voice fit; dots: best offset of each 4 s", "seconds")
+    style_axes(axes, "Sync matrix: bright where lips and voice fit; dots: best offset of each 4 s", "seconds")
     axes.grid(visible=False)
 
 
@@ -158,7 +171,7 @@ def draw_offsets(axes: Axes, track: TrackScores, numbers: Mapping[str, Any]) -> 
     axes.axvspan(numbers["offset_ci95"][0] - 0.5, numbers["offset_ci95"][1] + 0.5, color=_ORANGE, alpha=0.25, lw=0)
     axes.plot(offsets, offset_curve(track.table.astype(np.float64)), color=_BLUE, lw=2)
     axes.axvline(0, color=FAINT, lw=1)
-    dress(axes, "Mean by offset, with its interval", f"offset, frames of {FRAME_MS} ms")
+    style_axes(axes, "Mean by offset, with its interval", f"offset, frames of {FRAME_MS} ms")
 
 
 def _span(track: TrackScores) -> tuple[float, float]:
@@ -190,23 +203,22 @@ def write_page(report: Mapping[str, Any], out: Path) -> None:
     """
     scored = [video for video in report["videos"] if "tracks" in video]
     failed = [video for video in report["videos"] if "error" in video]
-    text = Template(PAGE).substitute(
-        style=STYLE,
-        model=html.escape(str(report["model"])),
+    body = Template(BODY).substitute(
+        model=html_text(report["model"]),
         scored=len(scored),
         failed=len(failed),
-        rows="".join(_row(video, track) for video in scored for track in video["tracks"]),
-        errors=_table(("video", "not scored because"), ((v["video"], v["error"]) for v in failed)) if failed else "",
+        scores=html_table(_HEAD, (_row(video, track) for video in scored for track in video["tracks"])),
+        errors=html_table(_HEAD_OF_ERRORS, ((video["video"], video["error"]) for video in failed)) if failed else "",
         comparison="".join(_comparison(row) for row in report.get("comparison", ())),
         pictures="".join(_figure(video) for video in scored),
     )
-    write_atomically(out / "report.html", text.encode())
+    write_atomically(out / "report.html", html_page("unisync score", body))
 
 
-def _row(video: Mapping[str, Any], track: Mapping[str, Any]) -> str:
+def _row(video: Mapping[str, Any], track: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = track["offset_ci95"]
     drift = track["drift_ms_per_minute"]
-    cells = (
+    return (
         f"{video['video']}, face {track['track']}",
         f"{track['offset_frames']:+d} ({track['offset_ms']:+d} ms)",
         f"{low:+d} … {high:+d}",
@@ -217,7 +229,6 @@ def _row(video: Mapping[str, Any], track: Mapping[str, Any]) -> str:
         _number(track["speaking_share"]),
         "-" if drift is None else f"{drift:+.0f}",
     )
-    return _cells(cells)
 
 
 def _comparison(row: Mapping[str, Any]) -> str:
@@ -231,43 +242,29 @@ def _comparison(row: Mapping[str, Any]) -> str:
         )
         for name, values in row["measures"].items()
     )
-    title = f"<h2>{html.escape(row['group'])} against real, {row['pairs']} pairs</h2>"
-    return title + _table(("", "real", "generated", "difference", "95 % interval"), lines)
+    title = f"<h2>{html_text(row['group'])} against real, {row['pairs']} pairs</h2>"
+    return title + html_table(("", "real", "generated", "difference", "95 % interval"), lines)
 
 
 def _figure(video: Mapping[str, Any]) -> str:
-    name = html.escape(str(video["video"]))
-    told = [*video["notes"], *(f"A face was left out: {reason}" for reason in video["dropped"][:MOST_FACES])]
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in told)
-    matrix = html.escape(video["sync_matrix"], quote=True)
-    picture = html.escape(Path(video["sync_matrix"]).with_suffix(".png").name, quote=True)
+    name = video["video"]
+    notes = [*video["notes"], *(f"A face was left out: {reason}" for reason in video["dropped"][:MOST_FACES])]
+    picture = html_image(Path(video["sync_matrix"]).with_suffix(".png").name, f"scores of {name}")
+    matrix = html_text(video["sync_matrix"])
     return (
-        f'<h2>{name}</h2>{notes}<img loading="lazy" alt="scores of {name}" src="{picture}">'
+        f"<h2>{html_text(name)}</h2>{''.join(map(html_note, notes))}{picture}"
         f'<p class="note"><a href="{matrix}">the sync matrix as numbers</a> (NPZ)</p>'
     )
-
-
-def _table(head: Sequence[str], rows: Any) -> str:  # noqa: ANN401 - any iterable of cells
-    return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{''.join(map(_cells, rows))}</table>"
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>unisync score</title>
-<style>$style</style></head><body><main>
-<h1>Lips and voice, video by video</h1>
+BODY = """<h1>Lips and voice, video by video</h1>
 <p class="lead">$scored videos scored with <em>$model</em>, $failed not. The probability is that of 0.2 s of lips and
 voice belonging together. A positive offset means that the audio is late.</p>
-<table><tr><th></th><th>offset, frames</th><th>95 % interval</th><th>confidence</th><th>probability</th>
-<th>in sync</th><th>… while voiced</th><th>speaks</th><th>drift, ms per min</th></tr>$rows</table>
+$scores
 $errors
 $comparison
 $pictures
@@ -279,5 +276,4 @@ interval says how far it may be off.</li>
 <li>Speaks: share of the voiced windows in which this face fits the voice best, and well enough.</li>
 <li>Zero is that of the training corpora, to about a frame.</li>
 </ul>
-</main></body></html>
 """
