@@ -1,4 +1,4 @@
-"""Checks on the measurements of clips: each problem gets a verdict, a detail and a fix. Pure functions.
+"""Checks of single clips and speakers on their measurements: each problem gets a verdict, a detail and a fix.
 
 The thresholds were chosen on the training and validation clips of the bundled expert; docs/data.md has the number of
 planted faults found with them, and of false alarms.
@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from unisync_loss.config import FPS
-from unisync_loss.curation.duplicates import Repeat
 from unisync_loss.curation.offset_curves import Curve, add_curves, centred_offset_curve, find_peak
 from unisync_loss.video.voicing import SILENCE
 
@@ -61,8 +59,6 @@ _BLUE = -10.0  # red minus blue in levels; skin of any tone is redder than blue
 _OUTSIDE, _FACE_FOUND = 0.02, 0.5  # share of the face outside the frame, and of the frames with a face
 _SMALL = 0.25  # width of the face as a share of the frame's
 _HELD, _PAUSES = 0.25, 0.15  # music has more held tones and fewer pauses than speech
-_SAME_FACE = 0.955  # correlation of portraits
-_ROWS = 512  # portraits compared with all others at a time
 
 Row = Mapping[str, Any]
 
@@ -254,99 +250,4 @@ def check_speakers(rows: Sequence[Row], curves: Sequence[Curve | None]) -> list[
         if len(parts) > 1 and has_own_offset(facts) and abs(facts["offset_frames"]) > LATE:
             detail = f"{len(parts)} short or unclear clips together: {describe_offset(facts['offset_frames'])}"
             found.append(Finding(speaker, "out of sync", f"{detail}, peak z {facts['peak_z']:.1f}"))
-    return found
-
-
-def check_copies(
-    rows: Sequence[Row], digests: Sequence[str], sounds: Sequence[Repeat], pictures: Sequence[Repeat]
-) -> list[Finding]:
-    """Find clips that repeat others: per clip and verdict, the first clip that it repeats.
-
-    Args:
-        rows: measurements of the clips.
-        digests: of the decoded clips; equal for exact copies, empty for unreadable ones.
-        sounds: pairs that share audio.
-        pictures: pairs that share frames.
-
-    Returns:
-        A finding for the later clip of each pair.
-    """
-    shared: dict[tuple[int, int], list[Repeat | None]] = {}
-    for place, repeats in enumerate((sounds, pictures)):
-        for repeat in repeats:
-            shared.setdefault((repeat.first, repeat.second), [None, None])[place] = repeat
-    pairs: dict[tuple[int, int], tuple[str, str]] = {}
-    for (first, second), (sound, picture) in shared.items():
-        longest = max(repeat.seconds for repeat in (sound, picture) if repeat)
-        if sound and picture:
-            pairs[first, second] = ("duplicate", f"{longest:.1f} s of it also in")
-        elif sound and not (rows[first].get("source") and rows[first].get("source") == rows[second].get("source")):
-            pairs[first, second] = ("same sound under other pictures", f"{longest:.1f} s of the audio of")
-        elif picture:
-            pairs[first, second] = ("same pictures under another sound", f"{longest:.1f} s of the frames of")
-    earlier: dict[str, int] = {}
-    for index, digest in enumerate(digests):
-        if digest and earlier.setdefault(digest, index) != index:
-            pairs[earlier[digest], index] = ("duplicate", "exact copy of")
-    found: dict[tuple[int, str], Finding] = {}
-    for (first, second), (verdict, detail) in sorted(pairs.items()):
-        one, other = rows[first], rows[second]
-        if one["split"] != other["split"]:
-            verdict, detail = "same clip in two splits", f"{detail} (in {one['split']})"
-        found.setdefault(
-            (second, verdict), Finding(other["clip"], verdict, f"{detail} {one['clip']}", other=one["clip"])
-        )
-    return list(found.values())
-
-
-def check_splits(rows: Sequence[Row]) -> list[Finding]:
-    """Find speakers and sources that are in more than one split."""
-    found = []
-    for key in ("speaker", "source"):
-        splits: dict[str, set[str]] = {}
-        for row in rows:
-            if row["split"] and row.get(key):
-                splits.setdefault(row[key], set()).add(row["split"])
-        found += [
-            Finding(name, f"{key} in two splits", ", ".join(sorted(names)))
-            for name, names in sorted(splits.items())
-            if len(names) > 1
-        ]
-    return found
-
-
-def check_faces(rows: Sequence[Row], portraits: Sequence[NDArray[np.float32] | None]) -> list[Finding]:
-    """Find speakers of different splits with the same face, by the correlation of mean faces.
-
-    This is no face recogniser: it finds one person in the same lighting only, with few false alarms.
-
-    Args:
-        rows: measurements of the clips.
-        portraits: (24, 24, 3) of :func:`.measurements.measure_face`; None without a face.
-
-    Returns:
-        One finding per pair of speakers, with their most similar clips.
-    """
-    known = [i for i, portrait in enumerate(portraits) if portrait is not None and rows[i]["split"]]
-    splits, speakers = (np.array([rows[i][key] for i in known]) for key in ("split", "speaker"))
-    if len(set(splits.tolist())) < 2:
-        return []
-    faces = np.stack([np.ravel(portraits[i]) for i in known])  # type: ignore[arg-type]
-    faces = faces - faces.mean(1, keepdims=True)
-    faces = faces / np.maximum(np.linalg.norm(faces, axis=1, keepdims=True), 1e-6)
-    best: dict[tuple[str, str], tuple[float, int, int]] = {}
-    for start in range(0, len(known), _ROWS):
-        part = slice(start, start + _ROWS)
-        alike = faces[part] @ faces.T
-        elsewhere = (splits[part, None] != splits) & (speakers[part, None] != speakers)
-        for one, other in np.argwhere((alike > _SAME_FACE) & elsewhere).tolist():
-            first, second = known[start + one], known[other]
-            if first < second:
-                pair = (rows[first]["speaker"], rows[second]["speaker"])
-                best[pair] = max(best.get(pair, (0.0, 0, 0)), (float(alike[one, other]), first, second))
-    found = []
-    for likeness, first, second in best.values():
-        one, other = rows[first], rows[second]
-        detail = f"like {one['clip']} (in {one['split']}), correlation {likeness:.3f}"
-        found.append(Finding(other["clip"], "same face in two splits", detail, other=one["clip"]))
     return found

@@ -22,10 +22,7 @@ from unisync_loss.curation.checks import (
     LONG,
     Finding,
     check_content,
-    check_copies,
-    check_faces,
     check_speakers,
-    check_splits,
     check_sync,
     find_owner,
     find_speed,
@@ -33,6 +30,7 @@ from unisync_loss.curation.checks import (
     is_confident,
     measure_sync,
 )
+from unisync_loss.curation.cross_checks import check_copies, check_faces, check_splits
 from unisync_loss.curation.duplicates import (
     GRID,
     Fingerprint,
