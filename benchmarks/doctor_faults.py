@@ -28,7 +28,7 @@ from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audi
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.video.clip import Clip
-from unisync_loss.video.decoding import open_media, stream_sound
+from unisync_loss.video.decoding import open_media, stream_audio
 from unisync_loss.video.encoding import write_clip
 
 SHORTEST, LONGEST = 2 * FPS, 5 * FPS  # frames
@@ -140,7 +140,7 @@ def draw_clips(data: str, count: int) -> tuple[list[ClipEntry], list[ClipEntry]]
 def read_tune(path: Path) -> np.ndarray:
     """Waveform of a music file at 16 kHz."""
     with open_media(path) as container:
-        return np.concatenate(list(stream_sound(container, 0.0)))
+        return np.concatenate(list(stream_audio(container, 0.0)))
 
 
 def main() -> None:

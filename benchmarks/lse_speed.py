@@ -37,7 +37,7 @@ from unisync_loss.lse.mfcc import compute_mfcc
 from unisync_loss.lse.procedures import measure_video
 from unisync_loss.lse.syncnet import SyncNet
 from unisync_loss.video.clip import every_frame
-from unisync_loss.video.decoding import open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.video.decoding import open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.encoding import to_int16
 from unisync_loss.video.face_detection import MediaPipeFinder
 
@@ -87,7 +87,7 @@ def detector() -> nn.Sequential:
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """Frames of a video at 25 fps."""
     with open_media(path) as container:
-        yield from every_frame(stream_pictures(container))
+        yield from every_frame(stream_frames(container))
 
 
 def to_mpeg4(frames: Iterable[np.ndarray], path: Path) -> None:
@@ -170,7 +170,7 @@ def scene_changes(frames: Iterable[np.ndarray]) -> list[float]:
 def sound_of(path: Path) -> np.ndarray:
     """Audio of a file, (S,) int16 at 16 kHz."""
     with open_media(path) as container:
-        return to_int16(np.concatenate(list(stream_sound(container, read_facts(path).zero))))
+        return to_int16(np.concatenate(list(stream_audio(container, read_facts(path).zero))))
 
 
 def timed(step: Callable[[], object]) -> np.ndarray:

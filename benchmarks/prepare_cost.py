@@ -25,7 +25,7 @@ from unisync_loss.config import FPS
 from unisync_loss.data import face_clips as footage
 from unisync_loss.data import preparation as prepare
 from unisync_loss.data.datasets import list_sources
-from unisync_loss.data.store_writer import Part
+from unisync_loss.data.store_writer import StagedInput
 from unisync_loss.video import face_tracking as tracks
 from unisync_loss.video.decoding import read_facts
 from unisync_loss.video.encoding import write_clip
@@ -91,15 +91,15 @@ def watch(costs: Costs) -> None:
         return finder(frame, number)
 
     footage._mediapipe = lambda: find
-    footage.stream_pictures = costs.each("decode", footage.stream_pictures)
-    footage.stream_sound = costs.each("sound", footage.stream_sound)
+    footage.stream_frames = costs.each("decode", footage.stream_frames)
+    footage.stream_audio = costs.each("sound", footage.stream_audio)
     footage.track_faces = costs.each("tracking", footage.track_faces)
     footage.face_mesh = costs.of("landmarks", footage.face_mesh)
     tracks.thumbnail = costs.of("scene cut", tracks.thumbnail)
-    tracks.cut_square = costs.of("crop", tracks.cut_square)
+    tracks.crop_square = costs.of("crop", tracks.crop_square)
     prepare.encode_frames = costs.of("encode", prepare.encode_frames)
     prepare.encode_wav = costs.of("encode", prepare.encode_wav)
-    Part.add, Part.finish = costs.of("write", Part.add), costs.of("write", Part.finish)
+    StagedInput.add, StagedInput.finish = costs.of("write", StagedInput.add), costs.of("write", StagedInput.finish)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from unisync_loss.representations.hubert_encoder import FIELD, HOP, steps_of
 from unisync_loss.utils.files import atomic_path, fingerprint
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
-from unisync_loss.video.decoding import open_media, stream_sound
+from unisync_loss.video.decoding import open_media, stream_audio
 from unisync_loss.video.encoding import to_int16
 from unisync_loss.video.voicing import SILENCE
 
@@ -171,7 +171,7 @@ def _decode(recording: Recording) -> NDArray[np.int16]:
         samples = np.frombuffer(read_member(recording.record, "wav")[WAV_HEADER:], "<i2").astype(np.int16)
     else:
         with open_media(recording.path) as container:
-            blocks = list(stream_sound(container, (container.start_time or 0) / 1e6))
+            blocks = list(stream_audio(container, (container.start_time or 0) / 1e6))
         sound = np.concatenate([np.zeros(0, np.float32), *blocks])
         samples = to_int16(sound)
     if samples.size < MIN_SECONDS * SAMPLE_RATE:

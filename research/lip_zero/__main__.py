@@ -48,7 +48,7 @@ def measure(root: Path) -> dict[str, dict[str, Any]]:
         raise FileNotFoundError(f"expected {log}, found none: run `unisync align {root}` first")
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     estimates = {row["clip"]: row["estimate"] for row in rows}
-    entries = list_clips(root, as_found=True)
+    entries = list_clips(root, ignore_offsets=True)
     missing = [entry.name for entry in entries if entry.name not in estimates]
     if missing:
         raise ValueError(f"{log}: expected a row per clip, got none for {missing[0]}: run `unisync align {root}` again")

@@ -16,7 +16,7 @@ from helpers.media import clicks, onsets
 from unisync_loss.data.datasets import list_sources
 from unisync_loss.data.face_clips import Outcome, clips_of
 from unisync_loss.data.preparation import Task, prepare_one
-from unisync_loss.data.store_writer import read_part
+from unisync_loss.data.store_writer import read_staged
 from unisync_loss.video import decoding as streams
 from unisync_loss.video.clip import read_clip
 
@@ -147,7 +147,7 @@ def prepared(path, folder):
     """What the manifest would say of a file."""
     folder.mkdir(exist_ok=True)
     (source,) = list_sources([path])
-    return read_part(folder, prepare_one(Task(source, str(folder), None, False)))
+    return read_staged(folder, prepare_one(Task(source, str(folder), None, False)))
 
 
 def test_absurdly_large_pictures_are_refused(tmp_path, monkeypatch):

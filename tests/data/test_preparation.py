@@ -22,7 +22,7 @@ from tools.synthetic.clip import synthesize_clip
 from unisync_loss.data.clips import list_clips
 from unisync_loss.data.datasets import list_sources
 from unisync_loss.data.face_clips import Outcome, clips_of
-from unisync_loss.data.preparation import Task, part_name, prepare, prepare_one
+from unisync_loss.data.preparation import Task, prepare, prepare_one, staged_name
 from unisync_loss.data.store import list_records, read_features, read_lines, read_member, read_record
 
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_used_is_said(tmp_path, monkeypatch):
     }
     for name, (_, reason) in expected.items():
         assert reason in found[name]["reason"], name
-    assert {part_name(row["source"]) for row in found.values()} == {part_name(s.path) for s in list_sources([root])}
+    assert {staged_name(row["source"]) for row in found.values()} == {staged_name(s.path) for s in list_sources([root])}
 
 
 def test_cut_anywhere_nothing_breaks(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import list_clips, list_split, load_clip
 from unisync_loss.data.store import is_store, list_records, read_features, read_member, read_record, read_window
-from unisync_loss.data.store_writer import Gatherer, Part, open_store, read_part
+from unisync_loss.data.store_writer import ShardWriter, StagedInput, open_store, read_staged
 from unisync_loss.training.data.loading import load_clips
 from unisync_loss.video.encoding import encode_frames, encode_wav
 
@@ -36,14 +36,14 @@ def root(tmp_path, clips):
     root = tmp_path / "store"
     open_store(root, {})
     (root / "parts").mkdir()
-    gatherer = Gatherer(root, shard_bytes=100_000)
+    gatherer = ShardWriter(root, shard_bytes=100_000)
     for number, (key, (frames, sound)) in enumerate(clips.items()):
-        part = Part(root / "parts", str(number))
+        part = StagedInput(root / "parts", str(number))
         features = {"mesh": np.full((len(frames), 468, 3), number, np.float16)}
         members = {"mp4": encode_frames(frames), "wav": encode_wav(sound), "safetensors": save(features)}
         part.add({"key": key, "frames": len(frames)}, members)
         part.finish({"source": key, "clips": 1})
-        gatherer.append(read_part(root / "parts", str(number)), root / "parts" / f"{number}.tar")
+        gatherer.append(read_staged(root / "parts", str(number)), root / "parts" / f"{number}.tar")
     gatherer.close()
     return root
 
@@ -145,7 +145,7 @@ def test_splits_of_a_store(clips, tmp_path):
     with pytest.raises(ValueError, match="expected clips of the split val, found none"):
         list_clips(store / "val")
     with pytest.raises(FileNotFoundError, match="no such data folder"):
-        list_clips(store / "train", as_found=True)  # align writes into the store as a whole
+        list_clips(store / "train", ignore_offsets=True)  # align writes into the store as a whole
 
 
 def test_a_tar_reader_of_others_finds_samples(root):

@@ -3,7 +3,7 @@
 import numpy as np
 from safetensors.numpy import save
 
-from unisync_loss.data.store_writer import Gatherer, Part, open_store, read_part
+from unisync_loss.data.store_writer import ShardWriter, StagedInput, open_store, read_staged
 from unisync_loss.video.encoding import encode_frames, encode_wav
 
 
@@ -11,11 +11,11 @@ def write_store(root, clips, **facts):
     """Write pairs of a clip's facts and its members; ``facts`` are those of the one source."""
     open_store(root, {})
     (root / "parts").mkdir()
-    gatherer, part = Gatherer(root), Part(root / "parts", "0")
+    gatherer, part = ShardWriter(root), StagedInput(root / "parts", "0")
     for own, members in clips:
         part.add(own, {"safetensors": save({}), **members})
     part.finish({"clips": len(clips), **facts})
-    gatherer.append(read_part(root / "parts", "0"), root / "parts" / "0.tar")
+    gatherer.append(read_staged(root / "parts", "0"), root / "parts" / "0.tar")
     gatherer.close()
     return root
 

@@ -3,7 +3,7 @@ import pytest
 from helpers.media import clicks, film, mux, onsets
 
 from unisync_loss.video.clip import every_frame, read_clip
-from unisync_loss.video.decoding import Picture
+from unisync_loss.video.decoding import TimedFrame
 from unisync_loss.video.encoding import write_clip
 
 
@@ -42,7 +42,7 @@ def test_sample_rates(tmp_path, sample_rate):
 
 
 def test_a_hole_shows_the_last_frame_before_it():
-    pictures = [Picture(tick, tick, tick / 25, np.full((1, 1, 3), tick, np.uint8)) for tick in (2, 3, 7, 8)]
+    pictures = [TimedFrame(tick, tick, tick / 25, np.full((1, 1, 3), tick, np.uint8)) for tick in (2, 3, 7, 8)]
     # before the first frame there is none to repeat: the first is shown early
     assert [int(frame[0, 0, 0]) for frame in every_frame(iter(pictures))] == [2, 2, 2, 3, 3, 3, 3, 7, 8]
 

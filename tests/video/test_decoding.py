@@ -8,7 +8,7 @@ import pytest
 from helpers.media import clicks, film, mux, onsets
 
 from unisync_loss.video.clip import read_clip
-from unisync_loss.video.decoding import Sound, open_media, read_facts, stream_pictures
+from unisync_loss.video.decoding import AudioReader, open_media, read_facts, stream_frames
 
 
 def write(path, stamps, *, hole=None, size=(64, 48), sound_start=0.0, codec="libx264", audio="pcm_s16le", seconds=3.0):
@@ -60,7 +60,7 @@ def test_a_long_hole_gives_no_pictures_and_no_memory(tmp_path):
     stamps = np.r_[np.arange(25) / 25, 5000 + np.arange(25) / 25]
     write(tmp_path / "a.mkv", stamps)
     with open_media(tmp_path / "a.mkv") as container:
-        ticks = [picture.tick for picture in stream_pictures(container)]
+        ticks = [picture.tick for picture in stream_frames(container)]
     assert ticks[:25] == list(range(25))
     assert ticks[-25:] == list(range(125000, 125025))
     assert len(ticks) < 80
@@ -81,7 +81,7 @@ def test_rotated_pictures_are_turned_upright(tmp_path):
 def test_large_pictures_are_shrunk(tmp_path):
     write(tmp_path / "a.mkv", np.arange(5) / 25, size=(128, 96))
     with open_media(tmp_path / "a.mkv") as container:
-        assert next(stream_pictures(container, short_side=48)).frame.shape == (48, 64, 3)
+        assert next(stream_frames(container, short_side=48)).frame.shape == (48, 64, 3)
 
 
 def test_facts(tmp_path):
@@ -99,7 +99,7 @@ def test_a_playlist_leads_nowhere(tmp_path):
 
 def test_sound_is_read_by_time_and_let_go():
     blocks = (np.full(16000, second, np.float32) for second in range(200))
-    sound = Sound(blocks)
+    sound = AudioReader(blocks)
     assert sound.read(24000, 40000).tolist() == [1.0] * 8000 + [2.0] * 8000
     assert set(sound.read(150 * 16000, 151 * 16000)) == {150.0}
     assert len(sound._held) < 70

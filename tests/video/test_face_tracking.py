@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from unisync_loss.video import face_tracking as tracks
-from unisync_loss.video.face_detection import MediaPipeFinder, overlap, squares_of
-from unisync_loss.video.face_tracking import CROP_RISE, CROP_SCALE, TrackEnd, TrackPiece, cut_square, track_faces
+from unisync_loss.video.face_detection import MediaPipeFinder, cover_with_squares, overlap
+from unisync_loss.video.face_tracking import CROP_RISE, CROP_SCALE, TrackEnd, TrackPiece, crop_square, track_faces
 
 
 class Scene:
@@ -171,7 +171,7 @@ def test_cuts_are_where_they_should_be(side):
     """A linear ramp must come out as the ramp at the centres of the cut's pixels."""
     across = np.arange(900, dtype=np.float64)
     frame = np.broadcast_to((across / 4)[None, :, None], (900, 900, 3)).round().astype(np.uint8)
-    cut = cut_square(frame, np.array([450.3, 420.0, side], np.float32), 64)
+    cut = crop_square(frame, np.array([450.3, 420.0, side], np.float32), 64)
     expected = (450.3 - side / 2 + (np.arange(64) + 0.5) / 64 * side - 0.5) / 4
     assert np.abs(cut[32, :, 0] - expected).max() < 1.0
     assert np.abs((cut[32, :, 0] - expected).mean()) < 0.15
@@ -180,10 +180,10 @@ def test_cuts_are_where_they_should_be(side):
 def test_cuts_beyond_the_border_repeat_it():
     frame = np.zeros((40, 60, 3), np.uint8)
     frame[:, :2] = 250
-    cut = cut_square(frame, np.array([0.0, 20.0, 40.0], np.float32), 32)
+    cut = crop_square(frame, np.array([0.0, 20.0, 40.0], np.float32), 32)
     assert (cut[:, :15] > 245).all()
     assert (cut[:, 20:] < 5).all()
-    assert cut_square(frame, np.array([-500.0, 20.0, 40.0], np.float32), 32).min() > 245
+    assert crop_square(frame, np.array([-500.0, 20.0, 40.0], np.float32), 32).min() > 245
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_cuts_beyond_the_border_repeat_it():
 )
 def test_squares_cover_the_frame(size, expected):
     frame = np.zeros((*size, 3), np.uint8)
-    squares = list(squares_of(frame))
+    squares = list(cover_with_squares(frame))
     assert len(squares) == expected
     for part, _, _ in squares:
         part[:] = 1

@@ -127,7 +127,7 @@ def align(
         FileNotFoundError: when the folder does not exist.
     """
     root = Path(root)
-    entries = list_clips(root, as_found=True)
+    entries = list_clips(root, ignore_offsets=True)
     before = read_offsets(root / "offsets.csv")
     names = sorted({entry.corpus for entry in entries})
     if zero not in (None, *names):

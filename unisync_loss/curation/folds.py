@@ -32,7 +32,7 @@ def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[
         FileNotFoundError: when the folder does not exist.
     """
     root = Path(root).resolve()
-    entries = list_clips(root, as_found=True)
+    entries = list_clips(root, ignore_offsets=True)
     offsets = read_offsets(root / "offsets.csv")
     sizes: dict[str, int] = {}
     for entry in entries:

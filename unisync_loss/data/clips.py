@@ -47,7 +47,7 @@ class ClipEntry:
     record: Record | None = None
 
 
-def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[ClipEntry]:
+def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) -> list[ClipEntry]:
     """List the clips of a data folder in order of name.
 
     Args:
@@ -55,7 +55,7 @@ def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[
             folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's ``mvlrs_v1`` and LRS3 as they lie).
             ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the clips it names and leaves out those
             with an empty offset.
-        as_found: take no notice of ``offsets.csv``; the whole store or folder only.
+        ignore_offsets: take no notice of ``offsets.csv``; the whole store or folder only.
 
     Returns:
         The clips.
@@ -65,11 +65,11 @@ def list_clips(root: str | os.PathLike[str], *, as_found: bool = False) -> list[
         ValueError: when it holds no clips, or ``offsets.csv`` cannot be read.
     """
     root, split = Path(root), ""
-    if not as_found and not root.is_dir() and is_store(root.parent):
+    if not ignore_offsets and not root.is_dir() and is_store(root.parent):
         root, split = root.parent, root.name
     if not root.is_dir():
         raise FileNotFoundError(f"no such data folder: {root}")
-    offsets = {} if as_found else read_offsets(root / "offsets.csv")
+    offsets = {} if ignore_offsets else read_offsets(root / "offsets.csv")
     languages = _read_languages(root)
     entries = []
     left_out = 0

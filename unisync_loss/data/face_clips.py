@@ -19,12 +19,12 @@ from unisync_loss.representations.face_topology import MESH_POINTS
 from unisync_loss.utils.files import load_hook
 from unisync_loss.video.clip import Clip
 from unisync_loss.video.decoding import (
-    Picture,
-    Sound,
+    AudioReader,
+    TimedFrame,
     open_media,
     read_facts,
-    stream_pictures,
-    stream_sound,
+    stream_audio,
+    stream_frames,
     video_stream,
 )
 from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, MediaPipeFinder
@@ -37,7 +37,7 @@ _MESH_SHAPES = (MESH_POINTS, 3), (478, 3)  # MediaPipe's, without and with irise
 _SHORT_SIDE = 1080  # pixels to which larger pictures are shrunk: a crop of 192 needs no more
 
 
-class Footage(NamedTuple):
+class FaceClip(NamedTuple):
     """A clip ready for the store.
 
     Attributes:
@@ -87,7 +87,7 @@ class _Track:
 
 def clips_of(
     source: Source, outcome: Outcome, provider: str | None = None, *, threads: bool = True
-) -> Iterator[Footage]:
+) -> Iterator[FaceClip]:
     """Make the clips of one input.
 
     Args:
@@ -128,8 +128,8 @@ def _video_clips(
     facts = read_facts(source.path, sound=not source.sound)
     outcome.facts = facts._asdict()
     with open_media(source.path) as container, open_media(source.sound or source.path) as audible:
-        pictures = stream_pictures(container, threads=threads, short_side=_SHORT_SIDE)
-        sound = Sound(_until_damage(stream_sound(audible, 0.0 if source.sound else facts.zero), outcome))
+        pictures = stream_frames(container, threads=threads, short_side=_SHORT_SIDE)
+        sound = AudioReader(_until_damage(stream_audio(audible, 0.0 if source.sound else facts.zero), outcome))
         shrunk = min(1.0, _SHORT_SIDE / min(facts.width, facts.height))
         runs = _Runs(_until_damage(pictures, outcome))
 
@@ -169,7 +169,7 @@ def _until_damage(stream: Iterator[Any], outcome: Outcome) -> Iterator[Any]:
 class _Runs:
     """Pictures cut into runs without a hole and of one size, as the tracker wants them."""
 
-    def __init__(self, pictures: Iterator[Picture]) -> None:
+    def __init__(self, pictures: Iterator[TimedFrame]) -> None:
         self._pictures = pictures
         self._next = next(pictures, None)
         self.numbers: dict[int, int] = {}  # picture of the file by tick
@@ -179,8 +179,8 @@ class _Runs:
         while self._next is not None:
             yield self._next.tick, self._run(self._next)
 
-    def _run(self, picture: Picture) -> Iterator[Frame]:
-        following: Picture | None = picture
+    def _run(self, picture: TimedFrame) -> Iterator[Frame]:
+        following: TimedFrame | None = picture
         tick = picture.tick
         while following is not None and following.tick == tick and following.frame.shape == picture.frame.shape:
             self.numbers[tick] = following.number
@@ -232,7 +232,7 @@ def _picture_clips(source: Source, outcome: Outcome) -> Iterator[tuple[_Track, C
     named = ((PICTURES.fullmatch(name), name) for name in os.listdir(source.path))
     files = {int(match[1]): name for match, name in named if match}
     with open_media(source.sound) as audible:
-        sound = Sound(_until_damage(stream_sound(audible, 0.0), outcome))
+        sound = AudioReader(_until_damage(stream_audio(audible, 0.0), outcome))
         for first, last in _runs_of(sorted(files)):
             for start in range(first, last, CLIP_FRAMES):
                 stop = min(start + CLIP_FRAMES, last)
@@ -262,7 +262,7 @@ def _read_picture(path: Path) -> Frame:
         return np.asarray(frame.to_ndarray(format="rgb24", width=CROP_SIZE, height=CROP_SIZE), np.uint8)
 
 
-def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> Footage | None:
+def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, outcome: Outcome) -> FaceClip | None:
     if landmarks is None:
         landmarks = face_mesh(clip.frames, depth=True)
     found = np.isfinite(landmarks).all((1, 2)).mean()
@@ -282,7 +282,7 @@ def _judge(track: _Track, clip: Clip, landmarks: NDArray[np.float32] | None, out
     features: dict[str, NDArray[Any]] = {"boxes": boxes}
     if landmarks.shape[1:] in _MESH_SHAPES:
         features["mesh"] = landmarks[:, :MESH_POINTS].astype(np.float16)
-    return Footage(facts, clip, features)
+    return FaceClip(facts, clip, features)
 
 
 def _provided(measure: Callable[..., Any], clip: Clip, name: str) -> dict[str, NDArray[Any]]:

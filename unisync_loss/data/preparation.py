@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from unisync_loss.data.face_clips import Outcome, clips_of
 from unisync_loss.data.store import is_store, read_lines
 from unisync_loss.data.store_writer import (
     SHARD_BYTES,
-    Gatherer,
-    Part,
+    ShardWriter,
+    StagedInput,
     check_store,
     open_store,
-    read_part,
+    read_staged,
     write_manifest,
 )
 from unisync_loss.utils.files import load_hook
@@ -50,7 +50,7 @@ class Task:
     @property
     def name(self) -> str:
         """Of its part."""
-        return part_name(self.source.path)
+        return staged_name(self.source.path)
 
 
 #: how inputs are shared out: takes the tasks, what does one, what stands in for one whose process died, and the number
@@ -58,7 +58,7 @@ class Task:
 Engine = Callable[[Iterable[Task], Callable[[Task], str], Callable[[Task, str], str], int], Iterator[str | None]]
 
 
-def part_name(path: str) -> str:
+def staged_name(path: str) -> str:
     """Name of an input's part."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
 
@@ -112,7 +112,7 @@ def prepare(
     with _alone(out, index, count):
         name = "" if count == 1 else f"{index}-of-{count}-"
         parts = out / f"{name}parts"
-        gatherer = Gatherer(out, name, shard_bytes)
+        gatherer = ShardWriter(out, name, shard_bytes)
         mine = _undone([source for source in sources if _mine(source, index, count)], [out, *stores])
         tasks = [Task(source, str(parts), provider, workers == 1) for source in mine]
         with _whole_or_later(out, parts, gatherer):
@@ -125,7 +125,7 @@ def prepare(
 
 
 @contextmanager
-def _whole_or_later(out: Path, parts: Path, gatherer: Gatherer) -> Iterator[None]:
+def _whole_or_later(out: Path, parts: Path, gatherer: ShardWriter) -> Iterator[None]:
     """Leave only what is whole, whatever happens, and say when the disk is full."""
     parts.mkdir(exist_ok=True)
     try:
@@ -142,7 +142,7 @@ def _whole_or_later(out: Path, parts: Path, gatherer: Gatherer) -> Iterator[None
 
 def _mine(source: Source, index: int, count: int) -> bool:
     """Shares go by the path, so that a folder that grows does not move its inputs from one to another."""
-    return int(part_name(source.path), 16) % count == index
+    return int(staged_name(source.path), 16) % count == index
 
 
 def _undone(sources: list[Source], roots: Iterable[Path]) -> list[Source]:
@@ -174,15 +174,23 @@ def _stamp(source: Source) -> list[int]:
 
 @contextmanager
 def _alone(out: Path, index: int, count: int) -> Iterator[None]:
+    """Hold the lock of one share of a store; the system frees it when the process ends, however it ends."""
     with (out / f".lock-{index}-of-{count}").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"{out}: another run is writing this store") from error
         yield
 
 
-def _take_over(stores: list[Path], out: Path, gatherer: Gatherer) -> None:
+def _take_over(stores: list[Path], out: Path, gatherer: ShardWriter) -> None:
     """Copy the clips of other stores, an input at a time; inputs that are here already are left out."""
     clips: dict[str, int] = {}
     keys: set[str] = set()
@@ -200,13 +208,13 @@ def _take_over(stores: list[Path], out: Path, gatherer: Gatherer) -> None:
 
 
 def _prepare_all(
-    tasks: list[Task], already: int, gatherer: Gatherer, workers: int, engine: Engine, log: Callable[[str], None]
+    tasks: list[Task], already: int, gatherer: ShardWriter, workers: int, engine: Engine, log: Callable[[str], None]
 ) -> None:
     """Prepare inputs in any order, gather them in theirs."""
     if not tasks:
         return
     parts = Path(tasks[0].parts)
-    ready = {task.name for task in tasks if read_part(parts, task.name) is not None}
+    ready = {task.name for task in tasks if read_staged(parts, task.name) is not None}
     missing = [task for task in tasks if task.name not in ready]
     # inputs differ in length, so the time left goes by their bytes
     sizes = {task.name: (_stamp(task.source) or [1])[0] for task in missing}
@@ -221,7 +229,7 @@ def _prepare_all(
             done, read = done + 1, read + sizes[name]
             progress.update(read, f"{done}/{total} inputs")
         while head is not None and head.name in ready:
-            line = read_part(parts, head.name)
+            line = read_staged(parts, head.name)
             assert line is not None
             files = [parts / f"{head.name}.tar", parts / f"{head.name}.json"]
             gatherer.append(line, files[0], files)
@@ -239,7 +247,7 @@ def prepare_one(task: Task) -> str:
         ImportError: without what every input needs.
     """
     source, outcome = task.source, Outcome()
-    part = Part(Path(task.parts), task.name)
+    part = StagedInput(Path(task.parts), task.name)
     try:
         try:
             for number, footage in enumerate(clips_of(source, outcome, task.provider, threads=task.threads)):
@@ -262,7 +270,7 @@ def prepare_one(task: Task) -> str:
         except Exception as error:
             outcome.problem, outcome.passing = f"defect: {type(error).__name__}: {error}", True
             part.abandon()
-            part = Part(Path(task.parts), task.name)
+            part = StagedInput(Path(task.parts), task.name)
         part.finish(_line(source, outcome, part.records))
     except BaseException:
         part.abandon()
@@ -273,7 +281,7 @@ def prepare_one(task: Task) -> str:
 def _died(task: Task, how: str) -> str:
     for path in Path(task.parts).glob(f".{task.name}.*"):
         path.unlink(missing_ok=True)
-    part = Part(Path(task.parts), task.name)
+    part = StagedInput(Path(task.parts), task.name)
     part.finish(_line(task.source, Outcome(f"its process died ({how})", passing=True), []))
     return task.name
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.video.clip import Clip
-from unisync_loss.video.decoding import open_media, stream_pictures
+from unisync_loss.video.decoding import open_media, stream_frames
 
 FORMAT = 1
 MEMBERS = ("json", "mp4", "wav", "safetensors")
@@ -136,7 +136,7 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
     sound = read_sound(record, start, frames)
     try:
         with BytesIO(read_member(record, "mp4")) as file, open_media(file) as container:
-            pictures = stream_pictures(container, start, zero=0.0, threads=False)
+            pictures = stream_frames(container, start, zero=0.0, threads=False)
             shown = [picture.frame for picture in islice(pictures, frames)]
     except ValueError as error:
         raise ValueError(f"{record.key}: damaged ({error})") from error

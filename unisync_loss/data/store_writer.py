@@ -47,7 +47,7 @@ def check_store(root: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{root}: expected a store made with {settings}, got one made with {made}")
 
 
-class Part:
+class StagedInput:
     """The clips of one input as a run of tar members, written under a temporary name."""
 
     def __init__(self, parts: Path, name: str) -> None:
@@ -81,7 +81,7 @@ class Part:
         self._temporary.unlink(missing_ok=True)
 
 
-def read_part(parts: Path, name: str) -> dict[str, Any] | None:
+def read_staged(parts: Path, name: str) -> dict[str, Any] | None:
     """What a finished part says of its input; None when there is none."""
     try:
         return json.loads((parts / f"{name}.json").read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def read_part(parts: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-class Gatherer:
+class ShardWriter:
     """Appends inputs to shards ``<prefix>NNNNNN``, in the order given."""
 
     def __init__(self, root: Path, prefix: str = "", shard_bytes: int = SHARD_BYTES) -> None:

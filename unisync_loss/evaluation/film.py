@@ -14,7 +14,7 @@ from unisync_loss.evaluation.video_scores import MOST_FACES, OnProgress, TrackSc
 from unisync_loss.utils.files import atomic_path
 from unisync_loss.utils.plotting import COLOURS, FAINT, INK, moving_average, new_figure, style_axes
 from unisync_loss.video.clip import every_frame
-from unisync_loss.video.decoding import Sound, open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.video.decoding import AudioReader, open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.face_detection import Frame
 
 PAGE_SECONDS = 10  # of the curve that are on show at a time
@@ -56,8 +56,8 @@ def write_film(
         audio = film.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         video = film.add_stream("libx264", rate=FPS, options={"crf": "20"})
         video.pix_fmt = "yuv420p"
-        sound = Sound(stream_sound(sounds, zero))
-        shown = every_frame(stream_pictures(pictures, short_side=_SHORT_SIDE))
+        sound = AudioReader(stream_audio(sounds, zero))
+        shown = every_frame(stream_frames(pictures, short_side=_SHORT_SIDE))
         for tick, picture in enumerate(with_curve(shown, scores, threshold)):
             if tick == 0:
                 video.height, video.width = picture.shape[:2]

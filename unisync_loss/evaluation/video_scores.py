@@ -24,11 +24,11 @@ from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.hubert_encoder import SEGMENT
-from unisync_loss.utils.prefetch import ahead
-from unisync_loss.video.decoding import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.utils.prefetch import prefetch
+from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.extraction import check_provided, visual_of_mesh
 from unisync_loss.video.face_detection import FaceFinder, Frame, MediaPipeFinder
-from unisync_loss.video.face_mesh import MeshFinder, seen_in
+from unisync_loss.video.face_mesh import MeshFinder, has_face
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackEnd, TrackPiece, track_faces
 from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
@@ -104,7 +104,7 @@ def score_video(
     facts = read_facts(path)
     frames = 0
 
-    def watched(pictures: Iterator[Picture]) -> Iterator[Picture]:
+    def watched(pictures: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
         nonlocal frames
         for picture in pictures:
             frames = picture.tick + 1
@@ -115,9 +115,9 @@ def score_video(
     tracks: dict[int, _Track] = {}
     dropped: list[str] = []
     with open_media(path) as pictures, open_media(path) as sounds, torch.inference_mode():
-        hearing = _Hearing(expert, Sound(stream_sound(sounds, facts.zero)))
-        shown = watched(stream_pictures(pictures, short_side=_SHORT_SIDE))
-        with ahead(shown) as decoded, ahead(_follow(decoded, finder or MediaPipeFinder())) as events:
+        hearing = _Hearing(expert, AudioReader(stream_audio(sounds, facts.zero)))
+        shown = watched(stream_frames(pictures, short_side=_SHORT_SIDE))
+        with prefetch(shown) as decoded, prefetch(_follow(decoded, finder or MediaPipeFinder())) as events:
             for event in events:
                 if isinstance(event, TrackPiece):
                     if event.track not in tracks:
@@ -158,7 +158,7 @@ def _refuse_unscorable(
         raise ValueError(f"{path}: expected a face on show for {shortest}, found none{reason}")
 
 
-def _follow(pictures: Iterator[Picture], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
+def _follow(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
     """Tracks of a whole video; a hole in the pictures ends all tracks."""
     used = 0
     for _, stretch in groupby(enumerate(pictures), key=lambda numbered: numbered[1].tick - numbered[0]):
@@ -175,7 +175,7 @@ def _follow(pictures: Iterator[Picture], finder: FaceFinder) -> Iterator[TrackPi
 class _Hearing:
     """Embeddings of the sound, made as they are asked for, the last minute kept."""
 
-    def __init__(self, expert: UniSyncExpert, sound: Sound) -> None:
+    def __init__(self, expert: UniSyncExpert, sound: AudioReader) -> None:
         self.expert, self.sound = expert, sound
         self.margin = expert.audio_input.context_frames
         self.device = next(expert.parameters()).device
@@ -273,7 +273,7 @@ class _Track:
             shown = np.ones(len(batch), bool)
             video = rearrange(torch.from_numpy(batch).to(self.device), "t h w c -> 1 t c h w").float() / 255
         else:
-            shown = seen_in(batch)
+            shown = has_face(batch)
             if not shown.any():
                 windows = len(batch) - WINDOW_FRAMES + 1
                 return torch.zeros(windows, self.expert.config.embedding), np.zeros(windows, bool)

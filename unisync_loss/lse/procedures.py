@@ -31,10 +31,10 @@ from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.lse.crops import FaceTrack, Place, crops, cut, find_tracks, keep_tracks, squeeze
 from unisync_loss.lse.distances import Edge, LseMeter, summarise
 from unisync_loss.lse.syncnet import SyncNet, load_syncnet
-from unisync_loss.utils.prefetch import ahead
+from unisync_loss.utils.prefetch import prefetch
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import every_frame, find_videos
-from unisync_loss.video.decoding import open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.video.decoding import open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.encoding import to_int16
 from unisync_loss.video.face_detection import Frame, MediaPipeFinder
 
@@ -114,7 +114,7 @@ def measure_video(
 @contextmanager
 def _decoded(path: str | os.PathLike[str]) -> Iterator[Iterator[Frame]]:
     """All frames of a video, decoded beside what is done with them."""
-    with open_media(path) as container, ahead(every_frame(stream_pictures(container))) as frames:
+    with open_media(path) as container, prefetch(every_frame(stream_frames(container))) as frames:
         yield frames
 
 
@@ -122,7 +122,7 @@ def _read_samples(path: str | os.PathLike[str], zero: float) -> NDArray[np.int16
     """The whole sound from the first picture on, 32 kB a second."""
     sound = bytearray()
     with open_media(path) as container:
-        for block in stream_sound(container, zero):
+        for block in stream_audio(container, zero):
             sound += to_int16(block).tobytes()
     return np.frombuffer(sound, np.int16)
 

@@ -1,4 +1,4 @@
-"""Stages of work that run at a time, each a little ahead of the next: decoding beside faces beside a network."""
+"""Iterators that run ahead in threads, so that decoding, face detection and networks overlap."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-_AHEAD = 8  # items that a stage may be ahead
+_AHEAD = 8  # items that an iterator may be ahead
 
 Item = TypeVar("Item")
 
 
 @contextmanager
-def ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+def prefetch(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
     """Run an iterator in a thread of its own, up to eight items ahead.
 
     Args:
-        items: whatever takes time to come, such as decoded pictures; an error in it is raised where they are taken.
+        items: slow to produce, such as decoded frames; an error in it is raised where the items are consumed.
 
     Yields:
         The items in their order. The thread ends with the block.
@@ -39,7 +39,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
                 if stop.is_set():
                     return
             put(False, None)
-        except BaseException as error:  # raised again where the items are taken
+        except BaseException as error:  # raised again where the items are consumed
             put(False, error)
 
     def take() -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""Processes that each do one task at a time; one that dies is replaced, and its task is reported instead of the run."""
+"""Process pool that survives crashes: a crashed worker is replaced and its task reported as failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -18,16 +18,19 @@ Result = TypeVar("Result")
 def run_tasks(
     tasks: Iterable[Task], do: Callable[[Task], Result], died: Callable[[Task, str], Result], workers: int
 ) -> Iterator[Result | None]:
-    """Do tasks in processes of their own.
+    """Run tasks in worker processes.
 
     Args:
-        tasks: drawn as workers get free.
-        do: a function of a module; what it raises is a defect and is raised here.
-        died: gives the result for a task whose process died, and how it died.
+        tasks: taken as workers become free.
+        do: a top-level function of a module.
+        died: gives the result of a task whose process crashed, from the task and the cause.
         workers: number of processes.
 
     Yields:
-        Results as they come; None after five seconds without one.
+        Results in the order of completion; None after five seconds without one.
+
+    Raises:
+        Exception: what ``do`` raised.
     """
     todo = iter(tasks)
     pool = [_Worker(do) for _ in range(workers)]
@@ -55,26 +58,30 @@ def run_tasks(
             worker.end(stop=True)
 
 
+# MediaPipe's and PyTorch's threads do not survive a fork. A fork server has no threads and has imported what the tasks
+# need, so that a new worker takes milliseconds instead of seconds; Windows has none.
+_START = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+
+
 class _Worker:
     def __init__(self, do: Callable[[Any], Any]) -> None:
-        # MediaPipe and PyTorch threads do not survive a fork; a server without threads, that has loaded what the
-        # tasks need, does: a new worker takes milliseconds instead of seconds
-        context = get_context("forkserver")
-        context.set_forkserver_preload([do.__module__])
+        context = get_context(_START)
+        if _START == "forkserver":
+            context.set_forkserver_preload([do.__module__])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, do), daemon=True)
         self.process.start()
         theirs.close()
         self.task: Any = None
 
-    def give(self, task: Any) -> None:  # noqa: ANN401 - whatever the caller's tasks are
+    def give(self, task: Any) -> None:  # noqa: ANN401 - tasks of any type
         self.task = task
         if task is not None:
-            with suppress(BrokenPipeError):  # it died while idle: found out when its answer is awaited
+            with suppress(BrokenPipeError):  # it died while idle, which is noticed when its result is awaited
                 self.connection.send(task)
 
     def end(self, *, stop: bool = False) -> str:
-        """Wait for the process, stop it if told; returns how it died."""
+        """Wait for the process, terminated first if ``stop``; returns the cause of its end."""
         self.connection.close()
         if stop:
             self.process.terminate()
@@ -84,10 +91,10 @@ class _Worker:
 
 
 def _serve(connection: Connection, do: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)  # MediaPipe writes thousands of warnings there
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # MediaPipe writes thousands of warnings there
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
@@ -100,8 +107,8 @@ def _serve(connection: Connection, do: Callable[[Any], Any]) -> None:
                 connection.send((None, error))
 
 
-def _leave_with_parent() -> None:
-    """A parent that was killed cannot stop its workers."""
+def _exit_with_parent() -> None:
+    """Exit with the parent: one that was killed cannot stop its workers."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])

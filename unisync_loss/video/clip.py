@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import SAMPLES_PER_FRAME
-from unisync_loss.video.decoding import Picture, Sound, open_media, read_facts, stream_pictures, stream_sound
+from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
 
 if TYPE_CHECKING:
     pass
@@ -70,18 +70,18 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, sh
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        frames = list(islice(every_frame(stream_pictures(container, short_side=short_side)), max_frames))
+        frames = list(islice(every_frame(stream_frames(container, short_side=short_side)), max_frames))
     with open_media(path) as container:
-        waveform = Sound(stream_sound(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
+        waveform = AudioReader(stream_audio(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
 
 
-def every_frame(pictures: Iterator[Picture]) -> Iterator[NDArray[np.uint8]]:
+def every_frame(pictures: Iterator[TimedFrame]) -> Iterator[NDArray[np.uint8]]:
     """Yield one frame per tick from 0 on; in a gap the frame before it is repeated.
 
     Args:
-        pictures: of :func:`unisync_loss.video.decoding.stream_pictures`.
+        pictures: of :func:`unisync_loss.video.decoding.stream_frames`.
 
     Yields:
         (H, W, 3) uint8 RGB.

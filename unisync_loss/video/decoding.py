@@ -32,7 +32,7 @@ _KEPT = 60 * SAMPLE_RATE  # samples held behind what is being read
 _AUDIO_JITTER = 0.002  # s by which the sound's time stamps may disagree with its samples, counted; then they rule
 
 
-class Picture(NamedTuple):
+class TimedFrame(NamedTuple):
     """What a video shows at one instant.
 
     Attributes:
@@ -150,14 +150,14 @@ def read_facts(path: str | os.PathLike[str], *, sound: bool = True) -> Facts:
         )
 
 
-def stream_pictures(
+def stream_frames(
     container: InputContainer,
     start: int = 0,
     *,
     zero: float | None = None,
     threads: bool = True,
     short_side: int | None = None,
-) -> Iterator[Picture]:
+) -> Iterator[TimedFrame]:
     """Show a video at 25 fps from its first picture on: at each tick the last picture whose time has come.
 
     Frames that come late (time stamps that go back) or damaged are left out; where no picture comes for over a second,
@@ -245,7 +245,7 @@ def _enter(container: InputContainer, stream: VideoStream, target: float) -> Ite
 
 def _show(
     stamped: tuple[float, Any], index: int, tick: int, zero: float, until: float, short_side: int | None
-) -> Generator[Picture, None, int]:
+) -> Generator[TimedFrame, None, int]:
     """Give a frame at all ticks before a time; returns the next tick. Converted only if it is shown at all."""
     time, frame = stamped
     picture = None
@@ -254,7 +254,7 @@ def _show(
             shrink = min(1.0, (short_side or frame.height) / min(frame.height, frame.width))
             size = {"width": round(frame.width * shrink), "height": round(frame.height * shrink)} if shrink < 1 else {}
             picture = upright(np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8), frame.rotation)
-        yield Picture(tick, index, time, picture)
+        yield TimedFrame(tick, index, time, picture)
         tick += 1
     return tick
 
@@ -264,7 +264,7 @@ def upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
 
 
-def stream_sound(container: InputContainer, zero: float) -> Iterator[NDArray[np.float32]]:
+def stream_audio(container: InputContainer, zero: float) -> Iterator[NDArray[np.float32]]:
     """Decode the sound as 16 kHz mono from a time on, gaps filled with silence.
 
     Args:
@@ -320,7 +320,7 @@ def _runs(frames: Iterable[Any]) -> Iterator[tuple[float, int, NDArray[np.float3
                 given += block.samples
 
 
-class Sound:
+class AudioReader:
     """A stream of sound read by time: any stretch not older than a minute behind the newest one read."""
 
     def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:

@@ -40,7 +40,7 @@ class MediaPipeFinder:
     def __call__(self, frame: Frame, _number: int = 0) -> Boxes:
         """Find faces, (H, W, 3) → (N, 4), the most certain first."""
         found = _detect(self._near, frame)
-        for part, left, top in squares_of(frame):
+        for part, left, top in cover_with_squares(frame):
             found += [(score, _moved(box, left, top)) for score, box in _detect(self._far, part)]
         kept: list[Boxes] = []
         for _, box in sorted(found, key=lambda face: -face[0]):
@@ -75,7 +75,7 @@ def _detect(detector: Any, frame: Frame) -> list[tuple[float, Boxes]]:  # noqa: 
     return faces
 
 
-def squares_of(frame: Frame) -> Iterator[tuple[Frame, int, int]]:
+def cover_with_squares(frame: Frame) -> Iterator[tuple[Frame, int, int]]:
     """Cover a frame with squares that overlap by a third, so that a face lies whole in one; one that is nearly square.
 
     Yields:

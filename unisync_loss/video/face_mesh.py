@@ -80,7 +80,7 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         ValueError: when more than a fifth of the frames show no face.
     """
-    seen = seen_in(mesh)
+    seen = has_face(mesh)
     if seen.mean() < FEWEST_FACES:
         raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
     places, frames = np.flatnonzero(seen), np.arange(len(mesh))
@@ -90,7 +90,7 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     return mesh[places[nearest]]
 
 
-def seen_in(mesh: NDArray[np.float32]) -> NDArray[np.bool_]:
+def has_face(mesh: NDArray[np.float32]) -> NDArray[np.bool_]:
     """In which frames a face was found: (T, 468, D) → (T,)."""
     seen: NDArray[np.bool_] = ~np.isnan(mesh).any((1, 2))
     return seen

@@ -88,7 +88,7 @@ def track_faces(frames: Iterable[Frame], finder: FaceFinder | None = None) -> It
     yield from tracker.finish()
 
 
-def cut_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
+def crop_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
     """Cut a square out of a frame at fractions of a pixel, without aliasing.
 
     Args:
@@ -238,7 +238,7 @@ class _Tracker:
         squares = track.squares(track.next, last)
         offset = self.time - len(self.held) + 1
         crops = [
-            (cut_square(self.held[time - offset], square), square)
+            (crop_square(self.held[time - offset], square), square)
             for time, square in zip(range(track.next, last + 1), squares, strict=True)
         ]
         track.waiting += crops
