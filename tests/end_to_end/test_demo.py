@@ -1,4 +1,4 @@
-"""The demonstration, in small: two steps with a random expert on a clip made here."""
+"""The demonstration on a small scale: two steps with a random expert on a clip made here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_FRAME, UniSyncConfig
 from unisync_loss.demo.clip import (
     GAP,
     SIZE,
-    Material,
+    DemoClip,
     audio_windows,
-    load_material,
+    load_demo_clip,
     mel_around,
     references_of,
     split_time,
@@ -30,8 +30,10 @@ from unisync_loss.demo.generator import (
     generate,
     lower_half,
     motion_correlation,
+    train_generator,
 )
-from unisync_loss.demo.run import Judge, run_demo
+from unisync_loss.demo.run import run_demo
+from unisync_loss.demo.scorer import ExpertScorer
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.video.clip import read_clip
@@ -53,8 +55,8 @@ def make_clip(path: Path, frames: int = FRAMES, *, loud: float = 0.3, moving: bo
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip that the demonstration accepts."""
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video that the demonstration accepts."""
     return make_clip(tmp_path_factory.mktemp("clip") / "face & voice.mp4")
 
 
@@ -66,23 +68,23 @@ def expert() -> UniSyncExpert:
 
 
 @pytest.fixture(scope="module")
-def material(clip: Path, expert: UniSyncExpert) -> Material:
-    """The clip as the generator takes it."""
-    return load_material(clip, expert)
+def clip(video: Path, expert: UniSyncExpert) -> DemoClip:
+    """The video with the inputs of generator and expert."""
+    return load_demo_clip(video, expert)
 
 
 @pytest.fixture(scope="module")
-def out(clip: Path, expert: UniSyncExpert, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(video: Path, expert: UniSyncExpert, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished demonstration."""
     folder = tmp_path_factory.mktemp("demo") / "deep" / "out"
     before = {name: value.clone() for name, value in expert.state_dict().items()}
-    run_demo(clip, folder, expert, steps=2, log=lambda line: None)
+    run_demo(video, folder, expert, steps=2, log=lambda line: None)
     assert all(torch.equal(value, before[name]) for name, value in expert.state_dict().items())
     return folder
 
 
 def numbers(text: str) -> object:
-    """What ``demo.json`` holds, without the times."""
+    """Content of ``demo.json`` without the times."""
     values = json.loads(text)
     del values["seconds"]
     for run in values["runs"].values():
@@ -125,17 +127,21 @@ def test_page_is_self_contained(out: Path) -> None:
 
 
 def test_same_seed_same_numbers(
-    clip: Path, expert: UniSyncExpert, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: Path, expert: UniSyncExpert, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unisync_loss.demo.run.write_report", lambda *arguments: None)
-    torch.rand(7)  # the caller's own random state must not matter
-    again, other = (run_demo(clip, tmp_path, expert, steps=2, seed=seed, log=lambda line: None) for seed in (0, 1))
-    written = numbers((out / "demo.json").read_text())
-    assert numbers(again.to_json()) == written
-    assert numbers(other.to_json()) != written
+    torch.rand(7)  # the random state of the caller must not matter
+    again = run_demo(video, tmp_path, expert, steps=2, log=lambda line: None)
+    assert numbers(again.to_json()) == numbers((out / "demo.json").read_text())
     lines = again.table().splitlines()
     assert len(lines) >= 8
-    assert lines[-1] in ("the lips learnt to move in time", "no sure gain from the sync loss on this clip")
+    assert lines[-1] == again.headline
+
+
+def test_another_seed_gives_other_weights(clip: DemoClip) -> None:
+    losses = [train_generator(clip, 2, seed, None, lambda step, generator: None)[1] for seed in (0, 0, 1)]
+    assert losses[0] == losses[1]
+    assert losses[0][1] != losses[2][1]
 
 
 def test_trainings_differ_by_the_loss_alone(out: Path) -> None:
@@ -154,15 +160,15 @@ def test_split_has_a_gap(frames: int) -> None:
     assert len(held) >= 20
 
 
-def test_held_out_part_never_trains(material: Material) -> None:
-    random = torch.Generator().manual_seed(0)
-    batches = [draw_batch(material.train, random).frames for _ in range(100)]
-    drawn = torch.cat(batches)
-    assert drawn.min() == 0
-    assert drawn.max() == material.train.stop - 1
-    # nor through the sound: the last mel window of the training part ends before the first held-out frame
-    steps = torch.arange(material.mel.shape[1], dtype=torch.float32).expand(80, -1)
-    assert mel_around(steps, drawn.max()[None] + 0.5).max() * 200 + 400 < material.held.start * SAMPLES_PER_FRAME
+def test_held_out_part_never_trains(clip: DemoClip) -> None:
+    rng = torch.Generator().manual_seed(0)
+    batches = [draw_batch(clip.train, rng).frames for _ in range(100)]
+    generated = torch.cat(batches)
+    assert generated.min() == 0
+    assert generated.max() == clip.train.stop - 1
+    # nor through the audio: the last mel window of the training part ends before the first held-out frame
+    steps = torch.arange(clip.mel.shape[1], dtype=torch.float32).expand(80, -1)
+    assert mel_around(steps, generated.max()[None] + 0.5).max() * 200 + 400 < clip.held.start * SAMPLES_PER_FRAME
 
 
 def test_references_come_from_other_training_frames() -> None:
@@ -191,67 +197,67 @@ def test_upper_half_is_the_target() -> None:
     faces = torch.rand(3, 6, SIZE, SIZE)
     generator = LipGenerator()
     torch.nn.init.normal_(generator.out.weight)
-    drawn = generator(torch.randn(3, 1, 80, 16), faces)
-    assert drawn.shape == (3, 3, SIZE, SIZE)
-    assert torch.equal(drawn[:, :, : SIZE // 2], faces[:, :3, : SIZE // 2])
-    assert drawn.min() >= 0
-    assert drawn.max() <= 1
+    generated = generator(torch.randn(3, 1, 80, 16), faces)
+    assert generated.shape == (3, 3, SIZE, SIZE)
+    assert torch.equal(generated[:, :, : SIZE // 2], faces[:, :3, : SIZE // 2])
+    assert generated.min() >= 0
+    assert generated.max() <= 1
 
 
-def test_generator_gets_audio_and_no_lower_half(material: Material) -> None:
-    faces = faces_of(material, torch.arange(4))
+def test_generator_gets_audio_and_no_lower_half(clip: DemoClip) -> None:
+    faces = faces_of(clip, torch.arange(4))
     assert faces[:, :3, SIZE // 2 :].abs().max() == 0
     torch.manual_seed(0)
     generator = LipGenerator()
     torch.nn.init.normal_(generator.out.weight)
-    drawn = generate(generator, material)
-    assert drawn.shape == (len(material.held), 3, SIZE, SIZE)
-    assert not torch.equal(drawn, generate(generator, material, late=5))
+    generated = generate(generator, clip)
+    assert generated.shape == (len(clip.held), 3, SIZE, SIZE)
+    assert not torch.equal(generated, generate(generator, clip, late=5))
 
 
-def test_first_output_is_the_reference(material: Material) -> None:
+def test_first_output_is_the_reference(clip: DemoClip) -> None:
     frames = torch.arange(4)
-    drawn = LipGenerator()(mel_around(material.mel, frames), faces_of(material, frames))
-    torch.testing.assert_close(lower_half(drawn), lower_half(material.references[:4]).clamp(0.01, 0.99))
+    generated = LipGenerator()(mel_around(clip.mel, frames), faces_of(clip, frames))
+    torch.testing.assert_close(lower_half(generated), lower_half(clip.references[:4]).clamp(0.01, 0.99))
 
 
-def test_sync_loss_reaches_the_generator(material: Material, expert: UniSyncExpert) -> None:
+def test_sync_loss_reaches_the_generator(clip: DemoClip, expert: UniSyncExpert) -> None:
     generator = LipGenerator()
-    batch = draw_batch(material.train, torch.Generator().manual_seed(0))
-    _, sync = batch_losses(generator, material, batch, UniSyncLoss(expert))
+    batch = draw_batch(clip.train, torch.Generator().manual_seed(0))
+    _, sync = batch_losses(generator, clip, batch, UniSyncLoss(expert))
     sync.backward()
     assert generator.out.weight.grad is not None
     assert generator.out.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("audio", ["mel", "hubert"])
-def test_audio_windows_embed_as_the_whole(material: Material, expert: UniSyncExpert, audio: str) -> None:
-    waveform = torch.from_numpy(material.waveform)[None]
+def test_audio_windows_embed_as_the_whole(clip: DemoClip, expert: UniSyncExpert, audio: str) -> None:
+    waveform = torch.from_numpy(clip.waveform)[None]
     if audio == "hubert":
         torch.manual_seed(0)
         expert = UniSyncExpert(UniSyncConfig(audio="hubert", audio_features=32, embedding=8))
         whole_input = torch.randn(1, 2 * FRAMES, 32)
-        material = material._replace(audio="hubert", audio_input=whole_input[0])
+        clip = clip._replace(audio="hubert", audio_input=whole_input[0])
     else:
         whole_input = waveform
     expert.eval()
     starts = torch.tensor([0, 1, 7, 40])
     with torch.no_grad():
         whole = expert.encode_audio(whole_input, FRAMES)[0]
-        windows = expert.encode_audio(audio_windows(material, starts), 5)[:, 0]
+        windows = expert.encode_audio(audio_windows(clip, starts), 5)[:, 0]
     torch.testing.assert_close(windows, whole[starts], atol=1e-4, rtol=0)
-    torch.testing.assert_close(Judge(expert, material).audio, whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ExpertScorer(expert, clip).audio, whole, atol=1e-4, rtol=0)
 
 
-def test_judge_shifts_the_audio(material: Material, expert: UniSyncExpert) -> None:
-    judge = Judge(expert.eval(), material)
-    truth = material.frames[material.held.start :]
-    whole = expert(material.frames[None], torch.from_numpy(material.waveform)[None])[0]
-    torch.testing.assert_close(judge.probability(truth), whole[material.held.start :], atol=1e-4, rtol=0)
-    assert len(judge.probability(truth, 5)) == len(truth) - 4  # the gap and the training part lend their sound
-    assert len(judge.probability(truth, -5)) == len(truth) - 4 - 5
-    late = Judge(expert, material._replace(audio_input=material.audio_input.roll(16, dims=0)))  # 16 steps are 5 frames
-    torch.testing.assert_close(late.probability(truth), judge.probability(truth, 5), atol=1e-4, rtol=0)
+def test_the_scorer_shifts_the_audio(clip: DemoClip, expert: UniSyncExpert) -> None:
+    scorer = ExpertScorer(expert.eval(), clip)
+    truth = clip.frames[clip.held.start :]
+    whole = expert(clip.frames[None], torch.from_numpy(clip.waveform)[None])[0]
+    torch.testing.assert_close(scorer.probability(truth), whole[clip.held.start :], atol=1e-4, rtol=0)
+    assert len(scorer.probability(truth, 5)) == len(truth) - 4  # with audio of the gap and the training part
+    assert len(scorer.probability(truth, -5)) == len(truth) - 4 - 5
+    late = ExpertScorer(expert, clip._replace(audio_input=clip.audio_input.roll(16, dims=0)))  # 16 steps are 5 frames
+    torch.testing.assert_close(late.probability(truth), scorer.probability(truth, 5), atol=1e-4, rtol=0)
 
 
 def test_motion_correlation() -> None:
@@ -290,10 +296,10 @@ def test_files_that_cannot_be_used(expert: UniSyncExpert, tmp_path: Path) -> Non
         run_demo(tmp_path / "mute.mp4", tmp_path / "out", expert)
 
 
-def test_options_that_cannot_be_used(clip: Path, tmp_path: Path) -> None:
+def test_options_that_cannot_be_used(video: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        run_demo(clip, tmp_path, UniSyncExpert(UniSyncConfig(embedding=8)), steps=0)
+        run_demo(video, tmp_path, UniSyncExpert(UniSyncConfig(embedding=8)), steps=0)
     landmarks = UniSyncExpert(UniSyncConfig(visual="landmarks", visual_features=136, embedding=8))
     with pytest.raises(ValueError, match="expected an expert on rgb, got mel-landmarks"):
-        run_demo(clip, tmp_path / "out", landmarks, steps=1)
+        run_demo(video, tmp_path / "out", landmarks, steps=1)
     assert not (tmp_path / "out").exists()

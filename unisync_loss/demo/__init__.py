@@ -1,1 +1,1 @@
-"""The demonstration: a small generator trained with and without the loss."""
+"""Demonstration: a small generator trained on one clip, without and with the loss."""

@@ -1,6 +1,6 @@
 """Clip that the demonstration trains and measures on.
 
-Axes: T frames, N frames of a batch, B windows, L mel steps.
+Axes: B windows, T frames, N frames of a batch, L audio steps, F audio features.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from unisync_loss.utils.image import resize
 from unisync_loss.video.clip import read_clip
 from unisync_loss.video.voicing import SILENCE, levels
 
-SIZE = 96  # pixels, Wav2Lip's
+SIZE = 96  # pixels, that of Wav2Lip
 MIN_SECONDS, MAX_SECONDS = 3.5, 20.0
 TRAIN_SHARE = 0.7
-GAP = 5  # frames between training and held-out part: no mel window reaches across
-REFERENCE_FRAMES = 6  # of which the reference is the mean
-REFERENCE_GAP = 8  # frames between a target and what makes its reference
+GAP = 5  # frames between training and held-out part, so that no mel window reaches across
+REFERENCE_FRAMES = 6  # averaged to the reference
+REFERENCE_GAP = 8  # least distance of these from their target, in frames
 
 
-class Material(NamedTuple):
-    """A clip ready for the generator.
+class DemoClip(NamedTuple):
+    """A clip with the inputs of generator and expert.
 
     Attributes:
         frames: RGB (T, 3, 96, 96) in [0, 1].
-        references: mean of frames at other times, (T, 3, 96, 96); see :func:`references_of`.
-        mel: (80, L) of the whole clip, the generator's input.
-        audio_input: (L, F) of the whole clip, the expert's input.
-        audio: the expert's audio representation.
+        references: (T, 3, 96, 96), see :func:`references_of`.
+        mel: (80, L) of the whole clip, input of the generator.
+        audio_input: (L, F) of the whole clip, input of the expert.
+        audio: audio representation of the expert, ``mel`` or ``hubert``.
         waveform: (640 · T,) at 16 kHz.
         train: frames to train on.
-        held: later frames, never trained on.
+        held: later frames, held out.
     """
 
     frames: Tensor
@@ -54,16 +54,16 @@ class Material(NamedTuple):
     held: range
 
 
-def load_material(video: Path, expert: UniSyncExpert) -> Material:
-    """Read a clip, compute the audio inputs of generator and expert, and split it in time.
+def load_demo_clip(video: Path, expert: UniSyncExpert) -> DemoClip:
+    """Read a clip, split it in time and compute the inputs of generator and expert.
 
     Args:
         video: a clip of one face of at least 3.5 s; the first 20 s are used.
         expert: on RGB, on the CPU.
 
     Raises:
-        ValueError: when the clip is too short, silent or still in either part, no face crop, or cannot be decoded; for
-            an expert on another visual representation.
+        ValueError: for a clip that cannot be decoded, is too short, is far from square, or is silent or still in either
+            part; for an expert on another visual representation.
         FileNotFoundError: when there is no such file.
     """
     if expert.config.visual != "rgb":
@@ -74,12 +74,12 @@ def load_material(video: Path, expert: UniSyncExpert) -> Material:
         raise ValueError(f"{video}: expected a crop around one face, about square, got {width} x {height} pixels")
     if total < MIN_SECONDS * FPS:
         raise ValueError(f"{video}: expected at least {MIN_SECONDS} s of video, got {total / FPS:.1f} s")
-    pieces = [torch.from_numpy(clip.frames[start : start + 50]) for start in range(0, total, 50)]
-    small = [resize(rearrange(piece, "t h w c -> t c h w").float() / 255, SIZE, SIZE).clamp(0, 1) for piece in pieces]
+    chunks = [torch.from_numpy(clip.frames[start : start + 50]) for start in range(0, total, 50)]  # for memory
+    small = [resize(rearrange(chunk, "t h w c -> t c h w").float() / 255, SIZE, SIZE).clamp(0, 1) for chunk in chunks]
     frames, (train, held) = torch.cat(small), split_time(total)
     for name, part in (("first", train), ("last", held)):
-        sound = clip.waveform[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME]
-        if levels(sound, sound.size)[0] < SILENCE:
+        audio = clip.waveform[part.start * SAMPLES_PER_FRAME : part.stop * SAMPLES_PER_FRAME]
+        if levels(audio, audio.size)[0] < SILENCE:
             raise ValueError(f"{video}: expected speech throughout, got silence in the {name} {len(part) / FPS:.1f} s")
         motion = F.avg_pool2d(frames[part.start : part.stop].std(dim=0), 4).max()
         if motion < 2e-2:  # compression noise alone stays below
@@ -88,25 +88,25 @@ def load_material(video: Path, expert: UniSyncExpert) -> Material:
     with torch.no_grad():
         audio_input = expert.audio_input(waveform)[0]
     mel, references = mel_spectrogram(waveform)[0], references_of(frames, train)
-    return Material(frames, references, mel, audio_input, expert.config.audio, clip.waveform, train, held)
+    return DemoClip(frames, references, mel, audio_input, expert.config.audio, clip.waveform, train, held)
 
 
 def split_time(frames: int) -> tuple[range, range]:
-    """Split a clip into a first part to train on and a later one to measure on, with a gap between."""
+    """Split a clip into training frames and later, held-out frames, with a gap between them."""
     boundary = round(frames * TRAIN_SHARE)
     return range(boundary), range(boundary + GAP, frames)
 
 
 def references_of(frames: Tensor, train: range) -> Tensor:
-    """Average training frames of similar pose, as the generator's reference for each frame.
+    """Average the training frames of the most similar pose, as the reference of each frame.
 
-    Wav2Lip's reference is one frame of another time, and moving it into place takes long training. The upper half
-    gives the pose, so the reference here is the mean of the training frames whose upper halves are most similar, at
-    least 8 frames away; the mean of several mouths does not reveal the mouth of the target.
+    The reference of Wav2Lip is one frame of another time, which takes long training to move into place. Here it is the
+    mean of the six training frames at least 8 frames away whose upper halves are most similar; a mean of several mouths
+    does not reveal the mouth of the target.
 
     Args:
         frames: (T, 3, 96, 96).
-        train: frames that may be used.
+        train: frame numbers that may be used.
 
     Returns:
         (T, 3, 96, 96).
@@ -119,14 +119,14 @@ def references_of(frames: Tensor, train: range) -> Tensor:
 
 
 def mel_around(mel: Tensor, frames: Tensor) -> Tensor:
-    """Cut the 0.2 s of mel centred on each frame.
+    """Cut 0.2 s of mel centred on each frame; moved inwards at the ends of the clip.
 
     Args:
         mel: (80, L).
-        frames: (N,) frame numbers.
+        frames: (N,) frame numbers, may be fractional.
 
     Returns:
-        (N, 1, 80, 16); moved inwards at the ends of the clip.
+        (N, 1, 80, 16).
     """
     steps = WINDOW_STEPS["mel"]
     middles = (frames + 0.5) * (STEP_RATE["mel"] / FPS)
@@ -134,16 +134,16 @@ def mel_around(mel: Tensor, frames: Tensor) -> Tensor:
     return rearrange(mel[:, starts[:, None] + torch.arange(steps)], "f n l -> n 1 f l")
 
 
-def audio_windows(material: Material, starts: Tensor) -> Tensor:
-    """Cut windows out of the expert's audio input of the whole clip, as when it slides over a recording.
+def audio_windows(clip: DemoClip, starts: Tensor) -> Tensor:
+    """Cut windows out of the expert's audio input of the whole clip.
 
     Args:
-        material: the clip.
+        clip: the clip.
         starts: (B,) first frames.
 
     Returns:
         (B, 80, 16) mel or (B, 10, F) HuBERT.
     """
-    first = starts * STEP_RATE[material.audio] // FPS
-    windows = material.audio_input[first[:, None] + torch.arange(WINDOW_STEPS[material.audio])]
-    return rearrange(windows, "b l f -> b f l") if material.audio == "mel" else windows
+    first = starts * STEP_RATE[clip.audio] // FPS
+    windows = clip.audio_input[first[:, None] + torch.arange(WINDOW_STEPS[clip.audio])]
+    return rearrange(windows, "b l f -> b f l") if clip.audio == "mel" else windows

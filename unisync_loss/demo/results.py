@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from unisync_loss.evaluation.bootstrap import block_mean_ci
+from unisync_loss.utils.tensors import Array
+
 LABELS = {
     "truth": "true video",
     "truth_shifted": "true video, audio ±5 frames off",
@@ -12,11 +15,12 @@ LABELS = {
     "unisync": "with UniSyncLoss",
     "unisync_shifted": "with UniSyncLoss, audio 5 frames late",
 }
+_BLOCK = 10  # windows resampled together, because neighbouring ones are correlated
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Mean probability over windows with its 95 % interval (block bootstrap over time)."""
+    """Mean over the held-out windows with its 95 % interval."""
 
     mean: float
     low: float
@@ -24,20 +28,26 @@ class Measure:
     windows: int
 
 
+def mean_over_time(values: Array, seed: int) -> Measure:
+    """Mean of the values (W,) of consecutive windows, with its 95 % interval."""
+    low, high = block_mean_ci(values, _BLOCK, seed=seed)
+    return Measure(float(values.mean()), low, high, len(values))
+
+
 @dataclass(frozen=True)
 class RunResult:
-    """One training and its measures on held-out frames.
+    """One training, measured on held-out frames.
 
     Attributes:
         seconds: duration of the training.
         l1: mean absolute error of the lower half.
         psnr: the same in dB.
-        mouth_correlation: over time, of the mouth's motion with that of the true frames.
-        mouth_correlation_shifted: the same with the generator driven by audio that is 5 frames late.
-        offset_frames: estimated, positive = audio is late.
+        mouth_correlation: of the mouth's motion over time with that of the true frames.
+        mouth_correlation_shifted: the same for audio delayed by 5 frames.
+        offset_frames: estimated by the expert, positive = audio late.
         reconstruction: L1 of each step.
-        sync: sync loss of each step, empty where it was not trained with.
-        check_steps: steps at which held-out frames were measured.
+        sync: sync loss of each step; empty without it.
+        check_steps: steps at which held-out frames were scored.
         check_probability: their mean probability; no choice depends on it.
     """
 
@@ -55,22 +65,21 @@ class RunResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Measures of the demonstration; ``demo.json`` holds them.
+    """Content of ``demo.json``.
 
     Attributes:
-        clip: name of the clip.
+        clip: file name.
         expert: representations and architecture of the expert.
         seed: of weights and data order.
         steps: of each training.
-        sync_weight: full weight of the sync loss.
+        sync_weight: final weight of the sync loss.
         parameters: of the generator.
-        frames: of the clip, with ``train`` and ``held`` as [first, last) frames.
-        probability: of held-out windows: ``truth``, ``truth_shifted``, ``reconstruction``, ``unisync`` and
-            ``unisync_shifted``.
+        frames: of the clip; ``train`` and ``held`` are [first, last) frames.
+        probability: of held-out windows, by the keys of :data:`LABELS`.
         gain: ``unisync`` minus ``reconstruction``, per window.
-        truth_offset_frames: estimated on the whole clip, positive = audio is late.
-        runs: by name, ``reconstruction`` and ``unisync``.
-        series: probability of every held-out window, for the plots.
+        truth_offset_frames: estimated on the whole clip, positive = audio late.
+        runs: ``reconstruction`` and ``unisync``.
+        series: probability of every held-out window.
         seconds: total duration.
         notes: warnings about the clip.
     """
@@ -94,21 +103,23 @@ class DemoResult:
 
     @property
     def learnt(self) -> bool:
-        """Whether the gain is above zero with confidence, and late audio scores lower."""
-        sensitive = self.probability["unisync"].mean > self.probability["unisync_shifted"].mean
-        return self.gain.low > 0 and sensitive
+        """Whether the whole interval of the gain is above zero and late audio scores lower."""
+        return self.gain.low > 0 and self.probability["unisync"].mean > self.probability["unisync_shifted"].mean
+
+    @property
+    def headline(self) -> str:
+        """Outcome in a sentence."""
+        if self.learnt:
+            return "The generator learnt to move the lips in time"
+        return "No significant gain from the sync loss on this clip"
 
     def table(self) -> str:
-        """Return the measures as lines of text, the verdict last."""
+        """Return the measures as lines of text, the outcome last."""
         rows = [f"{'held-out sync probability':<40}{'mean':>6}  95 % interval"]
         for name, measure in self.probability.items():
             rows.append(f"  {LABELS[name]:<38}{measure.mean:>6.3f}  {measure.low:.3f} to {measure.high:.3f}")
         rows.append(f"  {'gain':<38}{self.gain.mean:>+6.3f}  {self.gain.low:+.3f} to {self.gain.high:+.3f}")
-        rows += self.notes
-        rows.append(
-            "the lips learnt to move in time" if self.learnt else "no sure gain from the sync loss on this clip"
-        )
-        return "\n".join(rows)
+        return "\n".join([*rows, *self.notes, self.headline])
 
     def to_json(self) -> str:
         """Return the result as JSON text."""
