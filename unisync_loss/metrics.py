@@ -1,7 +1,7 @@
-"""Metric objects after the convention of torchmetrics: ``update``, ``compute``, ``reset``, sums over processes.
+"""Metrics as torchmetrics objects, for validation loops: ``update``, ``compute``, ``reset``, sums over processes.
 
-They take tensors, on any device, and are made for validation loops; none has a gradient. Needs the ``metrics`` extra.
-Networks that they hold are frozen and are no part of a parent's parameters or ``state_dict``.
+They take tensors on any device and give no gradient. They need the ``metrics`` extra. The networks that they hold are
+frozen and not part of a parent's parameters or ``state_dict``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from unisync_loss.lse.syncnet import SIZE, SyncNet
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.tensors import at_least_float32
 
-__all__ = ["LSEC", "LSED", "OffsetAccuracy", "SyncAccuracy", "SyncProbability"]
-
 try:
     from torchmetrics import Metric
 except ImportError as error:
     raise ImportError("metric objects need torchmetrics: pip install 'unisync_loss[metrics]'") from error
 
+__all__ = ["LSEC", "LSED", "OffsetAccuracy", "SyncAccuracy", "SyncProbability"]
+
 
 class _Mean(Metric):
-    """Mean of values, one sum and one count that processes add up."""
+    """Mean of values: a sum and a count, added up over processes."""
 
     is_differentiable = False
     full_state_update = False
@@ -44,12 +44,12 @@ class _Mean(Metric):
         return (self.total / self.count).float()
 
     def _add(self, values: Tensor) -> None:
-        self.total += values.detach().to(self.total.device).double().sum()  # whichever device either is on
+        self.total += values.detach().to(self.total.device).double().sum()
         self.count += values.numel()
 
 
 class SyncAccuracy(_Mean):
-    """Share of windows judged rightly: in sync where the probability exceeds the threshold.
+    """Share of windows classified correctly: in sync if the probability exceeds the threshold.
 
     Args:
         threshold: of the expert's config, or the paper's 0.5.
@@ -65,7 +65,6 @@ class SyncAccuracy(_Mean):
     higher_is_better = True
 
     def __init__(self, threshold: float = 0.5, **options: Any) -> None:  # noqa: ANN401
-        """Set the threshold."""
         super().__init__(**options)
         self.threshold = threshold
 
@@ -85,10 +84,10 @@ class SyncAccuracy(_Mean):
 
 
 class OffsetAccuracy(_Mean):
-    """Share of clips whose most probable offset is right within a tolerance.
+    """Share of clips whose most probable offset is correct within a tolerance.
 
     Args:
-        tolerance: frames; one is the usual.
+        tolerance: in frames; 1 is usual.
         options: of :class:`torchmetrics.Metric`.
 
     Example:
@@ -103,7 +102,6 @@ class OffsetAccuracy(_Mean):
     higher_is_better = True
 
     def __init__(self, tolerance: int = 1, **options: Any) -> None:  # noqa: ANN401
-        """Set the tolerance."""
         super().__init__(**options)
         self.tolerance = tolerance
 
@@ -111,7 +109,7 @@ class OffsetAccuracy(_Mean):
         """Count clips.
 
         Args:
-            matrix: (B, W, K) probabilities of :func:`unisync_loss.functional.offset_matrix`, K odd; NaN is left out.
+            matrix: (B, W, K) probabilities of :func:`unisync_loss.functional.offset_matrix`, K odd; NaN is skipped.
             target: (B,) true offsets in frames, positive = audio late; 0 for clips in sync.
 
         Raises:
@@ -127,7 +125,7 @@ class OffsetAccuracy(_Mean):
 
 
 class SyncProbability(_Mean):
-    """Mean probability of being in sync over all windows of all clips, by an expert.
+    """Mean sync probability over all windows of all clips, by an expert.
 
     Args:
         expert: frozen in place.
@@ -143,9 +141,8 @@ class SyncProbability(_Mean):
     higher_is_better = True
 
     def __init__(self, expert: UniSyncExpert, **options: Any) -> None:  # noqa: ANN401
-        """Freeze the expert."""
         super().__init__(**options)
-        self.loss = UniSyncLoss(expert)  # holds an expert frozen and out of sight of parents
+        self.loss = UniSyncLoss(expert)
 
     @torch.no_grad()
     def update(self, video: Tensor, audio: Tensor) -> None:
@@ -162,7 +159,7 @@ class SyncProbability(_Mean):
 
 
 class _LipSyncError(Metric):
-    """LSE-D and LSE-C share these sums, so that a MetricCollection runs the network once for both."""
+    """Sums of LSE-D and LSE-C, shared so that a MetricCollection runs the network once for both."""
 
     is_differentiable = False
     full_state_update = False
@@ -171,7 +168,6 @@ class _LipSyncError(Metric):
     count: Tensor
 
     def __init__(self, net: SyncNet, edge: Edge = "legacy", **options: Any) -> None:  # noqa: ANN401
-        """Hold the network."""
         super().__init__(**options)
         self.net = net  # frozen, and no part of this metric's state_dict
         self.edge = edge
@@ -183,7 +179,7 @@ class _LipSyncError(Metric):
         """Measure clips.
 
         Args:
-            video: (B, T, 3, H, W) RGB in [0, 1] at 25 fps, face crops as the procedure in question cuts them; squeezed
+            video: (B, T, 3, H, W) RGB in [0, 1] at 25 fps, face crops of the LSE procedure; resized
                 to 224 × 224 and rounded to whole levels, T at least 6.
             waveform: (B, S) at 16 kHz in [-1, 1], S = 640·T.
 
@@ -206,7 +202,7 @@ class LSED(_LipSyncError):
 
     Args:
         net: of :func:`unisync_loss.lse.syncnet.load_syncnet`.
-        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse.distances`.
+        edge: ``"legacy"`` to compare with published scores, or ``"valid"``, see :mod:`unisync_loss.lse.distances`.
         options: of :class:`torchmetrics.Metric`.
 
     Example:
@@ -228,7 +224,7 @@ class LSEC(_LipSyncError):
 
     Args:
         net: of :func:`unisync_loss.lse.syncnet.load_syncnet`.
-        edge: ``"legacy"`` to compare with published figures, or ``"valid"``, see :mod:`unisync_loss.lse.distances`.
+        edge: ``"legacy"`` to compare with published scores, or ``"valid"``, see :mod:`unisync_loss.lse.distances`.
         options: of :class:`torchmetrics.Metric`.
     """
 

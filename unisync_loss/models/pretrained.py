@@ -1,7 +1,8 @@
-"""Checkpoints: a folder, a released name, or a repository of the Hugging Face Hub → an expert, strictly.
+"""Checkpoints of experts: folders, released names and repositories of the Hugging Face Hub.
 
-A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. No pickle is ever read, no key may
-be missing or left over, no field of the config is guessed: a frozen loss with random layers would pass unseen.
+A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. Loading is strict, because random
+layers in a frozen loss would go unnoticed: no pickle is read, no key may be missing or left over, and no field of the
+config has a default.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -31,7 +31,7 @@ from unisync_loss.utils.hub import hub_source
 from unisync_loss.utils.weights import match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-RELEASED = "released.json"  # the table that pins the bundled ones
+RELEASED = "released.json"  # table of the bundled checkpoints
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
@@ -52,10 +52,10 @@ class PretrainedInfo:
 
 
 def list_pretrained() -> dict[str, PretrainedInfo]:
-    """Released checkpoints by name; reads one small file, no weights and no network.
+    """List the released checkpoints; reads one small file, no weights, and uses no network.
 
     Returns:
-        By name, in alphabetical order; iterating gives the names.
+        Information by name, in alphabetical order.
     """
     released = {}
     for name, entry in sorted(_released().items()):
@@ -69,17 +69,17 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
     """Load an expert in eval mode and float32.
 
     Args:
-        name: an existing folder, a released name, or ``owner/name[@revision]`` on the Hugging Face Hub; looked for in
-            this order. A :class:`~pathlib.Path` is always a folder. Weights of released names are checked by their
+        name: an existing folder, a released name, or ``owner/name[@revision]`` on the Hugging Face Hub, tried in this
+            order. A :class:`~pathlib.Path` is always a folder. The weights of released names are checked against their
             sha256. A revision that is a full commit needs no network once cached; for any other the Hub is asked
-            first, and the cached copy serves when it does not answer.
-        device: to put it on; None leaves it where modules are created.
+            first, and the cached copy is used if it does not answer.
+        device: of the expert; None leaves it where modules are created.
 
     Returns:
-        The expert; the caller's random numbers are left as they were.
+        The expert; the state of the random generators is unchanged.
 
     Raises:
-        ValueError: for an unknown name, a checkpoint that is not exactly right, a Hub that refuses or gives no answer.
+        ValueError: for an unknown name, a checkpoint with any deviation, or a Hub that refuses or gives no answer.
 
     Example:
         >>> round(load_expert("mel-rgb").config.threshold, 3)
@@ -106,17 +106,20 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
 def save_pretrained(
     expert: UniSyncExpert, folder: str | os.PathLike[str], *, card: str | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a checkpoint folder whole or not at all.
+    """Write a checkpoint folder.
+
+    All files are complete on disk before the first replaces an earlier one. If the process dies between the
+    replacements, the folder has no config and does not load, rather than a mixture of two checkpoints.
 
     Args:
         expert: to be saved.
-        folder: made if missing; an earlier checkpoint in it is replaced.
-        card: text of ``README.md``; None keeps the one there is, or writes a few lines made from the config.
-        dtype: of the stored floating-point numbers, such as ``torch.float16``; None keeps theirs.
+        folder: created if missing; an earlier checkpoint in it is replaced.
+        card: text of ``README.md``; None keeps an existing card, or writes a few lines from the config.
+        dtype: of the stored floating-point numbers, such as ``torch.float16``; None keeps the expert's.
 
     Raises:
         ValueError: for weights that are not finite, before or after the cast.
-        OSError: when the disk is full or the folder cannot be written; an earlier checkpoint stays as it was.
+        OSError: when the disk is full, and an earlier checkpoint stays as it is, or the folder cannot be written.
     """
     folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
@@ -153,8 +156,8 @@ def _load(
             expected = UniSyncExpert(config).state_dict()
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: expected the config of an expert, got one that cannot be built ({error})") from error
-    path = fetch(WEIGHTS)  # only now: the repository of another project need not be downloaded to be refused
-    content = path.read_bytes()  # once, so that what was checked is what is loaded
+    path = fetch(WEIGHTS)  # not before: a repository of another project is refused by its config, without a download
+    content = path.read_bytes()  # once: the bytes that are checked are those that are loaded
     if released is not None and (digest := hashlib.sha256(content).hexdigest()) != released.sha256:
         raise ValueError(f"{path}: expected sha256 {released.sha256}, got {digest}: changed, install it again")
     try:
@@ -183,7 +186,7 @@ def _read_config(path: Path) -> UniSyncConfig:
 def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return parse_safetensors(content)
-    except Exception as error:  # the parser raises its own type, KeyError, ValueError … by what is broken
+    except Exception as error:  # its own type, KeyError, ValueError …, depending on the damage
         pickled = content.startswith((b"PK", b"\x80"))  # torch.save, pickle
         found = "a pickle under its name; pickles are never loaded" if pickled else f"one that cannot be read ({error})"
         raise ValueError(
@@ -225,47 +228,20 @@ def _default_card(config: UniSyncConfig) -> str:
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Put files into the folder, all or none; unchanged ones are left alone, so that one change is one rename."""
-    paths = {file: folder / file for file in contents}
+    """Write files beside their final places, then rename them; unchanged ones are left alone."""
     changed = {
         file: content
         for file, content in contents.items()
-        if not paths[file].is_file() or paths[file].read_bytes() != content
+        if not (folder / file).is_file() or (folder / file).read_bytes() != content
     }
-    scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
         for file, content in changed.items():
-            with (scratch / file).open("wb") as stream:
+            with Path(scratch, file).open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-        _publish(scratch, folder, list(changed))
-    finally:
-        if not any(scratch.glob("old-*")):  # else the earlier files could not be put back: they stay there
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _publish(scratch: Path, folder: Path, files: list[str]) -> None:
-    """Rename into place; the config goes first and comes last, for a folder without one does not load."""
-    if len(files) == 1:
-        os.replace(scratch / files[0], folder / files[0])
-        return
-    order = sorted(files, key=[WEIGHTS, CARD, CONFIG].index)
-    moved: list[str] = []
-    placed: list[str] = []
-    try:
-        for file in reversed(order):
-            if (folder / file).exists():
-                os.replace(folder / file, scratch / f"old-{file}")
-                moved.append(file)
-        for file in order:
-            os.replace(scratch / file, folder / file)
-            placed.append(file)
-    except BaseException:
-        for file in placed:
-            (folder / file).unlink()
-        for file in reversed(moved):
-            os.replace(scratch / f"old-{file}", folder / file)
-        raise
-    for file in moved:
-        (scratch / f"old-{file}").unlink()
+        if {WEIGHTS, CONFIG} <= changed.keys():
+            # a folder without a config does not load, so weights never load with the config of another checkpoint
+            (folder / CONFIG).unlink(missing_ok=True)
+        for file in sorted(changed, key=[WEIGHTS, CARD, CONFIG].index):
+            os.replace(Path(scratch, file), folder / file)

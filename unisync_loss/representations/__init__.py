@@ -1,4 +1,4 @@
-"""What an expert can look at and listen to: one file each, two base classes that fix the shapes."""
+"""Audio and visual representations that experts take: one module each, two base classes that define the shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a repository on the Hugging Face Hub: from the cache or the network, or one clear error within seconds."""
+"""Files of a repository on the Hugging Face Hub, from the cache or the network, or one clear error within seconds."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import TypeVar
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_SECONDS = 4.0  # for the Hub's first answer; left alone, its client retries for 23 s to 47 s
-#: answers of the Hub that no cached copy may paper over, by the client's exception
-_REFUSALS = {
-    "GatedRepoError": "access is gated: accept its terms on the Hub, then run `hf auth login`",
-    "RepositoryNotFoundError": "no such repository on the Hub (a private one needs `hf auth login`), nor such a folder",
-    "RevisionNotFoundError": "no such revision in that repository",
-    "RemoteEntryNotFoundError": "no {file} in that repository; pickles (pytorch_model.bin, …) are never loaded instead",
-}
+_HUB_SECONDS = 4.0  # for the Hub's first answer; by default, its client retries for 23 s to 47 s
 _T = TypeVar("_T")
 logger = logging.getLogger(__name__)
 
 
 def hub_source(repo: str, revision: str, files: tuple[str, ...]) -> Callable[[str], Path]:
-    """How to get files of a repository, all of one commit: from the cache where that is right, else from the Hub."""
+    """Build a function that gets files of a repository, all of one commit, from the cache or the Hub.
+
+    Args:
+        repo: ``owner/name``.
+        revision: commit, tag or branch; a full commit needs no network once all files are cached.
+        files: the names that will be asked for.
+
+    Returns:
+        File name → path in the cache.
+
+    Raises:
+        ValueError: where the Hub refuses, or gives no answer and not all files are cached.
+    """
     from huggingface_hub import constants, try_to_load_from_cache
 
     def cached(file: str) -> Path | None:
@@ -55,9 +60,9 @@ def hub_source(repo: str, revision: str, files: tuple[str, ...]) -> Callable[[st
 
 
 def _hub_problem(repo: str, revision: str, file: str) -> str | None:
-    """Why the Hub cannot be used now, or None if it can; raises where it refuses.
+    """Reason why the Hub cannot be used now, or None if it can; raises where it refuses.
 
-    One request, never repeated; in a thread, as looking up a name or a dripping answer outlasts a client's timeouts.
+    One request, never repeated, in a thread, because name resolution and slow answers outlast a client's timeouts.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
@@ -66,11 +71,11 @@ def _hub_problem(repo: str, revision: str, file: str) -> str | None:
     url = hf_hub_url(repo, file, revision=revision)
     try:
         metadata = _within(seconds + 0.3, lambda: get_hf_file_metadata(url, timeout=seconds))
-    except Exception as error:  # the client's own types: httpx2, httpx or requests, by its version
+    except Exception as error:  # of httpx2, httpx or requests, depending on the client's version
         if (refusal := _refusal(error, file)) is not None:
             raise ValueError(refusal) from error
         return _brief(error) if str(error) else f"nothing within {seconds:g} s"
-    return None if metadata.commit_hash else "what answers there is no Hub, or a proxy or sign-in page before it"
+    return None if metadata.commit_hash else "the server there is not a Hub, or a proxy or sign-in page answers for it"
 
 
 def _within(seconds: float, call: Callable[[], _T]) -> _T:
@@ -82,7 +87,7 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()  # an executor would be waited for at exit
+    threading.Thread(target=work, daemon=True).start()  # not an executor: the interpreter waits for those at exit
     return future.result(timeout=seconds)
 
 
@@ -98,9 +103,18 @@ def _download(repo: str, revision: str, file: str) -> Path:
 
 
 def _refusal(error: Exception, file: str) -> str | None:
-    known = _REFUSALS.get(type(error).__name__)
-    if known is not None:
-        return known.format(file=file)
+    """Message for an answer that a cached copy must not hide, or None."""
+    from huggingface_hub import errors
+
+    # the first class is a subclass of the second
+    if isinstance(error, errors.GatedRepoError):
+        return "access is gated: accept its terms on the Hub, then run `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository on the Hub (a private one needs `hf auth login`), nor such a folder"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision in that repository"
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return f"no {file} in that repository; pickles (pytorch_model.bin, …) are never loaded instead"
     status = getattr(getattr(error, "response", None), "status_code", None)
     return f"access denied (HTTP {status}): run `hf auth login`" if status in (401, 403) else None
 

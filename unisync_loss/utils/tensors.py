@@ -1,4 +1,4 @@
-"""Array types, dtypes and shapes in words."""
+"""Dtypes and shapes of tensors; the array type of measurements."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""HuBERT models of ``transformers``: bundled, from a folder or from the Hub, whole or not at all.
+"""HuBERT models of ``transformers``: bundled, in a folder or on the Hub, loaded with all weights or not at all.
 
 A model is three files of one commit, or of one folder: ``config.json``, ``preprocessor_config.json`` and
-``model.safetensors``. Older repositories (``facebook/hubert-*`` among them) hold ``pytorch_model.bin`` in its place;
-PyTorch reads it by its restricted reader, which runs nothing of the file.
+``model.safetensors``. Older repositories (such as ``facebook/hubert-*``) have ``pytorch_model.bin`` instead; PyTorch
+reads it with its restricted unpickler, which runs no code of the file.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class LoadedModel(NamedTuple):
-    """A model as its files have it.
+    """A model and its files' metadata.
 
     Attributes:
         model: of transformers, with its weights.
-        preprocessor: what ``preprocessor_config.json`` says of its inputs.
-        identity: what tells the weights from any others: the commit, or the sha256 of a folder's weights.
+        preprocessor: content of ``preprocessor_config.json``.
+        identity: identifier of the weights: the commit, or the sha256 of a folder's weights.
     """
 
     model: HubertModel
@@ -44,15 +44,15 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(name: str | os.PathLike[str], revision: str) -> LoadedModel:
-    """Load a bundled model, that of a folder, or of the Hub (the cache first, where the revision is a full commit).
+    """Load a model that is bundled, in a folder or on the Hub (from the cache if the revision is a full commit).
 
     Args:
-        name: a folder, a bundled name, or ``owner/name`` on the Hub, looked for in this order.
-        revision: of the Hub; of files on this disk the sha256 of their weights, if they are to be those and no others.
+        name: a folder, a bundled name, or ``owner/name`` on the Hub, tried in this order.
+        revision: on the Hub; for files on this disk optionally the sha256 that their weights must have.
 
     Raises:
-        ValueError: for files of another kind of model, that lack weights or are not those of the sha256, or that are
-            neither here nor to be had from the Hub: within seconds, and with the command that fetches them.
+        ValueError: for another kind of model, missing weights or another sha256, or a model that is neither on this
+            disk nor available from the Hub; within seconds, with the command that downloads it.
         ImportError: without transformers.
     """
     text = os.fspath(name)
@@ -64,19 +64,19 @@ def load_model(name: str | os.PathLike[str], revision: str) -> LoadedModel:
 
 
 def _find(name: str, revision: str) -> tuple[Path, str]:
-    """The folder of a model's files, and what tells its weights from any others."""
+    """Folder of a model's files and identifier of its weights."""
     bundled = BUNDLED / name
     here = Path(name) if os.path.isdir(name) else bundled if (bundled / _PREPROCESSOR).is_file() else None
     if here is None:
         return _hub_files(name, revision)
     folder, identity = _folder_files(here)
     if _SHA256.fullmatch(revision) and identity != revision:
-        raise ValueError(f"expected weights of sha256 {revision}, got {identity}: those of another model, or changed")
+        raise ValueError(f"expected weights of sha256 {revision}, got {identity}: another model's, or changed")
     return folder, identity
 
 
 def _folder_files(folder: Path) -> tuple[Path, str]:
-    """The folder and the sha256 of its weights."""
+    """Check a folder's files: the folder and the sha256 of its weights."""
     weights = [folder / name for name in (_WEIGHTS, _OLD_WEIGHTS) if (folder / name).is_file()]
     missing = [name for name in (_CONFIG, _PREPROCESSOR) if not (folder / name).is_file()]
     missing += [] if weights else [_WEIGHTS]
@@ -90,10 +90,11 @@ def _folder_files(folder: Path) -> tuple[Path, str]:
 
 
 def _hub_files(model: str, revision: str) -> tuple[Path, str]:
-    """The folder in the Hub's cache, filled if need be, and its commit."""
+    """Download a model's files where they are not cached: the folder in the cache and its commit."""
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model, re.ASCII) is None:
         raise ValueError("expected an existing folder, a bundled name, or owner/name on the Hub")
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     old = isinstance(try_to_load_from_cache(model, _OLD_WEIGHTS, revision=revision), str)
     fetch = hub_source(model, revision, (_CONFIG, _PREPROCESSOR, _OLD_WEIGHTS if old else _WEIGHTS))
@@ -102,7 +103,7 @@ def _hub_files(model: str, revision: str) -> tuple[Path, str]:
     try:
         fetch(_OLD_WEIGHTS if old else _WEIGHTS)
     except ValueError as error:
-        if old or type(error.__cause__).__name__ != "RemoteEntryNotFoundError":
+        if old or not isinstance(error.__cause__, RemoteEntryNotFoundError):
             raise
         fetch(_OLD_WEIGHTS)
     return folder, folder.name  # snapshots/<commit>
@@ -119,7 +120,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> HubertModel:
-    """Build the model from local files only; every weight must be in them."""
+    """Build the model from local files, which must contain every weight."""
     kind = _read_json(folder / _CONFIG).get("model_type")
     if kind != "hubert":
         raise ValueError(f"{_CONFIG}: expected a model of type 'hubert', got {kind!r}")
@@ -130,10 +131,11 @@ def _load(folder: Path) -> HubertModel:
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        except Exception as error:  # the parsers of weights and config raise types of their own
+        except Exception as error:  # the parsers of weights and config raise their own types
             problem = " ".join(str(error).split())[:300]
             raise ValueError(f"cannot be loaded ({type(error).__name__}: {problem})") from error
-    missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # of pre-training alone
+    # transformers fills gaps with random weights; names and shapes differ between its versions, so it matches them
+    missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # used in pre-training only
     if missing:
         raise ValueError(f"{folder}: lacks {len(missing)} weights of the model, such as {missing[0]}")
     loaded: HubertModel = model
@@ -142,7 +144,7 @@ def _load(folder: Path) -> HubertModel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and reports of loading; what matters in them is checked."""
+    """Hide the progress bars and reports of loading; the missing keys are checked."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,23 +1,10 @@
 import torch
 
 from unisync_loss.models.mouth_aligner import MouthAligner, sample_mouth
-from unisync_loss.models.paper import lower_half
 
 
-def test_lower_half_of_96_is_plain_slicing():
-    video = torch.rand(2, 5, 3, 96, 96)
-    assert torch.equal(lower_half(video), video[..., 48:, :])
-
-
-def test_lower_half_sends_no_gradient_to_the_upper():
-    video = torch.rand(1, 5, 3, 192, 160, requires_grad=True)
-    lower_half(video).square().sum().backward()
-    assert video.grad[..., :94, :].abs().max() == 0  # anti-aliasing reaches two rows over the middle
-    assert (video.grad[..., 98:, :].abs().sum((2, 3, 4)) > 0).all()
-
-
-def picture(pose, size=128):
-    """A smooth pattern painted in template coordinates, seen at a pose."""
+def image(pose, size=128):
+    """A smooth pattern in template coordinates, drawn at a pose."""
     grid = (torch.arange(size) + 0.5) / size
     ys, xs = torch.meshgrid(grid, grid, indexing="ij")
     inverse = torch.linalg.inv(pose[:, :2])
@@ -29,7 +16,7 @@ def picture(pose, size=128):
 def test_the_cut_does_not_depend_on_place_size_and_tilt():
     upright = torch.tensor([[0.3, 0.0, 0.5], [0.0, 0.3, 0.3]])
     tilted = torch.tensor([[0.38, -0.06, 0.45], [0.06, 0.33, 0.35]])
-    cuts = [sample_mouth(picture(pose), pose[None]) for pose in (upright, tilted)]
+    cuts = [sample_mouth(image(pose), pose[None]) for pose in (upright, tilted)]
     assert (cuts[0] - cuts[1]).abs().max() < 0.01
 
 

@@ -1,0 +1,84 @@
+"""HuBERT as an expert's input."""
+
+import pytest
+import torch
+
+from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
+from unisync_loss.representations.hubert_encoder import HubertEncoder
+
+WIDTH = 32
+
+
+@pytest.fixture
+def waveform():
+    """Three seconds whose loudness changes, not zero on average."""
+    time = torch.arange(48000) / 16000
+    return (0.3 * torch.randn(48000) * (1 + torch.sin(3 * time)) + 0.05)[None]
+
+
+def hubert_config(folder, revision="main", **changes):
+    values = {"audio": "hubert", "audio_features": WIDTH, "embedding": 8, "hubert_model": str(folder), **changes}
+    return UniSyncConfig(hubert_revision=revision, **values)
+
+
+class TestExpert:
+    def test_waveform_and_its_features_are_the_same(self, tiny_hubert, waveform):
+        expert = UniSyncExpert(hubert_config(tiny_hubert)).eval()
+        video, features = torch.rand(1, 75, 3, 32, 32), HubertEncoder.from_pretrained(tiny_hubert)(waveform)
+        with torch.no_grad():
+            heard = expert(video, waveform)
+            assert heard.shape == (1, 71)
+            assert torch.allclose(heard, expert(video, features), atol=1e-5)
+            # the step that HuBERT does not give for exactly T frames
+            assert torch.equal(expert(video, features), expert(video, features[:, :-1]))
+            with pytest.raises(ValueError, match="expected about 150 steps"):
+                expert(video, features[:, :-2])
+
+    def test_hubert_is_no_part_of_the_checkpoint(self, tiny_hubert, waveform):
+        expert = UniSyncExpert(hubert_config(tiny_hubert))
+        before = list(expert.state_dict())
+        expert.train().encode_audio(waveform, 75)
+        assert list(expert.state_dict()) == before
+        assert not expert.audio_input.encoder.network.training
+
+    def test_the_encoder_is_loaded_once_and_moves_with_the_loss(self, tiny_hubert, waveform, monkeypatch):
+        loss = UniSyncLoss(UniSyncExpert(hubert_config(tiny_hubert)))
+        with torch.inference_mode():
+            loss.expert.encode_audio(waveform, 75)
+        encoder = loss.expert.audio_input.encoder
+        loss.half()
+        assert encoder.dtype == torch.float32
+        monkeypatch.setattr(HubertEncoder, "from_pretrained", None)
+        loss.expert.encode_audio(waveform, 75)
+        loss.to("meta")
+        assert {value.device.type for value in encoder.network.parameters()} == {"meta"}
+
+    def test_a_gradient_after_scoring_in_inference_mode(self, tiny_hubert, waveform):
+        expert = UniSyncExpert(hubert_config(tiny_hubert))
+        with torch.inference_mode():
+            expert.encode_audio(waveform, 75)
+        expert.encode_audio(waveform.requires_grad_(), 75).sum().backward()
+        assert waveform.grad.abs().sum() > 0
+
+    def test_the_configs_layer_is_taken(self, tiny_hubert, waveform):
+        last, first = (UniSyncExpert(hubert_config(tiny_hubert, hubert_layer=layer)) for layer in (-1, 1))
+        assert torch.equal(last.audio_input(waveform), HubertEncoder.from_pretrained(tiny_hubert)(waveform))
+        assert torch.equal(first.audio_input(waveform), HubertEncoder.from_pretrained(tiny_hubert, layer=1)(waveform))
+
+    @pytest.mark.parametrize(
+        ("audio", "message"),
+        [
+            (torch.randn(1, 10, 768), r"\(B, L, 1024\).*got \(1, 10, 768\).*looks like HuBERT base"),
+            (torch.randn(1, 10, 80), "looks like a mel"),
+            (torch.randn(1, 10, 77), r"features of width 77$"),
+            (torch.randn(1, 1, 10, 1024), r"got \(1, 1, 10, 1024\)"),
+            (torch.ones(1, 10, 1024, dtype=torch.int64), "floating point, got"),
+        ],
+    )
+    def test_wrong_features(self, audio, message):
+        with pytest.raises(ValueError, match=message):
+            UniSyncExpert(UniSyncConfig(audio="hubert", embedding=8)).encode_audio(audio, 5)
+
+    def test_model_of_another_width(self, tiny_hubert, waveform):
+        with pytest.raises(ValueError, match=r"\(B, L, 1024\).*: features of width 32, which looks like CTC"):
+            UniSyncExpert(hubert_config(tiny_hubert, audio_features=1024)).encode_audio(waveform, 75)
