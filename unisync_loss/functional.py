@@ -20,8 +20,6 @@ SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that replaces ReLU in
 
 Reduction = Literal["mean", "sum", "none"]
 
-__all__ = ["margin_loss", "margin_plateau", "offset_matrix", "reduce", "sync_probability"]
-
 
 def straight_through_clamp(value: Tensor, low: float, high: float) -> Tensor:
     """Clamp in the forward pass, identity in the backward pass.

@@ -24,7 +24,8 @@ class TestHub:
         commit = hub.add(REPO, contents(original))
         loaded = load_expert(REPO)
         assert loaded.config == SMALLEST
-        assert sorted(request.split()[0] for request in hub.requests).count("GET") == 2
+        # the client may ask for other things once per process
+        assert sum(request.startswith("GET") and "/resolve/" in request for request in hub.requests) == 2
         hub.requests.clear()
         load_expert(REPO)
         assert {request.split()[0] for request in hub.requests} == {"HEAD"}
