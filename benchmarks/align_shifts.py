@@ -26,12 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from unisync_loss import load_expert
 from unisync_loss.curation.align import SMALLEST, AlignmentExpert, align
 from unisync_loss.curation.folds import make_folds, read_unseen
-from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audio
-from unisync_loss.evaluation.bootstrap import mean_ci
-from unisync_loss.models.pretrained import load_expert
-from unisync_loss.video.encoding import write_clip
+from unisync_loss.data import ClipEntry, list_clips, load_clip, shift_audio, write_clip
+from unisync_loss.evaluation import mean_ci
 
 FOLDS = 2
 

@@ -25,14 +25,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from unisync_loss.data.clips import ClipEntry, list_clips
-from unisync_loss.evaluation.bootstrap import mean_ci
-from unisync_loss.evaluation.embeddings import embed_clips, offset_table
-from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
-from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.models.pretrained import load_expert
+from unisync_loss import UniSyncExpert, load_expert
+from unisync_loss.data import ClipEntry, find_videos, list_clips
+from unisync_loss.evaluation import MAX_OFFSET, TOLERANCE, embed_clips, find_offset, mean_ci, offset_table
 from unisync_loss.utils.progress import Progress
-from unisync_loss.video.clip import SUFFIXES
 
 #: kind of generated clip: description, and the corpus with the real clips of its sources
 SOURCES = {
@@ -90,7 +86,7 @@ def list_groups(generated: Path, real: Sequence[Path]) -> dict[str, list[ClipEnt
     groups = {"real, held out": list_clips(real[0])}
     known = [entry for folder in real for entry in list_clips(folder)]
     for kind, (_, corpus) in SOURCES.items():
-        files = sorted(path for path in (generated / kind).glob("*") if path.suffix in SUFFIXES)
+        files = find_videos(generated / kind) if (generated / kind).is_dir() else []
         if not files:
             continue
         if corpus:

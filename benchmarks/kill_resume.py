@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from unisync_loss.models.pretrained import load_expert
+from unisync_loss import load_expert
 
 
 def command(options: argparse.Namespace, out: Path, *more: str) -> list[str]:

@@ -31,14 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unisync_loss.lse import LseMeter, SyncNet, compute_mfcc, measure_video, to_int16
 from unisync_loss.lse.crops import FaceTrack, crops, cut, find_tracks, keep_tracks
-from unisync_loss.lse.distances import LseMeter
-from unisync_loss.lse.mfcc import compute_mfcc
-from unisync_loss.lse.procedures import measure_video
-from unisync_loss.lse.syncnet import SyncNet
 from unisync_loss.video.clip import every_frame
 from unisync_loss.video.decoding import open_media, read_facts, stream_audio, stream_frames
-from unisync_loss.video.encoding import to_int16
 from unisync_loss.video.face_detection import MediaPipeFinder
 
 BATCH = 20  # the original's

@@ -27,9 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unisync_loss import UniSyncExpert, UniSyncLoss, list_pretrained, load_expert
 from unisync_loss.config import FPS, PARSING_GROUPS, SAMPLE_RATE, WINDOW_FRAMES
-from unisync_loss.data.clips import list_clips, load_clip
-from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_video
-from unisync_loss.evaluation.report import summarise
+from unisync_loss.data import list_clips, load_clip
+from unisync_loss.evaluation import ClipEmbedding, embed_video, summarise
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh

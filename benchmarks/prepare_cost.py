@@ -24,11 +24,11 @@ from tools.synthetic.clip import synthesize_clip
 from unisync_loss.config import FPS
 from unisync_loss.data import face_clips as footage
 from unisync_loss.data import preparation as prepare
+from unisync_loss.data import write_clip
 from unisync_loss.data.datasets import list_sources
 from unisync_loss.data.store_writer import StagedInput
 from unisync_loss.video import face_tracking as tracks
 from unisync_loss.video.decoding import read_facts
-from unisync_loss.video.encoding import write_clip
 from unisync_loss.video.face_detection import Boxes, Frame
 
 #: stages from a frame to its landmarks; the target for these is 0.35 CPU seconds

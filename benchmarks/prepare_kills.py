@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unisync_loss.data.preparation import prepare
-from unisync_loss.video.encoding import write_clip
+from unisync_loss.data import prepare, write_clip
 
 INPUTS = 12
 SHARD_BYTES = 100_000  # two or three inputs

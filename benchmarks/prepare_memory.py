@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from tools.synthetic.clip import synthesize_clip
-from unisync_loss.video.encoding import write_clip
+from unisync_loss.data import write_clip
 
 SECONDS = 8  # of the clip that is repeated
 

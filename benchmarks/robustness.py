@@ -19,12 +19,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.data.clips import list_clips, load_clip
-from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips
-from unisync_loss.evaluation.protocols import score_pairs, summarise_pairs
-from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.models.pretrained import load_expert
-from unisync_loss.video.voicing import voiced_windows
+from unisync_loss import UniSyncExpert, load_expert
+from unisync_loss.data import list_clips, load_clip
+from unisync_loss.evaluation import ClipEmbedding, embed_clips, score_pairs, summarise_pairs, voiced_windows
 
 
 def crop(x: float, y: float, width: float, height: float, size: int | None = None) -> Callable[[Tensor], Tensor]:

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from unisync_loss import load_expert
 from unisync_loss.config import FPS
+from unisync_loss.evaluation import score_video
 from unisync_loss.evaluation.video_page import draw_video
-from unisync_loss.evaluation.video_scores import TrackScores, score_video
+from unisync_loss.evaluation.video_scores import TrackScores
 from unisync_loss.evaluation.video_summary import judge
-from unisync_loss.models.pretrained import load_expert
 from unisync_loss.video.face_detection import MediaPipeFinder
 
 MIB = 1024**2

@@ -23,14 +23,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from unisync_loss import UniSyncExpert, list_pretrained, load_expert
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.data.clips import ClipEntry, list_clips, load_clip
-from unisync_loss.evaluation.bootstrap import mean_ci
-from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips
-from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
+from unisync_loss.data import ClipEntry, list_clips, load_clip
+from unisync_loss.evaluation import MAX_OFFSET, TOLERANCE, ClipEmbedding, embed_clips, find_offset, mean_ci
 from unisync_loss.functional import offset_matrix
-from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.models.pretrained import list_pretrained, load_expert
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.decoding import read_facts
 

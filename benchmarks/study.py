@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from unisync_loss import load_expert
 from unisync_loss.config import WINDOW_FRAMES
-from unisync_loss.evaluation.report import summarise
-from unisync_loss.models.pretrained import load_expert
+from unisync_loss.evaluation import summarise
 from unisync_loss.training import config as recipe
 from unisync_loss.training.data.loading import load_clips
 from unisync_loss.training.model import TrainingModel, build_hubert

@@ -1,10 +1,10 @@
-"""``unisync prepare`` with Ray Data, on this machine or on a cluster: the same stages, the same store.
+"""``unisync prepare`` with Ray Data, on one machine or a cluster, with the same stages and the same store.
 
-    pip install "ray[data]" "pandas<3" "pyarrow<22"  # the newest want NumPy 2, MediaPipe wants 1
+    pip install "ray[data]" "pandas<3" "pyarrow<22"  # newer releases need NumPy 2, MediaPipe needs 1
     python examples/prepare_with_ray.py VIDEOS --out STORE --workers 2
 
-With RAY_ADDRESS set, the machines of that cluster do the work; VIDEOS and STORE then lie on a file system that all of
-them see under the same name. Started again after it was stopped, it goes on.
+With RAY_ADDRESS set, the machines of that cluster do the work; VIDEOS and STORE must then be on a file system that
+all of them mount under the same path. An interrupted run is continued by the same command.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from typing import Any
 import numpy as np
 import ray
 
-from unisync_loss.data.preparation import Task, prepare
-from unisync_loss.utils.process_pool import run_tasks
+from unisync_loss.data import Task, prepare, run_tasks
 
-BATCH = 16  # inputs that one process does before a new one: its models are loaded once
+BATCH = 16  # inputs per process, which loads its models once
 
 
 def on_ray(
     tasks: Iterable[Task], do: Callable[[Task], str], died: Callable[[Task, str], str], workers: int
 ) -> Iterator[str]:
-    """Do tasks as a Ray data set, ``workers`` batches at a time; an input that kills its process is only reported."""
+    """Run tasks as a Ray data set, ``workers`` batches at a time; an input that crashes its process is reported."""
     rows = [{"task": task} for task in tasks]
-    if not rows:  # a run that was killed had done them all
+    if not rows:  # an interrupted run had finished them all
         return
 
     def batch(items: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", type=Path, nargs="+", help="video files, folders and stores")
     parser.add_argument("--out", type=Path, required=True, help="the store")
-    parser.add_argument("--workers", type=int, default=2, help="batches at a time, a core each")
+    parser.add_argument("--workers", type=int, default=2, help="batches at a time, one core each")
     parser.add_argument("--speakers", help="as for unisync prepare")
     parser.add_argument("--features", help="as for unisync prepare")
     arguments = parser.parse_args()

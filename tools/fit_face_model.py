@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unisync_loss.data.clips import list_clips
-from unisync_loss.representations.landmarks import normalise_landmarks
+from unisync_loss.data import list_clips, read_clip
+from unisync_loss.representations import normalise_landmarks
 from unisync_loss.utils.files import atomic_path
-from unisync_loss.video.clip import read_clip
 from unisync_loss.video.expressions import EXPRESSIONS
 from unisync_loss.video.face_mesh import face_mesh
 

@@ -11,7 +11,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from unisync_loss.models.pretrained import RELEASED, WEIGHTS, load_expert
+from unisync_loss import load_expert
+from unisync_loss.models.pretrained import RELEASED, WEIGHTS
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.hub import COMMIT
 

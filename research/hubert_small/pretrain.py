@@ -31,7 +31,7 @@ from research.hubert_small.masked_prediction import CropDrawer, HubertSize
 from research.hubert_small.speech import list_speech, load_speech
 from research.hubert_small.tasks import Ear, EarTask, Material, Task, UnitsTask
 from research.hubert_small.units import mfcc_with_deltas
-from unisync_loss.models.pretrained import save_pretrained
+from unisync_loss import save_pretrained
 from unisync_loss.representations.hubert_encoder import standardise, steps_of
 from unisync_loss.training.checkpoint import load_state, save_state
 from unisync_loss.training.data.dataset import speaker_odds

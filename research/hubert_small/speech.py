@@ -18,12 +18,12 @@ from torch import Tensor
 
 from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, read_member
+from unisync_loss.lse import to_int16
 from unisync_loss.representations.hubert_encoder import FIELD, HOP, steps_of
 from unisync_loss.utils.files import atomic_path, fingerprint
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
 from unisync_loss.video.decoding import open_media, stream_audio
-from unisync_loss.video.encoding import to_int16
 from unisync_loss.video.voicing import SILENCE
 
 SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")

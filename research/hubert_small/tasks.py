@@ -20,10 +20,9 @@ from torch.nn import functional as F
 from research.hubert_small.masked_prediction import CropDrawer, Crops, HubertSize, MaskedPredictor, Places
 from research.hubert_small.speech import samples_of
 from research.hubert_small.units import label_speech, mfcc_with_deltas, perplexity
-from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.functional import sync_probability
-from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.models.pretrained import load_expert
 from unisync_loss.models.small import DenseAudioTower
 from unisync_loss.representations.hubert_encoder import HOP, standardise, steps_of
 from unisync_loss.utils.files import write_atomically

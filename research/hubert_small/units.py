@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from research.hubert_small.speech import Speech
-from unisync_loss.lse.mfcc import compute_mfcc
+from unisync_loss.lse import compute_mfcc
 from unisync_loss.utils.progress import Progress
 
 FIT_STEPS = 200_000  # steps that groups are fitted to; more change little

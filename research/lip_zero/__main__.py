@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from research.lip_zero.zero import read_rises, settle_zeros
-from unisync_loss.data.clips import list_clips
+from unisync_loss.data import list_clips
 from unisync_loss.utils.files import to_json, write_atomically
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from research.lip_zero.closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.config import SAMPLES_PER_FRAME
-from unisync_loss.data.clips import list_clips
+from unisync_loss.data import list_clips
 from unisync_loss.training.data.cache import MESH_CENTRE, build_cache, cache_path, load_mesh
 from unisync_loss.utils.progress import Progress
 

@@ -19,7 +19,8 @@ from research.lip_zero.closures import (
     rises_at,
     sound_rise,
 )
-from unisync_loss.data.clips import ClipEntry, clip_mesh, decode_clip, stored_mesh
+from unisync_loss.data import ClipEntry
+from unisync_loss.data.clips import clip_mesh, decode_clip, stored_mesh
 from unisync_loss.data.store import read_sound
 from unisync_loss.utils.progress import Progress
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from tools.synthetic.clip import synthesize_clip
-from unisync_loss.video.encoding import write_clip
+from unisync_loss.data import write_clip
 
 FIRST_SPEAKER = 700
 FIRST_CLIP = 5000
