@@ -1,6 +1,6 @@
-"""The ``unisync`` program. Exit code 0: done; 1: the input is at fault, one line on stderr; 2: wrong usage.
+"""The ``unisync`` program. Exit codes: 0 done; 1 faulty input, with one line on stderr; 2 wrong usage.
 
-``doctor`` alone: 0: clean; 1: problems found; 2: nothing could be read.
+Of ``doctor``: 0 clean; 1 problems found; 2 no readable input.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The typer application, the options that commands share, and how commands write files."""
+"""The typer application, shared options, and output of the commands."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Lip-sync expert, loss and measures.",
+    help="Lip-sync loss: experts, their training, and measures of lip sync.",
 )
-#: what a user's input can cause; anything else is our defect and keeps its traceback
+#: caused by input; any other exception is a defect of the program and keeps its traceback
 INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 Model = Annotated[str, typer.Option(help="Released name, checkpoint folder, or owner/name[@revision] on the Hub.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random generators.")]
 
 
 def log(line: str) -> None:
-    """Print a line of progress at once."""
+    """Print a line of progress on stderr."""
     typer.echo(line, err=True)
 
 
@@ -34,6 +34,6 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, and the folder for it where there is none."""
+    """Write a file, with its folder where that is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)

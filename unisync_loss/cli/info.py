@@ -16,11 +16,12 @@ from unisync_loss.utils.files import to_json
 @app.command()
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="Released name, folder or owner/name; none lists what is bundled.")
+        str | None,
+        typer.Argument(help="Released name, checkpoint folder, or owner/name[@revision]; default: all."),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the bundled checkpoints, or show one's input contract."""
+    """List the bundled checkpoints, or show the configuration of one."""
     from unisync_loss.models.pretrained import list_pretrained, load_expert
 
     if model is None:
@@ -37,13 +38,13 @@ def info(
 
 @app.command()
 def demo(
-    video: Annotated[Path | None, typer.Option(help="A clip of one face; default: the embedded drawn face.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("out/demo"),
+    video: Annotated[Path | None, typer.Option(help="Clip of one face, 3.5 s or more; default: a drawn face.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and its files.")] = Path("out/demo"),
     model: Model = "mel-rgb",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a training; default: three minutes.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; default: 240.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train a small generator with and without the loss, and show what it learnt."""
+    """Train a small generator without and with the loss, and report the difference in lip sync."""
     from unisync_loss.demo.run import run_demo
     from unisync_loss.models.pretrained import load_expert
 

@@ -94,7 +94,7 @@ def _split_line(name: str, split: SplitSummary) -> str:
 
 
 def _undecided(report: DoctorReport) -> str:
-    return f"sync of {len(report['not_told'])} clips undecided: too short or too quiet"
+    return f"{len(report['not_told'])} undecided: too short or too quiet to assess their sync"
 
 
 def write_page(
@@ -131,7 +131,7 @@ def write_page(
     body = Template(_BODY).substitute(
         clips=len(report["clips"]),
         problems=len(report["problems"]),
-        undecided=_undecided(report).capitalize(),
+        undecided=_undecided(report),
         splits="".join(f"<li>{html_text(_split_line(name, split))}</li>" for name, split in report["splits"].items()),
         verdicts=html_table(
             ("verdict", "number", "fix"),
