@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.lse.mfcc import COEFFICIENTS
 from unisync_loss.utils.frozen import FrozenModule
-from unisync_loss.utils.weights import match_weights
+from unisync_loss.utils.tensors import match_weights
 
 SIZE = 224  # pixels of a side
 WINDOW_STEPS = 20  # MFCC steps of 10 ms in a window of 5 frames

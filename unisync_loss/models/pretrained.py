@@ -28,7 +28,7 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import BUNDLED
 from unisync_loss.utils.hub import hub_source
-from unisync_loss.utils.weights import match_weights
+from unisync_loss.utils.tensors import match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 RELEASED = "released.json"  # table of the bundled checkpoints

@@ -1,11 +1,16 @@
-"""Dtypes and shapes of tensors; the array type of measurements."""
+"""Dtypes and shapes of tensors, strict matching of weights, and the array type of measurements."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[np.float64]
+_SHOWN = 6  # problems listed in an error message
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -18,4 +23,37 @@ def describe(value: object) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-Array = NDArray[np.float64]
+def match_weights(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, optional: frozenset[str] = frozenset()
+) -> dict[str, Tensor]:
+    """Convert tensors to the types of a network if they are exactly its own.
+
+    Args:
+        tensors: read from a file.
+        expected: ``state_dict()`` of the network; only shapes and types are used, so it may be on the meta device.
+        optional: keys of ``expected`` that the file may lack.
+
+    Returns:
+        The tensors, floating-point ones in float32.
+
+    Raises:
+        ValueError: for a missing or unexpected key, another shape or kind of number, or NaN or infinity; the message
+            lists the first six problems.
+    """
+    problems = [f"missing {key}" for key in expected if key not in tensors and key not in optional]
+    problems += [f"unexpected {key}" for key in tensors if key not in expected]
+    matched = {}
+    for key in [key for key in expected if key in tensors]:
+        got, want = tensors[key], expected[key]
+        if got.shape != want.shape:
+            problems.append(f"{key}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}")
+        elif got.is_floating_point() != want.is_floating_point() or got.is_complex() or got.dtype == torch.bool:
+            problems.append(f"{key}: expected {want.dtype}, got {got.dtype}")
+        else:
+            matched[key] = got.to(torch.float32 if want.is_floating_point() else want.dtype)
+            if not torch.isfinite(matched[key]).all():
+                problems.append(f"{key}: expected finite values, got NaN or infinity")
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ValueError("; ".join(problems[:_SHOWN]) + more)
+    return matched
