@@ -31,8 +31,9 @@ from torch.utils.data import DataLoader, Dataset
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.training.config import resolve
 from unisync_loss.training.data.batches import PairBatch
-from unisync_loss.training.data.cache import load_cached
-from unisync_loss.training.data.pairs import APART, POSITIVE, PairPlan
+from unisync_loss.training.data.cache import load
+from unisync_loss.training.data.pairs import FAR, POSITIVE, PairSampling
+from unisync_loss.training.data.visual_frames import MouthFrames
 from unisync_loss.training.stages import RandomPairStage
 from unisync_loss.training.trainer import Run, prepare_run
 from unisync_loss.utils.files import write_atomically
@@ -67,7 +68,7 @@ class Wav2LipLoader(Dataset[tuple[Tensor, Tensor, int]]):
             samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
         mel = mel_spectrogram(torch.from_numpy(samples)[None])[0]
         first = int(3.2 * audio_start)
-        return torch.from_numpy(frames), mel[:, first : first + 16], POSITIVE if match else APART
+        return torch.from_numpy(frames), mel[:, first : first + 16], POSITIVE if match else FAR
 
 
 def write_wav2lip_layout(run: Run, cache: Path, out: Path) -> list[Path]:
@@ -75,12 +76,12 @@ def write_wav2lip_layout(run: Run, cache: Path, out: Path) -> list[Path]:
     folders = []
     for number, entry in enumerate(run.engine.data.entries):
         folder = out / str(number)
-        clip = load_cached(entry, cache)
+        clip = load(entry, cache, "mouth")
         if not (folder / "audio.wav").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            for index, cut in enumerate(clip.cuts):
+            for index, cut in enumerate(clip["cuts"]):
                 Image.fromarray(cut).save(folder / f"{index}.jpg", quality=95)
-            write_atomically(folder / "audio.wav", encode_wav(clip.waveform))
+            write_atomically(folder / "audio.wav", encode_wav(clip["waveform"]))
         folders.append(folder)
     return folders
 
@@ -90,7 +91,7 @@ def endless(loader: DataLoader[Any]) -> Generator[PairBatch]:
     while True:
         for frames, mel, kind in loader:
             motion = torch.zeros(len(kind), 5, 52, 2)  # not used
-            yield PairBatch({"cuts": frames, "motion": motion}, mel, kind, torch.zeros(len(kind), dtype=torch.bool))
+            yield PairBatch(MouthFrames(frames, motion), mel, kind, torch.zeros(len(kind), dtype=torch.bool))
 
 
 def rate(step: Callable[[], int], seconds: float, device: torch.device, before: int) -> float:
@@ -131,7 +132,7 @@ def main() -> None:
     # make them do all the time
     dataset = Wav2LipLoader(folders * (1 + 40 * BATCH // len(folders)))
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=options.workers, drop_last=True)
-    stage = RandomPairStage(PairPlan(), BATCH, augment=False)
+    stage = RandomPairStage(PairSampling(), BATCH, augment=False)
     steps: dict[str, Callable[[], int]] = {}
     for preset, run in runs.items():
         _, own, _, peak = run.stages[-1]

@@ -34,7 +34,7 @@ from research.hubert_small.units import mfcc_with_deltas
 from unisync_loss import save_pretrained
 from unisync_loss.representations.hubert_encoder import standardise, steps_of
 from unisync_loss.training.checkpoint import load_state, save_state
-from unisync_loss.training.data.dataset import speaker_odds
+from unisync_loss.training.data.sampler import speaker_weights
 from unisync_loss.training.step import adamw, update_average
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
@@ -136,7 +136,7 @@ class _Run:
         recordings = [recording for folder in config.data for recording in list_speech(folder)]
         speech = load_speech(recordings, Path(config.cache or self.out / "cache"), log)
         held = hold_out(speech.speaker, speech.steps, config.seed)
-        odds = np.where(held, 0.0, speaker_odds(speech.speaker, speech.steps))
+        odds = np.where(held, 0.0, speaker_weights(speech.speaker, speech.steps))
         drawer = CropDrawer(speech, odds / odds.sum(), self.device)
         material = Material(drawer, held, config.batch_seconds, config.seed, self.out)
         self.tasks: list[tuple[Task[Any], int]] = [

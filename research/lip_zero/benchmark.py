@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from research.lip_zero.closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.data import list_clips
-from unisync_loss.training.data.cache import MESH_CENTRE, build_cache, cache_path, load_mesh
+from unisync_loss.training.data.cache import build_cache, cache_path, load
+from unisync_loss.training.data.face_features import MESH_CENTRE
 from unisync_loss.utils.progress import Progress
 
 SHIFT = 3  # frames
@@ -43,11 +44,11 @@ def main() -> None:
     for entry in entries:
         if not cache_path(entry, arguments.cache, "mesh").exists():  # no face
             continue
-        cached = load_mesh(entry, arguments.cache)
-        mesh = cached.mesh.astype(np.float32) + np.asarray(MESH_CENTRE, np.float32)
-        moments = find_partings(lip_gap(mesh, (int(cached.size[0]), int(cached.size[1])))) + entry.offset
-        late = np.pad(cached.waveform, (SHIFT * SAMPLES_PER_FRAME, 0))
-        both = rises_at(sound_rise(cached.waveform), moments), rises_at(sound_rise(late), moments)
+        cached = load(entry, arguments.cache, "mesh")
+        mesh = cached["mesh"].astype(np.float32) + np.asarray(MESH_CENTRE, np.float32)
+        moments = find_partings(lip_gap(mesh, (int(cached["size"][0]), int(cached["size"][1])))) + entry.offset
+        late = np.pad(cached["waveform"], (SHIFT * SAMPLES_PER_FRAME, 0))
+        both = rises_at(sound_rise(cached["waveform"]), moments), rises_at(sound_rise(late), moments)
         rises.setdefault(entry.corpus, []).append(both)
     rises["all"] = [both for corpus in list(rises) for both in rises[corpus]]
     report: dict[str, Any] = {}

@@ -9,15 +9,15 @@ from safetensors.torch import save_file
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import list_clips
-from unisync_loss.training.data.dataset import ClipData
-from unisync_loss.training.data.pairs import PairPlan
+from unisync_loss.training.data.dataset import CachedClipDataset
+from unisync_loss.training.data.pairs import PairSampling
 from unisync_loss.training.model import TrainingModel
 from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, parameters_of
 from unisync_loss.utils.distributed import ProcessGroup, convert_batch_norms
 
 STAGES = {
     "all": ContrastStage(BatchSize(clips=4, segments=2, frames=13, augment=False)),
-    "random": RandomPairStage(PairPlan(cross_share=0.5), 16, augment=False),
+    "random": RandomPairStage(PairSampling(cross_share=0.5), 16, augment=False),
 }
 
 
@@ -42,7 +42,7 @@ def gradients(data, group, name):
 
 def main(clips, cache, out):
     group, _ = ProcessGroup.init("cpu")
-    data = ClipData(list_clips(clips), Path(cache), UniSyncConfig(visual="landmarks"), 13)
+    data = CachedClipDataset.from_cache(list_clips(clips), Path(cache), UniSyncConfig(visual="landmarks"), 13)
     for name in STAGES:
         found = gradients(data, group, name)
         if group.is_main:

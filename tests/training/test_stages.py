@@ -10,9 +10,9 @@ from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert, save_pretrai
 from unisync_loss.data.clips import list_clips
 from unisync_loss.evaluation.embeddings import embed_clips
 from unisync_loss.training.config import TrainConfig, expert_config
-from unisync_loss.training.data.cache import load_mesh
-from unisync_loss.training.data.dataset import ClipData
-from unisync_loss.training.data.face_features import series_of_mesh
+from unisync_loss.training.data.cache import load
+from unisync_loss.training.data.dataset import CachedClipDataset
+from unisync_loss.training.data.face_features import features_of_mesh
 from unisync_loss.training.model import copy_towers
 from unisync_loss.training.trainer import train
 
@@ -56,9 +56,10 @@ class TestRun:
     def test_coefficients_are_standardised_by_the_training_clips(self, folder, cache, tmp_path):
         run(folder, cache, tmp_path / "run", "mel", "3dmm")
         expert = load_expert(tmp_path / "run" / "last")
-        series = [series_of_mesh(expert.config, load_mesh(entry, cache))[:, 0] for entry in list_clips(folder)]
-        assert np.allclose(expert.visual_input.mean.numpy(), np.concatenate(series).mean(0), atol=1e-4)
-        assert np.allclose(expert.visual_input.deviation.numpy(), np.concatenate(series).std(0, ddof=1), rtol=1e-3)
+        stored = [load(entry, cache, "mesh") for entry in list_clips(folder)]
+        values = [features_of_mesh(expert.config, clip["mesh"], clip["size"])[:, 0] for clip in stored]
+        assert np.allclose(expert.visual_input.mean.numpy(), np.concatenate(values).mean(0), atol=1e-4)
+        assert np.allclose(expert.visual_input.deviation.numpy(), np.concatenate(values).std(0, ddof=1), rtol=1e-3)
 
     @pytest.mark.parametrize("visual", ["landmarks", "rgb"])
     def test_hubert(self, folder, cache, hubert, tmp_path, visual):
@@ -76,7 +77,7 @@ class TestRun:
         from unisync_loss.training.model import build_hubert
 
         config, listen = build_hubert(expert_config("hubert", "landmarks"), str(hubert), cache / "hubert")
-        data = ClipData(list_clips(folder), cache, config, 13, listen)
+        data = CachedClipDataset.from_cache(list_clips(folder), cache, config, 13, listen)
         part, whole = (data.segments(np.array([2]), np.array([start]), size) for start, size in ((7, 13), (0, 30)))
         assert whole.audio.shape == (1, 60, WIDTH)
         assert torch.equal(part.audio[0], whole.audio[0, 14:40])

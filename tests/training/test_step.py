@@ -20,9 +20,9 @@ from unisync_loss.data.clips import list_clips
 from unisync_loss.functional import sync_probability
 from unisync_loss.training.config import TrainConfig, expert_config
 from unisync_loss.training.data.cache import cache_path
-from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.data.loading import load_clips
-from unisync_loss.training.data.pairs import POSITIVE, PairPlan
+from unisync_loss.training.data.pairs import POSITIVE, PairSampling
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 from unisync_loss.training.sanity_checks import overfit, shuffled
 from unisync_loss.training.stages import RandomPairStage
@@ -40,7 +40,7 @@ def settings(folder, cache, out, **changes):
 
 @pytest.fixture(scope="module")
 def data(folder, cache):
-    return ClipData(list_clips(folder), cache, CONFIG, 13)
+    return CachedClipDataset.from_cache(list_clips(folder), cache, CONFIG, 13)
 
 
 @pytest.fixture
@@ -179,14 +179,14 @@ class TestStep:
         engine.close()
 
     def test_negatives_of_two_silences_have_no_weight(self, engine):
-        stage = RandomPairStage(PairPlan(), 16, augment=False, skip_silence=True)
+        stage = RandomPairStage(PairSampling(), 16, augment=False, skip_silence=True)
         batch = stage.draw(engine.data, engine.generator(0, 0)[0])
         batch = replace(batch, silent=torch.ones(16, dtype=torch.bool))
         learner = engine.learner.eval()
         with torch.no_grad():
             seen, heard = (
                 encode_visual_batch(learner, batch, augmented=False)[:, 0],
-                encode_audio_batch(learner, batch, 5, augmented=False)[:, 0],
+                encode_audio_batch(learner, batch, augmented=False)[:, 0],
             )
             matches = sync_probability(heard, seen)[batch.kind == POSITIVE]
             assert stage.loss(learner, batch)["loss"].item() == pytest.approx(-matches.log().mean().item(), rel=1e-5)
@@ -203,7 +203,7 @@ class TestStep:
         [path] = Path(engine.config.out).glob("bad-batch-*.safetensors")
         saved = load_file(path)
         assert torch.equal(saved["audio"], batch.audio)
-        assert torch.equal(saved["series"], batch.seen["series"])
+        assert torch.equal(saved["per_frame"], batch.visual.per_frame)
 
     def test_without_an_average_the_weights_themselves_are_kept(self, engine):
         stage = engine.config.stages(CONFIG)[0][1]

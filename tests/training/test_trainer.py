@@ -12,8 +12,8 @@ import torch
 from unisync_loss import UniSyncConfig, load_expert
 from unisync_loss.data.clips import list_clips
 from unisync_loss.training.config import TrainConfig
-from unisync_loss.training.data.dataset import ClipData
-from unisync_loss.training.data.pairs import PairPlan
+from unisync_loss.training.data.dataset import CachedClipDataset
+from unisync_loss.training.data.pairs import PairSampling
 from unisync_loss.training.losses import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
 from unisync_loss.training.model import MOTION_FEATURES, TrainingModel, encode_audio_batch, motion_features
 from unisync_loss.training.mouth_stages import MouthAlignerStage, SyncStage, pose_error
@@ -23,7 +23,7 @@ from unisync_loss.training.trainer import train
 
 @pytest.fixture(scope="session")
 def data(folder, cache):
-    return ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
+    return CachedClipDataset.from_cache(list_clips(folder), cache, UniSyncConfig(), 13)
 
 
 def run_config(folder, cache, out, **changes):
@@ -57,18 +57,18 @@ class TestObjective:
         torch.manual_seed(0)
         learner = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).eval()
         batch, visual = data.segments(np.array([2]), np.array([0]), 13), torch.rand(1, 9, 16)
-        probability = all_pairs(encode_audio_batch(learner, batch, 13, augmented=False)[0], visual[0])
+        probability = all_pairs(encode_audio_batch(learner, batch, augmented=False)[0], visual[0])
         apart = (torch.arange(9)[:, None] - torch.arange(9)).abs()
         for shift, nearest in ((1, 2), (2, 2), (4, 4)):
-            size = BatchSize(plan=PairPlan(min_shift=shift), skip_silence=False, augment=False)
+            size = BatchSize(plan=PairSampling(min_shift=shift), skip_silence=False, augment=False)
             terms = sync_terms(learner, batch, visual, size)
             assert terms["p_same"].item() == pytest.approx(probability[apart >= nearest].mean().item(), rel=1e-5)
 
     def test_all_pairs_know_which_windows_are_silent(self, folder, cache):
-        quiet = ClipData(list_clips(folder), cache, UniSyncConfig(), 13)
-        quiet.voiced = np.arange(len(quiet.voiced)) % 3 > 0
+        quiet = CachedClipDataset.from_cache(list_clips(folder), cache, UniSyncConfig(), 13)
+        quiet.store.voiced = np.arange(len(quiet.store.voiced)) % 3 > 0
         batch = quiet.segments(np.array([2]), np.array([7]), 13)
-        assert batch.silent[0].tolist() == [(quiet.first_frame[2] + 7 + window) % 3 == 0 for window in range(9)]
+        assert batch.silent[0].tolist() == [(quiet.store.first_frame[2] + 7 + window) % 3 == 0 for window in range(9)]
         torch.manual_seed(0)
         learner = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).eval()
         size = BatchSize(augment=False)
@@ -189,8 +189,8 @@ def stop_after_two_steps(config, *, resume):
     from unisync_loss.training import mouth_stages as stages
 
     count = 0
-    original = stages.ClipData.draw
-    views = stages.ClipData.draw_views
+    original = stages.CachedClipDataset.draw
+    views = stages.CachedClipDataset.draw_views
 
     def counted(function):
         def wrapper(*arguments, **options):
@@ -202,10 +202,10 @@ def stop_after_two_steps(config, *, resume):
 
         return wrapper
 
-    stages.ClipData.draw, stages.ClipData.draw_views = counted(original), counted(views)
+    stages.CachedClipDataset.draw, stages.CachedClipDataset.draw_views = counted(original), counted(views)
     lines = []
     try:
         train(config, UniSyncConfig(), resume=resume, log=lines.append)
     finally:
-        stages.ClipData.draw, stages.ClipData.draw_views = original, views
+        stages.CachedClipDataset.draw, stages.CachedClipDataset.draw_views = original, views
     return any("stopped" in line for line in lines)

@@ -13,7 +13,7 @@ import yaml
 
 from unisync_loss.config import RETIRED_FIELDS, UniSyncConfig
 from unisync_loss.models.pretrained import load_expert
-from unisync_loss.training.data.pairs import PairPlan
+from unisync_loss.training.data.pairs import PairSampling
 from unisync_loss.training.mouth_stages import GeometryStage, JointStage, MouthAlignerStage, SyncStage
 from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, Stage
 from unisync_loss.video.expressions import EXPRESSIONS
@@ -57,10 +57,10 @@ _RETIRED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(PairPlan):
+class TrainConfig(PairSampling):
     """Everything that a run depends on beside the expert's own config; saved as ``RUN/config.yaml``.
 
-    The settings of random pairs are those of :class:`PairPlan`; of all pairs, ``cross_share`` weighs
+    The settings of random pairs are those of :class:`PairSampling`; of all pairs, ``cross_share`` weighs
     negatives, and ``min_shift`` (2 at least) says how near those of a clip may be.
 
     Args:
@@ -80,7 +80,7 @@ class TrainConfig(PairPlan):
         sync_steps: steps of contrast on the measured motion (the same).
         joint_steps: steps of contrast with everything unfrozen (the same).
         steps: steps of the one stage of all others.
-        pairs: ``"all"`` of a batch of segments, or ``"random"`` ones, see :class:`PairPlan`.
+        pairs: ``"all"`` of a batch of segments, or ``"random"`` ones, see :class:`PairSampling`.
         clips: clips of a batch of all pairs.
         segments: segments of each clip.
         frames: frames of a segment.

@@ -18,21 +18,9 @@ from unisync_loss.models.pretrained import load_expert
 from unisync_loss.models.small import FRAME_FEATURES, DenseVisualTower, FrameStem
 from unisync_loss.representations.face_topology import MOUTH_POINTS
 from unisync_loss.representations.hubert_encoder import HubertEncoder, cached_features
-from unisync_loss.training.data.augment import (
-    augment_camera,
-    augment_crop,
-    augment_features,
-    augment_mouths,
-    augment_pictures,
-    augment_series,
-    augment_voice,
-    centre_mouths,
-    chance,
-    mirror_motion,
-)
-from unisync_loss.training.data.batches import Batch, PairBatch
-from unisync_loss.training.data.dataset import Listen, to_pixels
-from unisync_loss.training.data.face_features import visual_of_series
+from unisync_loss.training.data.augment import augment_features, augment_mel, random_mask
+from unisync_loss.training.data.batches import AudioVisualBatch
+from unisync_loss.training.data.dataset import AudioFeatures
 from unisync_loss.utils.distributed import ALONE
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
@@ -68,17 +56,12 @@ class TrainingModel(nn.Module):
         return self.visual.stem
 
 
-def mouth_features(
-    learner: TrainingModel, batch: Batch | PairBatch, *, augmented: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Features of pictures (N, L, 192), augmented or not, and the motion that is to be read there (N, L, 104)."""
+def mouth_features(learner: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
+    """Frame features (N, L, 192) of mouth crops, augmented or not, and the motion they show (N, L, 104)."""
     with autocast_disabled(batch.audio):
-        pixels, motion = to_pixels(batch.seen["cuts"]), batch.seen["motion"]
-        if augmented:
-            mirrored = chance(len(motion), 0.5)
-            pixels, motion = augment_mouths(pixels, mirrored), mirror_motion(motion, mirrored)
-        else:
-            pixels = centre_mouths(pixels)
+        mouths, motion = batch.visual_inputs(learner.expert.config, augmented=augmented)
+        assert motion is not None
+    pixels = rearrange(mouths, "n l c h w -> (n l) c h w")
     features = learner.stem(pixels.contiguous(memory_format=torch.channels_last))
     return rearrange(features, "(n l) c -> n l c", n=len(motion)), motion_features(motion)[..., :MOTION_FEATURES]
 
@@ -88,15 +71,13 @@ def hide_features(features: Tensor) -> Tensor:
     return rearrange(F.dropout1d(rearrange(features, "n l c -> n c l"), HIDDEN_FEATURES), "n c l -> n l c")
 
 
-def encode_audio_batch(
-    learner: TrainingModel, batch: Batch | PairBatch, frames: int, *, augmented: bool = True
-) -> Tensor:
-    """Embeddings (N, W, D) of the voices, augmented or not, over ``frames`` frames."""
+def encode_audio_batch(learner: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> Tensor:
+    """Audio embeddings (N, W, D), augmented or not."""
     audio = batch.audio
     if augmented:
         with autocast_disabled(audio):
-            audio = augment_voice(audio) if learner.expert.config.audio == "mel" else augment_features(audio)
-    return learner.expert.encode_audio(audio, frames)
+            audio = augment_mel(audio) if learner.expert.config.audio == "mel" else augment_features(audio)
+    return learner.expert.encode_audio(audio, batch.frames)
 
 
 def autocast_disabled(value: Tensor) -> torch.autocast:
@@ -110,45 +91,24 @@ def motion_features(motion: Tensor) -> Tensor:
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
 
-def encode_visual_batch(learner: TrainingModel, batch: Batch | PairBatch, *, augmented: bool = True) -> Tensor:
-    """Embeddings (N, W, D) of what is seen, augmented or not; mouths of small experts on rgb are cut by landmarks."""
-    seen, config = batch.seen, learner.expert.config
-    if "cuts" in seen:
+def encode_visual_batch(learner: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> Tensor:
+    """Visual embeddings (N, W, D), augmented or not; mouths of small experts on rgb are cropped by landmarks."""
+    config = learner.expert.config
+    if config.has_mouth_aligner:
         features, _ = mouth_features(learner, batch, augmented=augmented)
         return learner.visual.encode_frames(features)
     with autocast_disabled(batch.audio):
-        if "crops" in seen:
-            video = _pictures(seen["crops"], augmented)
-        elif augmented:
-            video = _other_faces(config, seen)
-        else:
-            video = visual_of_series(config, seen["series"][:, :, 0])
+        video, _ = batch.visual_inputs(config, augmented=augmented)
     if config.architecture == "paper":
         return learner.expert.encode_visual(video)
-    shown = video if config.visual == "parsing" else learner.expert.visual_input(video)
-    frames = learner.visual.frame_features_from_crops(shown.to(learner.log_scale.dtype))
+    crops = video if config.visual == "parsing" else learner.expert.visual_input(video)
+    frames = learner.visual.frame_features_from_crops(crops.to(learner.log_scale.dtype))
     if not augmented:
         return learner.visual.encode_frames(frames - frames.mean(1, keepdim=True))
     segment, clip = frames[:, :-1], frames[:, -1:]
-    # experts are given whole clips, and short stretches
-    own = chance(len(frames), 0.5)[:, None, None]
+    # experts are applied to whole clips and to short segments
+    own = random_mask(len(frames), 0.5)[:, None, None]
     return learner.visual.encode_frames(segment - torch.where(own, segment.mean(1, keepdim=True), clip))
-
-
-def _pictures(crops: Tensor, augmented: bool) -> Tensor:
-    """(N, L, H, W, 3) bytes → (N, L, 3, H, W) in [0, 1]."""
-    pictures = rearrange(crops, "n l h w c -> (n l) c h w").float() / 255
-    if augmented:
-        pictures = augment_camera(augment_pictures(pictures, crops.shape[1]), crops.shape[1])
-    return rearrange(pictures, "(n l) c h w -> n l c h w", n=len(crops))
-
-
-def _other_faces(config: UniSyncConfig, seen: dict[str, Tensor]) -> Tensor:
-    """Augmented segments (N, L, …); for small experts (N, L + 1, …), the mean of their clip last: it is taken off."""
-    series, rest = seen["series"], seen["rest"]
-    if config.architecture == "small":
-        series = torch.cat([series, rest], dim=1)
-    return visual_of_series(config, augment_series(series, rest, chance(len(series), 0.5)), augment_crop)
 
 
 CPU = torch.device("cpu")
@@ -156,7 +116,7 @@ CPU = torch.device("cpu")
 
 def build_hubert(
     config: UniSyncConfig, model: str | None, folder: Path, device: torch.device = CPU
-) -> tuple[UniSyncConfig, Listen | None]:
+) -> tuple[UniSyncConfig, AudioFeatures | None]:
     """Load the HuBERT that an expert listens through, and write its identity into the expert's config.
 
     Args:

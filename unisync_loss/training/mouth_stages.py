@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from unisync_loss.training.data.augment import (
     augment_motion,
     augment_views,
-    chance,
     mirror_motion,
+    random_mask,
 )
-from unisync_loss.training.data.batches import Batch, Views
-from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.batches import AlignerBatch, SegmentBatch
+from unisync_loss.training.data.dataset import CachedClipDataset
+from unisync_loss.training.data.visual_frames import MouthFrames
 from unisync_loss.training.model import (
     MOTION_FEATURES,
     TrainingModel,
@@ -46,11 +47,11 @@ class MouthAlignerStage:
         assert learner.visual.aligner is not None
         return [learner.visual.aligner]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Views:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> AlignerBatch:
         """Draw views of faces."""
-        return data.draw_views(generator, self.batch, group)
+        return data.draw_views(rng, self.batch, group)
 
-    def loss(self, learner: TrainingModel, batch: Views) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: AlignerBatch) -> dict[str, Tensor]:
         """Distance of the mouth cut's corners from where they should be, in template units."""
         assert learner.visual.aligner is not None
         with autocast_disabled(batch.views):
@@ -86,11 +87,11 @@ class GeometryStage:
         """Train the frame network."""
         return [learner.stem]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw a segment of each of many clips."""
-        return data.draw(generator, self.batch.clips * self.batch.segments, 1, self.batch.frames, group)
+        return data.draw(rng, self.batch.clips * self.batch.segments, 1, self.batch.frames, group)
 
-    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Distance from the measured motion, and the share of it that is left unexplained."""
         features, motion = mouth_features(learner, batch)
         error = features[..., :MOTION_FEATURES] - motion
@@ -108,14 +109,15 @@ class SyncStage:
         """Train audio network and visual trunk."""
         return [learner.visual.trunk, learner.expert.audio_tower]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, group)
+        return self.batch.draw(data, rng, group)
 
-    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
+        assert isinstance(batch.visual, MouthFrames)
         with autocast_disabled(batch.audio):
-            motion = mirror_motion(augment_motion(batch.seen["motion"]), chance(len(batch.clip), 0.5))
+            motion = mirror_motion(augment_motion(batch.visual.motion), random_mask(len(batch.clip), 0.5))
         return sync_terms(learner, batch, learner.visual.encode_frames(motion_features(motion)), self.batch)
 
 
@@ -136,11 +138,11 @@ class JointStage:
         """Train all networks but the aligner."""
         return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, group)
+        return self.batch.draw(data, rng, group)
 
-    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
         features, motion = mouth_features(learner, batch, augmented=self.batch.augment)
         trusted = hide_features(features) if self.batch.augment else features

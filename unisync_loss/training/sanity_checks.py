@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.evaluation.protocols import PairScores, accuracy_at, best_threshold
 from unisync_loss.functional import sync_probability
 from unisync_loss.training.config import TrainConfig, for_overfitting
-from unisync_loss.training.data.batches import Batch, PairBatch
+from unisync_loss.training.data.batches import PairBatch, SegmentBatch
 from unisync_loss.training.data.pairs import POSITIVE
 from unisync_loss.training.losses import all_pairs, pair_kinds
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
@@ -99,15 +99,14 @@ def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[s
 
 
 @torch.inference_mode()
-def batch_accuracy(learner: TrainingModel, batch: Batch | PairBatch) -> float:
+def batch_accuracy(learner: TrainingModel, batch: SegmentBatch | PairBatch) -> float:
     """Balanced accuracy on the pairs of a batch, at the best threshold."""
     device = next(learner.parameters()).device
     batch = batch.to(device)
     with device:
-        frames = WINDOW_FRAMES if isinstance(batch, PairBatch) else batch.length
         seen, heard = (
             encode_visual_batch(learner, batch, augmented=False),
-            encode_audio_batch(learner, batch, frames, augmented=False),
+            encode_audio_batch(learner, batch, augmented=False),
         )
         if isinstance(batch, PairBatch):
             probability, match = sync_probability(heard[:, 0], seen[:, 0]), batch.kind == POSITIVE

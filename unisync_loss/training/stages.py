@@ -11,11 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import margin_loss, sync_probability
-from unisync_loss.training.data.batches import Batch, PairBatch, Views
-from unisync_loss.training.data.dataset import ClipData
-from unisync_loss.training.data.pairs import CROSS, POSITIVE, PairPlan
+from unisync_loss.training.data.batches import AlignerBatch, PairBatch, SegmentBatch
+from unisync_loss.training.data.dataset import CachedClipDataset
+from unisync_loss.training.data.pairs import CROSS, POSITIVE, PairSampling
 from unisync_loss.training.losses import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 from unisync_loss.utils.distributed import ALONE, ProcessGroup
@@ -23,7 +22,7 @@ from unisync_loss.utils.distributed import ALONE, ProcessGroup
 STRETCHED = 0.5  # share of clips drawn as if spoken faster or slower
 LARGEST_SCALE = 30.0  # of the contrastive softmax
 
-Kind = TypeVar("Kind", Batch, PairBatch, Views)
+Kind = TypeVar("Kind", SegmentBatch, PairBatch, AlignerBatch)
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,17 @@ class BatchSize:
     clips: int = 32
     segments: int = 2
     frames: int = 13
-    plan: PairPlan = field(default_factory=PairPlan)
+    plan: PairSampling = field(default_factory=PairSampling)
     skip_silence: bool = True
     augment: bool = True
     shuffled: bool = False
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup) -> Batch:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup) -> SegmentBatch:
         """Draw this process's part of the batch."""
-        batch = data.draw(generator, self.clips, self.segments, self.frames, group, STRETCHED if self.augment else 0.0)
+        batch = data.draw(rng, self.clips, self.segments, self.frames, group, STRETCHED if self.augment else 0.0)
         if not self.shuffled:
             return batch
-        return replace(batch, audio=batch.audio.roll(int(generator.integers(1, len(batch.audio))), 0))
+        return replace(batch, audio=batch.audio.roll(int(rng.integers(1, len(batch.audio))), 0))
 
 
 class Stage(Protocol[Kind]):
@@ -63,7 +62,7 @@ class Stage(Protocol[Kind]):
         """Modules that this stage trains; all others stay as they are, in eval mode."""
         ...
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup) -> Kind:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup) -> Kind:
         """Draw this process's part of a batch."""
         ...
 
@@ -72,7 +71,7 @@ class Stage(Protocol[Kind]):
         ...
 
 
-def sync_terms(learner: TrainingModel, batch: Batch, visual: Tensor, size: BatchSize) -> dict[str, Tensor]:
+def sync_terms(learner: TrainingModel, batch: SegmentBatch, visual: Tensor, size: BatchSize) -> dict[str, Tensor]:
     """Contrast of all pairs plus eq. 1, over the batch of all processes.
 
     Args:
@@ -84,7 +83,7 @@ def sync_terms(learner: TrainingModel, batch: Batch, visual: Tensor, size: Batch
     Returns:
         ``loss`` and what it is made of.
     """
-    audio = encode_audio_batch(learner, batch, batch.length, augmented=size.augment)
+    audio = encode_audio_batch(learner, batch, augmented=size.augment)
     heard, seen = (learner.group.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
     probability = all_pairs(heard, seen)
     clip, speaker, time = (learner.group.gather_labels(label) for label in batch.window_labels())
@@ -142,11 +141,11 @@ class ContrastStage:
         """Train both towers."""
         return trained_towers(learner)
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> Batch:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw segments of clips."""
-        return self.batch.draw(data, generator, group)
+        return self.batch.draw(data, rng, group)
 
-    def loss(self, learner: TrainingModel, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Terms of :func:`stages.sync_terms`."""
         return sync_terms(learner, batch, encode_visual_batch(learner, batch, augmented=self.batch.augment), self.batch)
 
@@ -163,7 +162,7 @@ class RandomPairStage:
         shuffled: a self-test: the labels are drawn at random.
     """
 
-    plan: PairPlan
+    plan: PairSampling
     count: int
     augment: bool = True
     skip_silence: bool = False
@@ -173,14 +172,14 @@ class RandomPairStage:
         """Train both towers."""
         return trained_towers(learner)
 
-    def draw(self, data: ClipData, generator: np.random.Generator, group: ProcessGroup = ALONE) -> PairBatch:
+    def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> PairBatch:
         """Draw pairs."""
-        return data.draw_pairs(generator, self.plan, self.count, group)
+        return data.draw_pairs(rng, self.plan, self.count, group)
 
     def loss(self, learner: TrainingModel, batch: PairBatch) -> dict[str, Tensor]:
         """Eq. 1 and the mean probability of each kind of pair."""
         seen = encode_visual_batch(learner, batch, augmented=self.augment)[:, 0]
-        heard = encode_audio_batch(learner, batch, WINDOW_FRAMES, augmented=self.augment)[:, 0]
+        heard = encode_audio_batch(learner, batch, augmented=self.augment)[:, 0]
         probability, config = sync_probability(heard, seen), learner.expert.config
         kind = batch.kind[torch.randperm(len(batch.kind))] if self.shuffled else batch.kind
         positive, cross = kind == POSITIVE, kind == CROSS

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unisync_loss.training.config import TrainConfig
-from unisync_loss.training.data.batches import Drawn
-from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.batches import TrainingBatch
+from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.model import TrainingModel
 from unisync_loss.training.stages import Stage, parameters_of, trained_modules
 from unisync_loss.utils.distributed import ProcessGroup, convert_batch_norms
@@ -67,7 +67,9 @@ class Engine:
         group: processes that share the work.
     """
 
-    def __init__(self, config: TrainConfig, learner: TrainingModel, data: ClipData, group: ProcessGroup) -> None:
+    def __init__(
+        self, config: TrainConfig, learner: TrainingModel, data: CachedClipDataset, group: ProcessGroup
+    ) -> None:
         """Copy the networks for the average."""
         self.config, self.learner, self.data, self.group = config, learner, data, group
         self.device = next(learner.parameters()).device
@@ -136,7 +138,7 @@ class Engine:
         update_average(self.average, self.learner, self.config.ema, place[1] + 1)
         return sums
 
-    def _terms(self, stage: Stage[Any], batch: Drawn) -> dict[str, Tensor]:
+    def _terms(self, stage: Stage[Any], batch: TrainingBatch) -> dict[str, Tensor]:
         precision = _DTYPES.get(self.config.precision)
         # what augmentation draws is made on the device
         with self.device, torch.autocast(self.device.type, precision or torch.bfloat16, enabled=precision is not None):
@@ -167,7 +169,7 @@ class Engine:
         generator = np.random.default_rng([self.config.seed, stage, number])
         return generator, int(generator.integers(2**62))
 
-    def fail(self, batch: Drawn, place: tuple[int, int], terms: dict[str, Tensor]) -> None:
+    def fail(self, batch: TrainingBatch, place: tuple[int, int], terms: dict[str, Tensor]) -> None:
         """Save the batch whose loss is not a number, and stop.
 
         Raises:

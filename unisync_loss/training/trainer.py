@@ -21,7 +21,7 @@ from unisync_loss.evaluation.protocols import best_threshold, score_pairs
 from unisync_loss.models.pretrained import load_expert, save_pretrained
 from unisync_loss.training.checkpoint import load_state, remove_unfinished, save_state
 from unisync_loss.training.config import TrainConfig, to_yaml
-from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.data.loading import load_clips, standardise
 from unisync_loss.training.data.pairs import SHORTEST
 from unisync_loss.training.model import TrainingModel, build_hubert, copy_towers
@@ -94,7 +94,9 @@ def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, log: Callable
         raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
     if config.freeze and config.freeze not in taken:
         raise ValueError(f"freeze: expected a tower taken over ({', '.join(taken)}), got {config.freeze}")
-    load = partial(load_clips, cache=cache, config=expert_config, workers=config.workers, listen=listen, log=log)
+    load = partial(
+        load_clips, cache=cache, config=expert_config, workers=config.workers, audio_features=listen, log=log
+    )
     if not group.is_main:
         group.wait()  # the first process fills the cache
     shortest = SHORTEST if config.pairs == "random" else config.frames
@@ -118,7 +120,9 @@ class Run:
         log: takes lines of progress.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, val: ClipData | None, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: TrainConfig, engine: Engine, val: CachedClipDataset | None, log: Callable[[str], None]
+    ) -> None:
         """Start at the first step of the first stage."""
         self.config, self.engine, self.val, self.log = config, engine, val, log
         self.out, self.group, self.expert = Path(config.out), engine.group, engine.learner.expert

@@ -15,25 +15,25 @@ from unisync_loss.evaluation.protocols import (
     retrieve,
     score_pairs,
 )
-from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 
 
 @torch.inference_mode()
-def embed_data(learner: TrainingModel, data: ClipData) -> list[ClipEmbedding]:
+def embed_data(learner: TrainingModel, data: CachedClipDataset) -> list[ClipEmbedding]:
     """Embed whole cached clips; mouths are cut by landmarks: the aligner is left out, which makes it quick."""
     clips, device = [], next(learner.parameters()).device
     for index in range(len(data)):
-        frames = int(data.frames[index])
+        frames = int(data.store.frames[index])
         batch = data.segments(np.array([index]), np.array([0]), frames).to(device)
         with device:
             visual = encode_visual_batch(learner, batch, augmented=False)[0].cpu()
-            audio = encode_audio_batch(learner, batch, frames, augmented=False)[0].cpu()
+            audio = encode_audio_batch(learner, batch, augmented=False)[0].cpu()
         clips.append(ClipEmbedding(data.entries[index], audio, visual, np.ones(len(visual), bool)))
     return clips
 
 
-def validate(learner: TrainingModel, data: ClipData) -> dict[str, float]:
+def validate(learner: TrainingModel, data: CachedClipDataset) -> dict[str, float]:
     """AUC, accuracy at the best threshold and at 0.5, share of clips with the right offset, retrieval."""
     clips = embed_data(learner, data)
     return summarise_validation(clips, score_pairs(clips, seed=0))

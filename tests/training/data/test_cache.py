@@ -9,24 +9,24 @@ import numpy as np
 from tools.synthetic.clip import synthesize_clip
 from unisync_loss import UniSyncConfig
 from unisync_loss.data.clips import list_clips
-from unisync_loss.training.data.cache import build_cache, load_cached
-from unisync_loss.training.data.dataset import ClipData
+from unisync_loss.training.data.cache import build_cache, load
+from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.video.encoding import write_clip
 
 
 def test_what_is_kept(folder, cache):
-    clip = load_cached(list_clips(folder)[0], cache)
-    assert clip.cuts.shape == (30, 80, 80, 3)
-    assert clip.points.shape == (30, 52, 2)
-    assert clip.waveform.shape == (30 * 640,)
+    clip = load(list_clips(folder)[0], cache, "mouth")
+    assert clip["cuts"].shape == (30, 80, 80, 3)
+    assert clip["points"].shape == (30, 52, 2)
+    assert clip["waveform"].shape == (30 * 640,)
 
 
-def test_the_face_tracker_sees_the_drawn_mouth_move(folder, cache):
+def test_the_face_tracker_follows_the_drawn_mouth(folder, cache):
     correlations = []
     for entry in list_clips(folder):
         speaker, number = int(entry.speaker[-1]), int(Path(entry.name).stem)
         truth = synthesize_clip(10 * speaker + number, seconds=1.2, speaker_seed=speaker).mouth_opening
-        inner = load_cached(entry, cache).points[:, 20:40, 1]
+        inner = load(entry, cache, "mouth")["points"][:, 20:40, 1]
         correlations.append(np.corrcoef(inner.max(1) - inner.min(1), truth)[0, 1])
     assert np.median(correlations) > 0.7
 
@@ -57,12 +57,12 @@ def test_a_clip_that_is_gone_and_one_that_kills_are_named(folder, cache, tmp_pat
     assert list(skipped) == ["a/b/gone.mp4", "a/b/kills.mp4"]
     assert "no file that can be read" in skipped["a/b/gone.mp4"]
     assert skipped["a/b/kills.mp4"] == "the process that measured it died: Killed"
-    data = ClipData([*whole, *list_clips(tmp_path)], cache, UniSyncConfig(), 13)
+    data = CachedClipDataset.from_cache([*whole, *list_clips(tmp_path)], cache, UniSyncConfig(), 13)
     assert data.entries == whole
 
 
 def dies_of_some(task):
-    """Stands in for what measures a clip."""
+    """Replaces the function that measures a clip."""
     if task[0].path.name == "kills.mp4":
         os.kill(os.getpid(), signal.SIGKILL)
     return task[0].name, ""

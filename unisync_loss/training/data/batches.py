@@ -1,55 +1,38 @@
-"""What is drawn for a step of training, on its way to the device.
+"""Batches of training.
 
-Axes: N segments or pairs of a batch, L frames of a segment, W = L - 4 windows of a segment.
+Axes: N segments, pairs or views of a batch, L frames of a segment, W = L - 4 windows of a segment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from unisync_loss.config import WINDOW_FRAMES
+from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.training.data.visual_frames import TensorData, VisualFrames, VisualInputs
 
-Kind = TypeVar("Kind", bound="Drawn")
 
-
-@dataclass(frozen=True)
-class Drawn:
-    """Something drawn for a step: tensors, dictionaries of tensors, plain values."""
-
-    def to(self: Kind, device: torch.device) -> Kind:
-        """The same on a device; copied while the host goes on, where it is a GPU."""
-
-        def move(value: object) -> object:
-            if isinstance(value, dict):
-                return {name: move(part) for name, part in value.items()}
-            if not isinstance(value, Tensor) or device.type == "cpu":
-                return value
-            return value.pin_memory().to(device, non_blocking=True)
-
-        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+class TrainingBatch(TensorData, ABC):
+    """What one step of training is computed from."""
 
     @property
+    @abstractmethod
     def windows(self) -> int:
-        """Windows, or views, that are looked at."""
-        raise NotImplementedError
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, those of dictionaries too."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        flat = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        return flat | {
-            name: part for value in values.values() if isinstance(value, dict) for name, part in value.items()
-        }
+        """Number of windows, or of views."""
 
 
 @dataclass(frozen=True)
-class Views(Drawn):
-    """Whole faces (N, 3, 96, 96) in [0, 1] and their poses (N, 2, 3)."""
+class AlignerBatch(TrainingBatch):
+    """Whole faces and their poses, for the mouth aligner.
+
+    Attributes:
+        views: (N, 3, 96, 96) in [0, 1].
+        poses: (N, 2, 3) affine maps from template coordinates to shares of the view's width and height.
+    """
 
     views: Tensor
     poses: Tensor
@@ -61,20 +44,43 @@ class Views(Drawn):
 
 
 @dataclass(frozen=True)
-class PairBatch(Drawn):
-    """N random pairs.
+class AudioVisualBatch(TrainingBatch, ABC):
+    """Visual frames and audio features.
 
     Attributes:
-        seen: arrays of the five frames by name, see :class:`Batch`.
-        audio: features of one window.
-        kind: (N,) see :mod:`unisync_loss.training.data.pairs`.
-        silent: (N,) neither the window seen nor the one heard has a voice in it.
+        visual: frames of N segments, or of N windows.
+        audio: features as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or HuBERT (N, 2 L, F).
     """
 
-    seen: dict[str, Tensor]
+    visual: VisualFrames
     audio: Tensor
+
+    @property
+    @abstractmethod
+    def frames(self) -> int:
+        """L."""
+
+    def visual_inputs(self, config: UniSyncConfig, *, augmented: bool) -> VisualInputs:
+        """Make the visual inputs of an expert, with or without augmentation."""
+        return self.visual.inputs(config, augmented=augmented)
+
+
+@dataclass(frozen=True)
+class PairBatch(AudioVisualBatch):
+    """N random pairs of a visual and an audio window.
+
+    Attributes:
+        kind: (N,) see :mod:`unisync_loss.training.data.pairs`.
+        silent: (N,) neither window contains speech.
+    """
+
     kind: Tensor
     silent: Tensor
+
+    @property
+    def frames(self) -> int:
+        """Frames of a window."""
+        return WINDOW_FRAMES
 
     @property
     def windows(self) -> int:
@@ -83,32 +89,29 @@ class PairBatch(Drawn):
 
 
 @dataclass(frozen=True)
-class Batch(Drawn):
-    """Segments of clips.
+class SegmentBatch(AudioVisualBatch):
+    """N segments of clips; audio and visual frames are of the same time.
 
     Attributes:
-        seen: arrays of the frames by name, (N, L, …). For small experts on rgb ``cuts`` (N, L, 80, 80, 3) uint8 mouth
-            cuts and ``motion`` (N, L, 52, 2), displacement of the mouth points from the clip's median in template
-            coordinates; for large ones ``crops`` (N, L, 96, 96, 3) uint8; for others ``series`` (N, L, 2, E) of
-            :mod:`unisync_loss.training.data.face_features`, and ``rest`` (N, 1, 2, E), its mean over the clip.
-        audio: features of the same time as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or
-            HuBERT (N, 2 L, F).
-        clip: (N,) which clip.
-        speaker: (N,) whose voice.
+        clip: (N,) index of the clip.
+        speaker: (N,) index of the speaker.
         start: (N,) first frame, fractional where the tempo is not 1.
         tempo: (N,) frames of the clip per frame of the segment.
-        silent: (N, W) windows without a voice.
+        silent: (N, W) windows without speech.
         length: L.
     """
 
-    seen: dict[str, Tensor]
-    audio: Tensor
     clip: Tensor
     speaker: Tensor
     start: Tensor
     tempo: Tensor
     silent: Tensor
     length: int
+
+    @property
+    def frames(self) -> int:
+        """L."""
+        return self.length
 
     @property
     def windows(self) -> int:

@@ -12,7 +12,8 @@ from unisync_loss.data.clips import list_split
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.coefficients import MorphableInput
 from unisync_loss.training.data.cache import build_cache
-from unisync_loss.training.data.dataset import ClipData, Listen, part_of
+from unisync_loss.training.data.cache_parts import part_of
+from unisync_loss.training.data.dataset import AudioFeatures, CachedClipDataset
 from unisync_loss.utils.progress import Progress
 
 
@@ -22,9 +23,9 @@ def load_clips(
     config: UniSyncConfig,
     shortest: int,
     workers: int,
-    listen: Listen | None,
+    audio_features: AudioFeatures | None,
     log: Callable[[str], None],
-) -> ClipData:
+) -> CachedClipDataset:
     """Measure what is not in the cache yet, and read it.
 
     Args:
@@ -33,7 +34,7 @@ def load_clips(
         config: of the expert.
         shortest: frames that a clip must have.
         workers: processes that measure.
-        listen: of :func:`build_hubert`.
+        audio_features: HuBERT features; None for mel.
         log: takes lines of progress, and names what is left out.
 
     Raises:
@@ -46,11 +47,11 @@ def load_clips(
     for done, total, reasons in build_cache(entries, cache, workers, part_of(config)):  # noqa: B007
         progress = progress or Progress(log, total, "clips measured", done=done)
         progress.update(done)
-    data = ClipData(entries, cache, config, shortest, listen, log)
+    data = CachedClipDataset.from_cache(entries, cache, config, shortest, audio_features, log)
     reasons = reasons | data.broken
     for name, reason in reasons.items():
         log(f"{what}: left out {name}: {reason}")
-    minutes, short = data.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
+    minutes, short = data.store.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
     log(
         f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
         f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
@@ -58,7 +59,7 @@ def load_clips(
     return data
 
 
-def standardise(expert: UniSyncExpert, data: ClipData) -> None:
+def standardise(expert: UniSyncExpert, data: CachedClipDataset) -> None:
     """Store mean and deviation of the training clips' coefficients in an expert on 3dmm; others need none."""
     if isinstance(expert.visual_input, MorphableInput):
-        expert.visual_input.measure(torch.from_numpy(data.seen["series"][:, 0].copy()))
+        expert.visual_input.measure(torch.from_numpy(data.store.per_frame["per_frame"][:, 0].copy()))

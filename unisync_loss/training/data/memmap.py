@@ -1,4 +1,4 @@
-"""Large arrays that grow by pieces, in files without a name: what is used lies in memory as far as there is room."""
+"""Append-only arrays backed by unnamed temporary files and memory-mapped for reading."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Table:
-    """Pieces with equal axes but the first, one after the other.
+class AppendOnlyArray:
+    """Chunks of rows, one after the other.
 
-    The file goes with the last array that shows it, or with the process, however that ends.
+    The file is removed with the last array that maps it, or with the process, however that ends.
 
     Args:
-        folder: where there is room; where it cannot be written, the system's temporary folder is taken.
+        folder: where there is room; the system's temporary folder is used where it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the file."""
         self._folder = str(folder) if os.access(folder, os.W_OK) else gettempdir()
         self._file = TemporaryFile(dir=self._folder)
         self._rows = 0
-        self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None  # and shape of a row
+        self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None  # dtype and shape of a row
 
-    def add(self, piece: NDArray[Any]) -> None:
-        """Write a piece.
+    def add(self, rows: NDArray[Any]) -> None:
+        """Append rows (N, …).
 
         Raises:
             ValueError: for rows of another shape or dtype than those before.
             OSError: on a full disk; the folder is named.
         """
-        kind = piece.dtype, piece.shape[1:]
+        kind = rows.dtype, rows.shape[1:]
         if kind != (self._kind or kind):
             raise ValueError(f"expected rows of {self._kind}, got {kind}")
         try:
-            self._file.write(np.ascontiguousarray(piece).data)
+            self._file.write(np.ascontiguousarray(rows).data)
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._folder) from error
-        self._rows, self._kind = self._rows + len(piece), kind
+        self._rows, self._kind = self._rows + len(rows), kind
 
     def array(self) -> NDArray[Any]:
-        """All pieces, to read; nothing can be added any more. There must be one that is not empty."""
+        """All rows, read-only; nothing can be added afterwards. There must be a row."""
         assert self._kind is not None
         dtype, row = self._kind
         with self._file as file:

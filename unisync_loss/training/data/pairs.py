@@ -1,7 +1,7 @@
-"""Random pairs as the paper's Fig. 3 draws them: synchronised, same speaker, other speaker. Vectorised, no loop a pair.
+"""Random pairs as the paper's Fig. 3 draws them: synchronised, same speaker, other speaker; vectorised.
 
-A pair is a window of five frames and a window of sound. Same-speaker negatives are of one clip, with or without overlap
-in time; cross-speaker negatives are of two speakers, never of one (peers.md 3.4: GeneFace's are always of one).
+A pair is a visual and an audio window of five frames. Same-speaker negatives are of one clip, with or without overlap
+in time; cross-speaker negatives are of two speakers.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import WINDOW_FRAMES
+from unisync_loss.utils.tensors import Array
 
-POSITIVE, OVERLAP, APART, CROSS = range(4)  # kinds of pairs
+POSITIVE, NEAR, FAR, CROSS = range(4)  # kinds of pairs; NEAR windows overlap in time, FAR ones do not
 SHORTEST = 2 * WINDOW_FRAMES  # frames that hold two windows without overlap
 
 Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairPlan:
+class PairSampling:
     """Proportions and distances of random pairs.
 
     Args:
-        positive_share: of synchronised pairs among all.
-        cross_share: of two speakers among the negatives.
-        overlap_share: of windows that overlap in time among the same-speaker negatives.
+        positive_share: share of synchronised pairs among all.
+        cross_share: share of pairs of two speakers among the negatives; the paper's best is 0.2.
+        overlap_share: share of windows that overlap in time among the same-speaker negatives.
         min_shift: frames between the windows of a same-speaker negative, at least.
 
     Raises:
@@ -40,7 +41,7 @@ class PairPlan:
     min_shift: int = 1
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the ranges."""
         for name in ("positive_share", "cross_share", "overlap_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}")
@@ -49,7 +50,7 @@ class PairPlan:
 
     @property
     def shares(self) -> tuple[float, float, float, float]:
-        """Of positives, overlapping, apart and cross-speaker pairs among all."""
+        """Shares of positive, near, far and cross-speaker pairs among all."""
         negative = 1 - self.positive_share
         same = negative * (1 - self.cross_share)
         return (
@@ -61,78 +62,74 @@ class PairPlan:
 
 
 class Pairs(NamedTuple):
-    """N pairs: kind, clip and first frame of what is seen, clip and first frame of what is heard; (N,) each."""
+    """N pairs: kind, clip and first frame of the visual window, the same of the audio window; (N,) each."""
 
     kind: Index
     clip: Index
     start: Index
-    voice: Index
-    voice_start: Index
+    audio_clip: Index
+    audio_start: Index
 
 
 def draw_pairs(
-    plan: PairPlan,
-    frames: Index,
-    speaker: Index,
-    odds: NDArray[np.float64],
-    count: int,
-    generator: np.random.Generator,
+    sampling: PairSampling, frames: Index, speaker: Index, weights: Array, count: int, rng: np.random.Generator
 ) -> Pairs:
-    """Draw pairs in the plan's proportions, which hold to within a pair in every batch.
+    """Draw pairs in given proportions, which hold to within one pair in every batch.
 
     Args:
-        plan: proportions and distances.
+        sampling: proportions and distances.
         frames: (C,) of the clips, each at least :data:`SHORTEST`.
         speaker: (C,) index of the speaker.
-        odds: (C,) of drawing each clip, sum 1.
+        weights: (C,) sampling weights of the clips, sum 1.
         count: N.
-        generator: source of chance.
-
-    Returns:
-        The pairs.
+        rng: random generator.
 
     Raises:
-        ValueError: for clips too short, or cross-speaker pairs of a single speaker.
+        ValueError: for clips that are too short, or cross-speaker pairs of a single speaker.
     """
     if frames.min() < SHORTEST:
         raise ValueError(f"pairs: expected clips of at least {SHORTEST} frames, got one of {frames.min()}")
-    if plan.shares[CROSS] > 0 and (speaker == speaker[0]).all():
+    if sampling.shares[CROSS] > 0 and (speaker == speaker[0]).all():
         raise ValueError("cross_share: expected clips of two speakers at least, got one speaker; set cross_share=0")
-    places = (np.arange(count) + generator.random(count)) / count
-    kind = np.searchsorted(np.cumsum(plan.shares)[:3], places, side="right")
-    clip = np.searchsorted(np.cumsum(odds)[:-1], generator.random(count), side="right")
+    # stratified: one draw in each of N equal intervals keeps the proportions in every batch
+    places = (np.arange(count) + rng.random(count)) / count
+    kind = np.searchsorted(np.cumsum(sampling.shares)[:3], places, side="right")
+    clip = np.searchsorted(np.cumsum(weights)[:-1], rng.random(count), side="right")
     windows = frames[clip] - WINDOW_FRAMES + 1
-    shift, kind = _draw_shift(plan, kind, windows, generator)
+    shift, kind = _draw_shift(sampling, kind, windows, rng)
     # both windows lie in the clip: the first start is drawn where there is room for the second
-    start = np.maximum(0, -shift) + np.floor(generator.random(count) * (windows - np.abs(shift))).astype(np.int64)
-    other = _other_speaker(clip, speaker, odds, generator)
-    elsewhere = np.floor(generator.random(count) * (frames[other] - WINDOW_FRAMES + 1)).astype(np.int64)
+    start = np.maximum(0, -shift) + np.floor(rng.random(count) * (windows - np.abs(shift))).astype(np.int64)
+    other = _other_speaker(clip, speaker, weights, rng)
+    other_start = np.floor(rng.random(count) * (frames[other] - WINDOW_FRAMES + 1)).astype(np.int64)
     cross = kind == CROSS
-    return Pairs(kind, clip, start, np.where(cross, other, clip), np.where(cross, elsewhere, start + shift))
+    return Pairs(kind, clip, start, np.where(cross, other, clip), np.where(cross, other_start, start + shift))
 
 
-def _draw_shift(plan: PairPlan, kind: Index, windows: Index, generator: np.random.Generator) -> tuple[Index, Index]:
-    """Frames from what is seen to what is heard, 0 but for same-speaker negatives; and the kinds that came out."""
+def _draw_shift(sampling: PairSampling, kind: Index, windows: Index, rng: np.random.Generator) -> tuple[Index, Index]:
+    """Frames from the visual to the audio window, 0 except for same-speaker negatives; and the resulting kinds.
+
+    A clip too short for a far pair gives a near one.
+    """
     farthest = windows - 1
-    low = np.minimum(np.maximum(np.where(kind == OVERLAP, 1, WINDOW_FRAMES), plan.min_shift), farthest)
-    high = np.where(kind == OVERLAP, np.maximum(np.minimum(WINDOW_FRAMES - 1, farthest), low), farthest)
-    size = low + np.floor(generator.random(len(kind)) * (high - low + 1)).astype(np.int64)
-    shift = np.where(generator.random(len(kind)) < 0.5, -size, size)
-    same = (kind == OVERLAP) | (kind == APART)
-    kind = np.where(same, np.where(size < WINDOW_FRAMES, OVERLAP, APART), kind)
+    low = np.minimum(np.maximum(np.where(kind == NEAR, 1, WINDOW_FRAMES), sampling.min_shift), farthest)
+    high = np.where(kind == NEAR, np.maximum(np.minimum(WINDOW_FRAMES - 1, farthest), low), farthest)
+    size = low + np.floor(rng.random(len(kind)) * (high - low + 1)).astype(np.int64)
+    shift = np.where(rng.random(len(kind)) < 0.5, -size, size)
+    same = (kind == NEAR) | (kind == FAR)
+    kind = np.where(same, np.where(size < WINDOW_FRAMES, NEAR, FAR), kind)
     return np.where(same, shift, 0), kind
 
 
-def _other_speaker(clip: Index, speaker: Index, odds: NDArray[np.float64], generator: np.random.Generator) -> Index:
-    """For each clip one of another speaker, by the odds: the own speaker's block of the sum of odds is skipped."""
+def _other_speaker(clip: Index, speaker: Index, weights: Array, rng: np.random.Generator) -> Index:
+    """For each clip one of another speaker, by weight: the speaker's own block of the cumulative sum is skipped."""
     order = np.argsort(speaker, kind="stable")
-    total = np.cumsum(odds[order])
+    total = np.cumsum(weights[order])
     first = np.searchsorted(speaker[order], speaker[clip], side="left")
     last = np.searchsorted(speaker[order], speaker[clip], side="right")
     begin, end = np.where(first > 0, total[first - 1], 0.0), total[last - 1]
-    place = generator.random(len(clip)) * (total[-1] - (end - begin))
+    place = rng.random(len(clip)) * (total[-1] - (end - begin))
     place = np.where(place < begin, place, place + (end - begin))
     found = np.minimum(np.searchsorted(total, place, side="right"), len(order) - 1)
-    # rounding must not put a pair of one speaker among those of two
-    astray = (found >= first) & (found < last)
-    return order[np.where(astray, np.where(first > 0, first - 1, np.minimum(last, len(order) - 1)), found)]
+    # rounding at the block's borders could pick the speaker itself: step out of the block
+    inside = (found >= first) & (found < last)
+    return order[np.where(inside, np.where(first > 0, first - 1, np.minimum(last, len(order) - 1)), found)]
