@@ -114,7 +114,7 @@ def scores(
     expert: UniSyncExpert, entries: list[ClipEntry], seed: int, left_out: dict[str, str]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Scores of clips, one at a time."""
-    for clip in embed_clips(expert, entries, left_out=left_out):
+    for clip in embed_clips(expert, entries, skipped=left_out):
         values = offset_table(clip)
         offset = find_offset(values, seed)
         uncorrected = values[:, MAX_OFFSET]

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unisync_loss.lse import LseMeter, SyncNet, compute_mfcc, measure_video, to_int16
-from unisync_loss.lse.crops import FaceTrack, crops, cut, find_tracks, keep_tracks
+from unisync_loss.lse import LseMeter, SyncNet, SyncNetLayers, compute_mfcc, measure_video, to_int16
+from unisync_loss.lse.crops import FaceTrack, crop_boxes, crop_face, find_tracks, keep_tracks
 from unisync_loss.video.clip import every_frame
 from unisync_loss.video.decoding import open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.face_detection import MediaPipeFinder
@@ -41,7 +41,7 @@ BATCH = 20  # the original's
 S3FD_EVERY = 10  # frames
 
 
-def original_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarray) -> Tensor:
+def original_distances(layers: SyncNetLayers, frames: Sequence[Tensor], samples: np.ndarray) -> Tensor:
     """(T, 3, 224, 224) RGB and (S,) to distances (W, 31), in the order of operations of the original."""
     video = torch.stack([frame.flip(0) for frame in frames], dim=1)[None].float()
     coefficients = compute_mfcc(torch.from_numpy(samples)).T[None, None].float()
@@ -50,9 +50,9 @@ def original_distances(net: SyncNet, frames: Sequence[Tensor], samples: np.ndarr
     for start in range(0, count, BATCH):
         windows = range(start, min(count, start + BATCH))
         batch = torch.cat([video[:, :, v : v + 5] for v in windows])
-        visual.append(net.network.netfclip(net.network.netcnnlip(batch).flatten(1)))
+        visual.append(layers.netfclip(layers.netcnnlip(batch).flatten(1)))
         batch = torch.cat([coefficients[..., 4 * v : 4 * v + 20] for v in windows])
-        audio.append(net.network.netfcaud(net.network.netcnnaud(batch).flatten(1)))
+        audio.append(layers.netfcaud(layers.netcnnaud(batch).flatten(1)))
     lips, speech = torch.cat(visual), F.pad(torch.cat(audio), (0, 0, 15, 15))
     return torch.stack([F.pairwise_distance(lips[[v]].repeat(31, 1), speech[v : v + 31]) for v in range(count)])
 
@@ -121,7 +121,9 @@ def now() -> np.ndarray:
     return np.array([time.process_time(), time.perf_counter()])
 
 
-def original_pipeline(net: SyncNet, s3fd: nn.Module, path: Path, tracks: list[FaceTrack]) -> tuple[np.ndarray, ...]:
+def original_pipeline(
+    layers: SyncNetLayers, s3fd: nn.Module, path: Path, tracks: list[FaceTrack]
+) -> tuple[np.ndarray, ...]:
     """Video file to the distances of each track; returns the times of :func:`now`, in total and of S3FD."""
     started, detecting = now(), np.zeros(2)
     with tempfile.TemporaryDirectory() as name:
@@ -139,12 +141,12 @@ def original_pipeline(net: SyncNet, s3fd: nn.Module, path: Path, tracks: list[Fa
         samples = sound_of(path)
         for track in tracks:
             span = images[track.start : track.start + len(track.boxes)]
-            faces = (cut(read_jpeg(one), *place) for one, place in zip(span, crops(track), strict=False))
+            faces = (crop_face(read_jpeg(one), box) for one, box in zip(span, crop_boxes(track), strict=False))
             to_mpeg4((face.movedim(0, -1).numpy() for face in faces), folder / "track.avi")
             (folder / "track").mkdir(exist_ok=True)
             again = [read_jpeg(one) for one in to_jpegs(read_frames(folder / "track.avi"), folder / "track")]
             sound = samples[track.start * 640 : (track.start + len(track.boxes)) * 640]
-            original_distances(net, [torch.from_numpy(frame).movedim(-1, 0) for frame in again], sound)
+            original_distances(layers, [torch.from_numpy(frame).movedim(-1, 0) for frame in again], sound)
     # the detector ran on every tenth frame
     return now() - started + detecting * (1 - 1 / S3FD_EVERY), detecting
 
@@ -201,21 +203,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    net, s3fd = SyncNet(), detector()
+    layers, s3fd = SyncNetLayers().eval(), detector()
+    net = SyncNet(layers)
     tracks = keep_tracks(find_tracks(read_frames(options.video), MediaPipeFinder()), 100)
-    places = crops(tracks[0])
+    boxes = crop_boxes(tracks[0])
     span = range(tracks[0].start, tracks[0].start + len(tracks[0].boxes))
-    frames = [cut(frame, *next(places)) for index, frame in enumerate(read_frames(options.video)) if index in span]
+    frames = [crop_face(frame, next(boxes)) for index, frame in enumerate(read_frames(options.video)) if index in span]
     samples = sound_of(options.video)[span.start * 640 : span.stop * 640]
-    ours, theirs = our_distances(net, frames, samples), original_distances(net, frames, samples)  # also the warm-up
+    ours, theirs = our_distances(net, frames, samples), original_distances(layers, frames, samples)  # also the warm-up
     difference = float(((ours - theirs) / theirs).abs().max())
     assert difference < 1e-4, difference
     network, pipeline = [], []
     for _ in range(options.rounds):
         mine = timed(lambda: our_distances(net, frames, samples))
-        network.append((mine, timed(lambda: original_distances(net, frames, samples))))
+        network.append((mine, timed(lambda: original_distances(layers, frames, samples))))
         mine = timed(lambda: measure_video(net, options.video, "syncnet"))
-        pipeline.append((mine, *original_pipeline(net, s3fd, options.video, tracks)))
+        pipeline.append((mine, *original_pipeline(layers, s3fd, options.video, tracks)))
     mine, total, detecting = zip(*pipeline, strict=True)
     report: dict[str, Any] = {
         "torch": torch.__version__,

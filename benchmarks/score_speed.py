@@ -26,7 +26,7 @@ from unisync_loss.config import FPS
 from unisync_loss.evaluation import score_video
 from unisync_loss.evaluation.video_page import draw_video
 from unisync_loss.evaluation.video_scores import TrackScores
-from unisync_loss.evaluation.video_summary import judge
+from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.video.face_detection import MediaPipeFinder
 
 MIB = 1024**2
@@ -65,12 +65,12 @@ def measure(video: Path, model: str) -> dict[str, Any]:
 
     wall, cpu = time.perf_counter(), time.process_time()
     scores = score_video(video, expert, finder=finder, on_progress=watch)
-    judged = judge(video.name, scores, expert.config.threshold)
+    judged = summarise_video(video.name, scores, expert.config.threshold)
     draw_video(judged, scores, expert.config.threshold)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = highest()
     long = scores._replace(tracks=[repeated(track) for track in scores.tracks], seconds=7200.0)
-    draw_video(judge(video.name, long, expert.config.threshold), long, expert.config.threshold)
+    draw_video(summarise_video(video.name, long, expert.config.threshold), long, expert.config.threshold)
     return {
         "video": video.name,
         "model": model,

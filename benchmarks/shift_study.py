@@ -69,7 +69,7 @@ def study(expert: UniSyncExpert, entries: list[ClipEntry], seed: int) -> dict[st
     left_out: dict[str, str] = {}
     found: dict[str, list[tuple[int, int, int]]] = {}
     progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
-    for clip in embed_clips(expert, entries, left_out=left_out):
+    for clip in embed_clips(expert, entries, skipped=left_out):
         found[clip.entry.name] = list(estimates(expert, clip, seed))
         done = len(found) + len(left_out)
         progress.update(done)

@@ -105,23 +105,30 @@ def _seeded(state):
 
 
 @pytest.fixture(scope="session")
-def golden_syncnet(golden):
-    """SyncNet with the weights of the golden numbers."""
-    from unisync_loss.lse.syncnet import SyncNet
+def golden_syncnet_layers(golden):
+    """Layers of SyncNet with the weights of the golden numbers."""
+    from unisync_loss.lse.syncnet import SyncNetLayers
 
-    net = SyncNet()
-    net.network.load_state_dict(_seeded(net.network.state_dict()))
-    return net
+    layers = SyncNetLayers().eval()
+    layers.load_state_dict(_seeded(layers.state_dict()))
+    return layers
 
 
 @pytest.fixture(scope="session")
-def syncnet():
-    """SyncNet with random weights, norms included, so that a forgotten norm shows."""
+def golden_syncnet(golden_syncnet_layers):
     from unisync_loss.lse.syncnet import SyncNet
 
+    return SyncNet(golden_syncnet_layers)
+
+
+@pytest.fixture(scope="session")
+def syncnet_layers():
+    """Layers of SyncNet with random weights, norms included, so that a forgotten norm shows."""
+    from unisync_loss.lse.syncnet import SyncNetLayers
+
     draw = torch.Generator().manual_seed(1)
-    net = SyncNet()
-    for module in net.network.modules():
+    layers = SyncNetLayers().eval().requires_grad_(False)
+    for module in layers.modules():
         if hasattr(module, "running_var"):
             for value in (module.weight, module.running_var):
                 value.uniform_(0.5, 1.5, generator=draw)
@@ -130,15 +137,22 @@ def syncnet():
         elif hasattr(module, "weight"):
             module.weight.normal_(0, module.weight[0].numel() ** -0.5, generator=draw)
             module.bias.normal_(0, 0.1, generator=draw)
-    return net
+    return layers
+
+
+@pytest.fixture(scope="session")
+def syncnet(syncnet_layers):
+    from unisync_loss.lse.syncnet import SyncNet
+
+    return SyncNet(syncnet_layers)
 
 
 @pytest.fixture(scope="session")
 def quick():
-    """SyncNet whose embeddings tell all pictures and sounds apart and cost nothing."""
+    """SyncNet whose embeddings differ between any two images or sounds and cost nothing."""
     from torch.nn import functional as F
 
-    from unisync_loss.lse.syncnet import SyncNet
+    from unisync_loss.lse.syncnet import SyncNet, SyncNetLayers
 
     class QuickNet(SyncNet):
         def embed_video(self, frames):
@@ -149,4 +163,4 @@ def quick():
             windows = coefficients.unfold(0, 20, 4).flatten(1).float()
             return F.pad(windows, (0, 1024 - windows.shape[1]))
 
-    return QuickNet()
+    return QuickNet(SyncNetLayers())

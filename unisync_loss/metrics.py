@@ -206,7 +206,8 @@ class LSED(_LipSyncError):
         options: of :class:`torchmetrics.Metric`.
 
     Example:
-        >>> metric = LSED(SyncNet())
+        >>> from unisync_loss.lse.syncnet import SyncNetLayers
+        >>> metric = LSED(SyncNet(SyncNetLayers()))
         >>> metric.update(torch.rand(1, 8, 3, 96, 96), torch.randn(1, 8 * 640) / 10)
         >>> metric.compute() > 0
         tensor(True)
@@ -239,9 +240,9 @@ def _measure(net: SyncNet, video: Tensor, waveform: Tensor, edge: Edge) -> Lse:
     """One clip, (T, 3, H, W) and (S,)."""
     samples = (at_least_float32(waveform) * 32768).round().clamp(-32768, 32767).short().cpu().numpy()
     meter = LseMeter(net, samples)
-    for frame in (at_least_float32(video) * 255).clamp(0, 255):
-        sized = (
-            F.interpolate(frame[None], (SIZE, SIZE), mode="bilinear")[0] if frame.shape[1:] != (SIZE, SIZE) else frame
-        )
-        meter.add(sized.round().byte())
+    frames = (at_least_float32(video) * 255).clamp(0, 255)
+    if frames.shape[2:] != (SIZE, SIZE):
+        frames = F.interpolate(frames, (SIZE, SIZE), mode="bilinear")
+    for frame in frames.round().byte():
+        meter.add(frame)
     return summarise(meter.distances(edge))

@@ -47,8 +47,8 @@ def test_equals_the_original(golden):
     assert F.cosine_similarity(face, torch.from_numpy(golden["wav2lip_face_embedding"])).item() > 0.999
 
 
-def test_the_steps_of_lse_equal_the_original(golden, golden_syncnet):
+def test_the_steps_of_lse_equal_the_original(golden, golden_syncnet_layers):
     frames = torch.from_numpy(golden["frames_bgr"]).flip(-1).movedim(-1, 1)
     with torch.no_grad():
-        distances = original_distances(golden_syncnet, frames, golden["wav"]).numpy()
+        distances = original_distances(golden_syncnet_layers, frames, golden["wav"]).numpy()
     assert np.abs(distances / golden["distances"] - 1).max() < 1e-5

@@ -12,7 +12,7 @@ from helpers.source import ADAPTERS, MODULES, documents
 
 import unisync_loss
 from unisync_loss.evaluation.video_scores import TrackScores, VideoScores
-from unisync_loss.evaluation.video_summary import judge
+from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.lse import procedures as lse_video
 
 EXAMPLES = [path for path in [*MODULES, *ADAPTERS] if ">>> " in path.read_text(encoding="utf-8")]
@@ -51,8 +51,8 @@ def measuring():
 
 
 @pytest.fixture
-def beside_weights(syncnet, tmp_path, monkeypatch):
-    torch.save(syncnet.network.state_dict(), tmp_path / "syncnet_v2.model")
+def beside_weights(syncnet_layers, tmp_path, monkeypatch):
+    torch.save(syncnet_layers.state_dict(), tmp_path / "syncnet_v2.model")
     monkeypatch.chdir(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_a_peer_runs_through_the_protocols(measuring, beside_weights, tmp_path, 
 def test_every_figure_of_the_reports_is_explained():
     text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
     track = TrackScores(0, np.full((60, 31), 0.5, np.float32), np.full(60, 0.2, np.float32), [])
-    judged = judge("a.mp4", VideoScores([track], [], 2.6, []), 0.5)
+    judged = summarise_video("a.mp4", VideoScores([track], [], 2.6, []), 0.5)
     figures = {*judged, *judged["tracks"][0], *lse_video.COLUMNS, "speaker_track", "sync_matrix", "n_tracks", "means"}
     plain = {"video", "variant"}  # the file and the option
     assert [name for name in sorted(figures - plain) if f"`{name}`" not in text] == []

@@ -18,7 +18,7 @@ from unisync_loss.demo.run import DEFAULT_CLIP
 from unisync_loss.evaluation import video_scores as score
 from unisync_loss.evaluation.embeddings import embed_clips
 from unisync_loss.evaluation.video_scores import score_video
-from unisync_loss.evaluation.video_summary import judge
+from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.functional import offset_matrix
 from unisync_loss.representations import hubert_encoder as hubert
 from unisync_loss.representations.hubert import HubertInput
@@ -168,7 +168,7 @@ def test_frames_without_a_mesh_are_not_scored(build, film, monkeypatch):
     assert np.flatnonzero(gone).tolist() == [66, 67, 68, 69, 70]
     # the lost frame is missing in the face's mean, too, one of 64
     assert np.allclose(track.table[~gone], full.table[~gone], atol=2e-2, equal_nan=True)
-    judged = judge("a", score.VideoScores([track], [], 4.4, []), 0.5)
+    judged = summarise_video("a", score.VideoScores([track], [], 4.4, []), 0.5)
     assert judged["tracks"][0]["probability"][66:71] == [None] * 5
     lost = range(110)
     with pytest.raises(ValueError, match=r"found none \(a face whose landmarks could not be found\)"):
@@ -197,7 +197,7 @@ def test_a_hubert_that_is_not_here_is_no_fault_of_the_clips(build, mixed):
     gone = UniSyncExpert(UniSyncConfig(**{**vars(expert.config), "hubert_model": "/nowhere/hubert"})).eval()
     left_out = {}
     with pytest.raises(ValueError, match="HuBERT /nowhere/hubert"):
-        list(embed_clips(gone, list_clips(mixed), left_out=left_out))
+        list(embed_clips(gone, list_clips(mixed), skipped=left_out))
 
 
 def test_the_studies(build, mixed, face, tmp_path, monkeypatch, capsys):

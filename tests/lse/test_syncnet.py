@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from unisync_loss.lse.mfcc import compute_mfcc
-from unisync_loss.lse.syncnet import SyncNet, load_syncnet
+from unisync_loss.lse.syncnet import SyncNetLayers, load_syncnet
 
 
 def relative(ours, theirs):
@@ -29,7 +29,7 @@ def test_parity_of_video_can_fail(golden, golden_syncnet, wrong):
     frames, net = golden["frames_bgr"], golden_syncnet
     if wrong == "no padding":
         net = copy.deepcopy(net)
-        net.network.netcnnlip[4].padding = (0, 0, 0)  # the size of the embedding stays
+        net.network.video[0].padding = (0, 0)  # the size of the embedding stays
     else:
         frames = {"RGB for BGR": frames[..., ::-1].copy(), "range 0 to 1": frames / 255, "a frame late": frames[1:]}[
             wrong
@@ -47,23 +47,23 @@ def test_parity_of_audio_can_fail(golden, golden_syncnet, wrong):
 
 
 def test_size():
-    assert sum(parameter.numel() for parameter in SyncNet().network.parameters()) == 13_631_616  # the original's count
+    assert sum(parameter.numel() for parameter in SyncNetLayers().parameters()) == 13_631_616  # the original's count
 
 
-def test_video_equals_window_by_window(syncnet):
+def test_video_equals_window_by_window(syncnet, syncnet_layers):
     """The dense and folded way against the layers as they stand, one window at a time, BGR."""
     frames = torch.randint(0, 256, (10, 3, 224, 224), dtype=torch.uint8)
     windows = torch.stack([frames[start : start + 5].flip(1).movedim(0, 1) for start in range(6)]).float()
     with torch.no_grad():
-        expected = syncnet.network.netfclip(syncnet.network.netcnnlip(windows).flatten(1))
+        expected = syncnet_layers.netfclip(syncnet_layers.netcnnlip(windows).flatten(1))
     assert relative(syncnet.embed_video(frames).numpy(), expected.numpy()) < 1e-5
 
 
-def test_audio_equals_window_by_window(syncnet):
+def test_audio_equals_window_by_window(syncnet, syncnet_layers):
     coefficients = 10 * torch.randn(31, 13, dtype=torch.float64)
     windows = torch.stack([coefficients[start : start + 20].T[None] for start in (0, 4, 8)]).float()
     with torch.no_grad():
-        expected = syncnet.network.netfcaud(syncnet.network.netcnnaud(windows).flatten(1))
+        expected = syncnet_layers.netfcaud(syncnet_layers.netcnnaud(windows).flatten(1))
     assert relative(syncnet.embed_audio(coefficients).numpy(), expected.numpy()) < 1e-5
 
 
@@ -86,8 +86,8 @@ def test_wrong_coefficients(syncnet, shape):
 
 
 @pytest.mark.parametrize("kind", ["syncnet_v2.model", "before_1.6.model", "without_counters.model", "copy.safetensors"])
-def test_weights_load(syncnet, tmp_path, kind):
-    state = syncnet.network.state_dict()
+def test_weights_load(syncnet, syncnet_layers, tmp_path, kind):
+    state = syncnet_layers.state_dict()
     if kind == "copy.safetensors":
         save_file(state, tmp_path / kind)
     else:
@@ -95,7 +95,8 @@ def test_weights_load(syncnet, tmp_path, kind):
             state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
         torch.save(state, tmp_path / kind, _use_new_zipfile_serialization=kind != "before_1.6.model")
     loaded = load_syncnet(tmp_path / kind)
-    assert all(torch.equal(loaded.network.state_dict()[key], value) for key, value in state.items())
+    expected = syncnet.network.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.network.state_dict().items())
 
 
 class Trap:
@@ -124,8 +125,8 @@ def spoil(state, how):
         "netfcaud.0.weight: expected shape",
     ],
 )
-def test_unfit_weights(syncnet, tmp_path, how):
-    torch.save(spoil(dict(syncnet.network.state_dict()), how), tmp_path / "a.model")
+def test_unfit_weights(syncnet_layers, tmp_path, how):
+    torch.save(spoil(dict(syncnet_layers.state_dict()), how), tmp_path / "a.model")
     with pytest.raises(ValueError, match=how):
         load_syncnet(tmp_path / "a.model")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,7 +29,7 @@ def log(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
+def write_json(path: Path, report: Mapping[str, object]) -> None:
     """Write a report as JSON."""
     write_text(path, to_json(report, indent=1))
 

@@ -4,7 +4,7 @@ from unisync_loss.evaluation.bootstrap import mean_ci
 from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips, embed_video, offset_table
 from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
 from unisync_loss.evaluation.protocols import best_threshold, score_pairs, summarise_pairs
-from unisync_loss.evaluation.report import report_table, summarise
+from unisync_loss.evaluation.report import eval_table, summarise
 from unisync_loss.evaluation.video_scores import score_video
 from unisync_loss.video.voicing import voiced_windows
 
@@ -15,10 +15,10 @@ __all__ = [
     "best_threshold",
     "embed_clips",
     "embed_video",
+    "eval_table",
     "find_offset",
     "mean_ci",
     "offset_table",
-    "report_table",
     "score_pairs",
     "score_video",
     "summarise",

@@ -1,45 +1,63 @@
-"""Generated videos against the real ones they were made from: paired differences with intervals."""
+"""Paired comparison of generated videos with the real videos they were made from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from unisync_loss.evaluation.bootstrap import mean_ci
+from unisync_loss.evaluation.results import Comparison, Difference, VideoResult
 
-#: what is compared, with the direction that is better
+#: measures that are compared, with the direction that is better
 MEASURES = {"probability_mean": "higher", "share_in_sync": "higher", "confidence": "higher", "offset_distance": "lower"}
 
 
-def compare(
-    real: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[Mapping[str, Any]]], seed: int = 0
-) -> list[dict[str, Any]]:
-    """Compare groups of generated videos with their real twins, video by video.
+class NamedVideo(NamedTuple):
+    """Video and the path that it was found by: a folder, or the video itself."""
 
-    Each counts by the face that speaks, or the first one; pairs of which one could not be scored are left out.
-    ``offset_distance`` is how many frames the offset is from 0.
+    video: str
+    group: str
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix."""
+        return Path(self.video).stem
+
+    @property
+    def place(self) -> str:
+        """Path below the group, without suffix."""
+        path, group = Path(self.video), Path(self.group)
+        return (path.relative_to(group) if path != group else Path(path.name)).with_suffix("").as_posix()
+
+
+def compare(
+    real: Sequence[VideoResult], groups: Mapping[str, Sequence[VideoResult]], seed: int = 0
+) -> list[Comparison]:
+    """Compare groups of generated videos with the real videos, paired by file name.
+
+    Each video counts by its speaking face, or by the first one; a pair of which one video could not be scored is
+    skipped. ``offset_distance`` is the absolute offset in frames.
 
     Args:
-        real: judged videos with their ``group``, the path they were found by.
-        groups: the same of generated ones, by name of the group.
-        seed: of the paired bootstrap over videos.
+        real: results of the real videos, with their ``group``.
+        groups: results of generated videos, by name of the group.
+        seed: of the bootstrap over pairs.
 
     Returns:
-        For every group ``{"group", "pairs", "unpaired", "measures"}``; a measure has the means ``real`` and
-        ``generated``, their ``difference`` (generated less real), its ``ci95`` (null for a single pair) and which
-        direction is ``better``. No measures where no pair is left.
+        One row per group; without measures where no pair is left.
 
     Raises:
-        ValueError: see :func:`find_twins`.
+        ValueError: see :func:`pair_videos`.
     """
     values = {video["video"]: _values(video) for videos in (real, *groups.values()) for video in videos}
-    rows = []
+    rows: list[Comparison] = []
     for name, videos in groups.items():
-        twins = ((values[theirs], values[made]) for made, theirs in find_twins(real, videos).items())
-        pairs = [(truth, made) for truth, made in twins if truth and made]
+        named = pair_videos(*([NamedVideo(row["video"], row["group"]) for row in side] for side in (real, videos)))
+        both = ((values[reference], values[generated]) for generated, reference in named.items())
+        pairs = [(reference, generated) for reference, generated in both if reference and generated]
         rows.append(
             {
                 "group": name,
@@ -51,42 +69,42 @@ def compare(
     return rows
 
 
-def find_twins(real: Sequence[Mapping[str, Any]], made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Which real video each generated one stands beside.
+def pair_videos(real: Sequence[NamedVideo], generated: Sequence[NamedVideo]) -> dict[str, str]:
+    """Pair generated videos with real ones by file name.
 
-    Videos pair by name without folder and suffix. Where a name comes more than once on either side (``ID/0001.mp4`` of
+    Videos pair by name without folder and suffix. Where a name occurs more than once on either side (``ID/0001.mp4`` of
     LRS3), they pair by their paths below the folder that was given. A single file pairs with a single file.
 
     Args:
-        real: ``{"video": path, "group": the path it was found by}`` each.
-        made: the same of one group.
+        real: the real videos.
+        generated: videos of one group.
 
     Returns:
-        The real video by the generated one, in order of their names.
+        The real video of each generated one that has one, in order of names.
 
     Raises:
-        ValueError: when two videos differ in nothing but the suffix, or none has a twin.
+        ValueError: when two videos of one side differ only in the suffix, or no video has a pair.
     """
-    if len(real) == len(made) == 1:
-        return {made[0]["video"]: real[0]["video"]}
-    for key in (_name, _place):
-        theirs, ours = ({key(video): video["video"] for video in side} for side in (real, made))
-        if (len(theirs), len(ours)) == (len(real), len(made)):
+    if len(real) == len(generated) == 1:
+        return {generated[0].video: real[0].video}
+    for key in ("stem", "place"):
+        theirs, ours = ({getattr(row, key): row.video for row in side} for side in (real, generated))
+        if (len(theirs), len(ours)) == (len(real), len(generated)):
             break
     else:
-        side, known = (made, ours) if len(ours) < len(made) else (real, theirs)
-        twice = next(_place(video) for video in side if known[_place(video)] != video["video"])
+        side, known = (generated, ours) if len(ours) < len(generated) else (real, theirs)
+        twice = next(row.place for row in side if known[row.place] != row.video)
         raise ValueError(f"compare: expected names that differ by more than the suffix, got {twice} more than once")
     if not ours.keys() & theirs.keys():
-        wanted, came = (", ".join(sorted(some)[:3]) for some in (theirs, ours))
-        raise ValueError(f"{made[0]['group']}: expected videos named as the real ones ({wanted}), got {came}")
+        expected, got = (", ".join(sorted(names)[:3]) for names in (theirs, ours))
+        raise ValueError(f"{generated[0].group}: expected videos named as the real ones ({expected}), got {got}")
     return {ours[key]: theirs[key] for key in sorted(ours) if key in theirs}
 
 
 def _difference(
     pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], measure: str, seed: int
-) -> dict[str, Any]:
-    values = np.array([[truth[measure], made[measure]] for truth, made in pairs])
+) -> Difference:
+    values = np.array([[reference[measure], generated[measure]] for reference, generated in pairs])
     change = values[:, 1] - values[:, 0]
     return {
         "real": round(float(values[:, 0].mean()), 4),
@@ -97,32 +115,26 @@ def _difference(
     }
 
 
-def _name(video: Mapping[str, Any]) -> str:
-    return Path(video["video"]).stem
-
-
-def _place(video: Mapping[str, Any]) -> str:
-    path, given = Path(video["video"]), Path(video["group"])
-    return (path.relative_to(given) if path != given else Path(path.name)).with_suffix("").as_posix()
-
-
-def _values(video: Mapping[str, Any]) -> dict[str, float] | None:
-    """What is compared; None for a video that was not scored, or has no sound at the offset that is judged."""
-    if "tracks" not in video:
+def _values(video: VideoResult) -> dict[str, float] | None:
+    """Measures of a video; None for one without a score, or without audio at offset 0."""
+    if "error" in video:
         return None
     track = video["tracks"][video["speaker_track"] or 0]
-    if track["probability_mean"] is None:
+    if track["probability_mean"] is None or track["share_in_sync"] is None:
         return None
-    return {name: float(track[name]) for name in MEASURES if name in track} | {
-        "offset_distance": float(abs(track["offset_frames"]))
+    return {
+        "probability_mean": track["probability_mean"],
+        "share_in_sync": track["share_in_sync"],
+        "confidence": track["confidence"],
+        "offset_distance": float(abs(track["offset_frames"])),
     }
 
 
-def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The comparison for people."""
+def comparison_table(rows: Sequence[Comparison]) -> str:
+    """Comparison as text."""
     lines = []
     for row in rows:
-        lines.append(f"{row['group']} against real: {row['pairs']} pairs, {row['unpaired']} without a twin")
+        lines.append(f"{row['group']} against real: {row['pairs']} pairs, {row['unpaired']} unpaired")
         for name, values in row["measures"].items():
             interval = f" {values['ci95']}" if values["ci95"] else ""
             lines.append(

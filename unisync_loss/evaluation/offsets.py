@@ -1,7 +1,7 @@
-"""Where the audio is: offset, interval, confidence and drift, read from a table of windows by candidate offsets.
+"""Offset, interval, confidence and drift of the audio from a table of windows by candidate offsets.
 
 A table is (W, K), K = 2 M + 1: the score of visual window w against the audio window k - M later, NaN where there is no
-such window; ``functional.offset_matrix`` makes it. Higher is better; positive offset = audio is late.
+such window; :func:`unisync_loss.functional.offset_matrix` computes it. Higher is better; positive offset = audio late.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from unisync_loss.config import FPS
 from unisync_loss.evaluation.bootstrap import bootstrap_ci, percentiles, resample_weights
 from unisync_loss.utils.tensors import Array
 
-MAX_OFFSET = 15  # frames
+MAX_OFFSET = 15  # frames searched on either side, as SyncNet does
 MIN_SHIFT = 2  # frames from a window to its negative: one frame off is right by every offset metric
 TOLERANCE = 1  # frame by which an offset may be wrong and still count as right
 
 _BLOCK = 25  # windows resampled together: neighbours share frames and syllables
-_FEWEST_BLOCKS = 8  # a short table has shorter blocks
-_DRIFT_BLOCKS = 240  # at most, whatever the length
-_DRIFT_SECONDS = 20.0  # below, a drift cannot be told from an offset
-_STEP = 0.5  # frames between two lines that are tried
+_MIN_BLOCKS = 8  # a short table has shorter blocks
+_DRIFT_BLOCKS = 240  # at most, so that the cost does not grow with the length
+_DRIFT_SECONDS = 20.0  # below, drift and offset cannot be separated
+_STEP = 0.5  # frames between two candidate lines
 
 
 class Offset(NamedTuple):
-    """An offset and how sure it is.
+    """An offset and how certain it is.
 
     Attributes:
         frames: of the highest mean score, positive = audio late.
         low: of the 95 % interval, a percentile bootstrap over blocks of up to a second.
         high: of the same.
         agreement: share of the bootstrap's draws within a frame of ``frames``.
-        confidence: highest less median of the mean scores of all offsets. syncnet_python's confidence is the same of
-            distances, median less minimum (``SyncNetInstance.py``).
+        confidence: maximum minus median of the mean scores over offsets. SyncNet's confidence (``syncnet_python``,
+            ``SyncNetInstance.py``) is its mirror image on distances, median minus minimum. The ``peak_z`` of ``align``
+            and ``doctor`` is another quantity: by how many standard deviations a peak exceeds its best rival.
     """
 
     frames: int
@@ -60,7 +61,7 @@ def offset_curve(table: Array) -> Array:
         table: (W, K).
 
     Returns:
-        (K,); NaN where too few windows have that offset, as at the far ends of a short clip.
+        (K,); NaN where too few windows have audio at that offset, as at the ends of a short clip.
     """
     sums, counts = _sums(table)
     return _curve(sums, counts, len(table))
@@ -77,13 +78,13 @@ def find_offset(table: Array, seed: int = 0) -> Offset:
         The offset.
 
     Raises:
-        ValueError: when the table has no number in it.
+        ValueError: when no window has audio.
     """
     curve = offset_curve(table)
     if np.isnan(curve).all():
         raise ValueError(f"offset: expected windows that have audio, got none in {len(table)}")
     best = int(np.nanargmax(curve))
-    blocks = _blocks(table, int(np.clip(len(table) // _FEWEST_BLOCKS, 5, _BLOCK)))
+    blocks = _blocks(table, int(np.clip(len(table) // _MIN_BLOCKS, 5, _BLOCK)))
     sums, counts = _sums(blocks.sums, blocks.counts, draws=resample_weights(len(blocks.sums), seed))
     drawn = _curve(sums, counts, len(table))
     drawn[np.isnan(drawn).all(1)] = curve
@@ -97,7 +98,7 @@ def find_offset(table: Array, seed: int = 0) -> Offset:
 def find_drift(table: Array, seed: int = 0) -> Drift | None:
     """Fit the straight line through the table that has the highest mean score.
 
-    Lines rather than a slope through local offsets: one silent second gives a wild local offset, but moves no line.
+    A slope through local offsets is less robust: one silent second gives an arbitrary local offset, but moves no line.
 
     Args:
         table: (W, K).
@@ -117,10 +118,10 @@ def find_drift(table: Array, seed: int = 0) -> Drift | None:
     spread = np.arange(-reach, reach + _STEP, _STEP)  # frames between begin and end, and offsets in the middle
     time = (np.arange(len(means)) + 0.5) / len(means) - 0.5
     middle, slope = (axis.ravel() for axis in np.meshgrid(spread, spread, indexing="ij"))
-    place = np.clip(middle[:, None] + slope[:, None] * time + reach, 0, 2 * reach)  # (lines, blocks)
-    left = np.minimum(place.astype(int), 2 * reach - 1)
+    position = np.clip(middle[:, None] + slope[:, None] * time + reach, 0, 2 * reach)  # (lines, blocks)
+    left = np.minimum(position.astype(int), 2 * reach - 1)
     rows = np.arange(len(means))
-    scores = means[rows, left] * (1 - (place - left)) + means[rows, left + 1] * (place - left)
+    scores = means[rows, left] * (1 - (position - left)) + means[rows, left + 1] * (position - left)
     best = slope[scores.mean(1).argmax()]
     low, high = bootstrap_ci(lambda weights: slope[(weights @ scores.T).argmax(1)], len(means), seed=seed)
     unit = 1000 / FPS / (seconds / 60)  # frames over the table → ms per minute
@@ -128,15 +129,15 @@ def find_drift(table: Array, seed: int = 0) -> Drift | None:
 
 
 def local_offsets(table: Array, windows: int) -> tuple[NDArray[np.int64], Array, Array]:
-    """Offset of each stretch of a table.
+    """Offset of each segment of a table.
 
     Args:
         table: (W, K).
-        windows: of a stretch.
+        windows: per segment.
 
     Returns:
-        Middle of every stretch in windows, its offset in frames, and its confidence, each (n,); stretches without a
-        number are left out.
+        Middle of every segment in windows, its offset in frames, and its confidence, each (n,); segments without audio
+        are omitted.
     """
     blocks = _blocks(table, windows)
     curves = _curve(blocks.sums, blocks.counts, windows)
@@ -155,21 +156,21 @@ class _Blocks(NamedTuple):
 
 def _blocks(table: Array, windows: int) -> _Blocks:
     starts = np.arange(0, len(table), windows)
-    there = ~np.isnan(table)
+    known = ~np.isnan(table)
     return _Blocks(
-        np.add.reduceat(np.where(there, table, 0.0), starts), np.add.reduceat(there.astype(np.float64), starts)
+        np.add.reduceat(np.where(known, table, 0.0), starts), np.add.reduceat(known.astype(np.float64), starts)
     )
 
 
 def _sums(values: Array, counts: Array | None = None, *, draws: Array | None = None) -> tuple[Array, Array]:
     """Sums and counts over all rows, or over rows drawn (R, n) times."""
-    there = ~np.isnan(values)
-    counts = there.astype(np.float64) if counts is None else counts
+    known = ~np.isnan(values)
+    counts = known.astype(np.float64) if counts is None else counts
     weights = np.ones(len(values)) if draws is None else draws
-    return weights @ np.where(there, values, 0.0), weights @ counts
+    return weights @ np.where(known, values, 0.0), weights @ counts
 
 
 def _curve(sums: Array, counts: Array, windows: int) -> Array:
-    """Means, NaN where fewer than five windows (half of a short table) were there."""
+    """Means over windows, NaN where fewer than five (in a short table, half) have audio."""
     with np.errstate(invalid="ignore"):
         return np.where(counts >= max(1, min(windows, 10) // 2), sums / counts, np.nan)

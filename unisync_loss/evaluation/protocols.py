@@ -1,10 +1,16 @@
-"""Protocols pairs, retrieval@K and detection."""
+"""The protocols ``pairs``, ``detection`` and ``retrieval@K``, with 95 % intervals over clips.
+
+``pairs``: each synchronised window, and the same window with audio from a random other place of its clip, at least two
+frames away; balanced; at 0.5, at the checkpoint's own threshold, and as AUC. ``detection``: the negatives of ``pairs``
+alone, the share called out of sync; this is Wav2Lip's "91 %" (its author, issue 111), and a model that calls everything
+out of sync scores 1. ``retrieval@K``: the right offset within ±1 frame among 31, with K - 4 neighbouring windows
+averaged.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +18,11 @@ from numpy.typing import NDArray
 from unisync_loss.evaluation.bootstrap import bootstrap_ci, ratio_ci
 from unisync_loss.evaluation.embeddings import ClipEmbedding, offset_table, score_windows
 from unisync_loss.evaluation.offsets import MAX_OFFSET, MIN_SHIFT, TOLERANCE, offset_curve
+from unisync_loss.evaluation.results import DetectionResult, PairResult, RetrievalResult
 from unisync_loss.utils.tensors import Array
 
-RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
-VOICES = 4  # other clips that a clip's negatives are drawn from
+RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)  # K, from one window to eleven
+OTHER_CLIPS = 4  # from which the cross-speaker negatives of a clip are drawn
 
 
 @dataclass(frozen=True)
@@ -24,9 +31,9 @@ class PairScores:
 
     Attributes:
         positive: (n,) probabilities of the synchronised windows.
-        negative: (n,) of the same windows with audio from elsewhere in the clip.
+        negative: (n,) probabilities of the same windows with other audio.
         clip: (n,) index of the clip.
-        voiced: (n,) whether the window has a voice in it.
+        voiced: (n,) whether the window is voiced.
     """
 
     positive: Array
@@ -40,10 +47,10 @@ class PairScores:
 
 
 def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
-    """Draw one negative for every window and score both.
+    """Draw one negative per window and score both.
 
     Args:
-        clips: embedded clips; those of fewer than three windows have no negative and are left out.
+        clips: embedded clips; those of fewer than three windows have no negative and are skipped.
         seed: of the draw.
 
     Returns:
@@ -52,11 +59,11 @@ def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
     Raises:
         ValueError: when no clip is long enough.
     """
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     columns: list[tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]] = []
     for index, clip in enumerate(clips):
         windows = len(clip.visual)
-        other = draw_elsewhere(windows, generator)
+        other = draw_elsewhere(windows, rng)
         rows = np.flatnonzero(other >= 0)
         right, wrong = score_windows(clip, rows, rows), score_windows(clip, rows, other[rows])
         columns.append((right, wrong, np.full(len(rows), index), clip.voiced[rows]))
@@ -66,18 +73,18 @@ def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
     return PairScores(positive, negative, clip_index, voiced)
 
 
-def draw_elsewhere(windows: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """For each window another one at least MIN_SHIFT away, uniformly; -1 where there is none."""
+def draw_elsewhere(windows: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw for each window another one of the clip at least MIN_SHIFT away, uniformly; -1 where there is none."""
     here = np.arange(windows)
     before = np.maximum(here - MIN_SHIFT + 1, 0)
     after = np.maximum(windows - here - MIN_SHIFT, 0)
     total = before + after
-    pick = np.floor(generator.random(windows) * total).astype(np.int64)
+    pick = np.floor(rng.random(windows) * total).astype(np.int64)
     return np.where(total == 0, -1, np.where(pick < before, pick, pick - before + here + MIN_SHIFT))
 
 
 def area_under_curve(positive: Array, negative: Array) -> float:
-    """Probability that a positive outscores a negative, ties counted half (Mann-Whitney)."""
+    """Probability that a positive outscores a negative, ties counted half (Mann-Whitney U)."""
     order = np.sort(negative)
     below = np.searchsorted(order, positive, side="left")
     ties = np.searchsorted(order, positive, side="right") - below
@@ -109,14 +116,14 @@ def area_ci(scores: PairScores, seed: int) -> tuple[float, float]:
     )
 
 
-def sum_by_clip(scores: PairScores, values: NDArray[Any]) -> Array:
+def sum_by_clip(scores: PairScores, values: Array | NDArray[np.bool_]) -> Array:
     """Sum of one value (n,) per pair over each clip that has pairs, (clips,)."""
     _, clip = np.unique(scores.clip, return_inverse=True)
-    return np.bincount(clip, weights=values)
+    return np.bincount(clip, weights=values.astype(np.float64)).astype(np.float64)
 
 
 def wins_by_clip(scores: PairScores) -> Array:
-    """How many (positive of clip i, negative of clip j) are in order, (clips, clips); a tie counts half."""
+    """Pairs in which a positive of clip i outscores a negative of clip j, (clips, clips); a tie counts half."""
     clips, clip = np.unique(scores.clip, return_inverse=True)
     wins = np.empty((len(clips), len(clips)))
     for column in range(len(clips)):
@@ -128,14 +135,14 @@ def wins_by_clip(scores: PairScores) -> Array:
 
 
 def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
-    """Whether the best of 31 offsets is within one frame of 0, for every run of ``frames`` frames.
+    """Whether the best of 31 offsets is within one frame of 0, per run of ``frames`` frames.
 
     Args:
         clip: embedded clip.
         frames: K, 5 or more; K - 4 neighbouring windows are averaged.
 
     Returns:
-        (n,) with n the runs; none for a clip shorter than K frames.
+        (n,), one per run; empty for a clip shorter than K frames.
     """
     if len(clip.visual) < frames - 4:
         return np.zeros(0, bool)
@@ -145,11 +152,11 @@ def retrieve(clip: ClipEmbedding, frames: int) -> NDArray[np.bool_]:
 
 
 def estimate_offset(clip: ClipEmbedding) -> int:
-    """Offset of a whole clip in frames, positive = audio late: the highest mean probability among 31."""
+    """Offset of a whole clip in frames, positive = audio late: the one of the highest mean probability among 31."""
     return int(np.nanargmax(offset_curve(offset_table(clip)))) - MAX_OFFSET
 
 
-def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
+def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> PairResult:
     """Accuracy at 0.5 and at the threshold, and AUC, with intervals."""
     return {
         "accuracy_at_0.5": round(accuracy_at(scores, 0.5), 4),
@@ -168,7 +175,7 @@ def _rounded(interval: tuple[float, float]) -> list[float]:
 
 
 def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores | None:
-    """Score every window once with its own voice and once with a random window of another speaker.
+    """Score every window with its own audio and with a random audio window of another speaker.
 
     Args:
         clips: embedded clips.
@@ -177,22 +184,22 @@ def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores |
     Returns:
         Scores of balanced pairs, None when there is only one speaker.
     """
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     speakers = np.array([clip.entry.speaker for clip in clips])
     positive: list[Array] = []
     negative: list[Array] = []
     for clip in clips:
-        others = np.flatnonzero(speakers != clip.entry.speaker)
-        if not len(others):
+        candidates = np.flatnonzero(speakers != clip.entry.speaker)
+        if not len(candidates):
             return None
         rows = np.arange(len(clip.visual))
-        voices = generator.choice(others, VOICES)
-        turn = generator.integers(VOICES, size=len(rows))
+        others = rng.choice(candidates, OTHER_CLIPS)
+        choice = rng.integers(OTHER_CLIPS, size=len(rows))
         wrong = np.zeros(len(rows))
-        for index, voice in enumerate(voices):
-            mine = np.flatnonzero(turn == index)
-            columns = generator.integers(len(clips[voice].audio), size=len(mine))
-            wrong[mine] = score_windows(clip, mine, columns, clips[voice])
+        for index, other in enumerate(others):
+            chosen = np.flatnonzero(choice == index)
+            columns = rng.integers(len(clips[other].audio), size=len(chosen))
+            wrong[chosen] = score_windows(clip, chosen, columns, clips[other])
         positive.append(score_windows(clip, rows, rows))
         negative.append(wrong)
     clip_index = np.repeat(np.arange(len(clips)), [len(scores) for scores in positive])
@@ -200,7 +207,7 @@ def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores |
     return PairScores(np.concatenate(positive), np.concatenate(negative), clip_index, voiced)
 
 
-def summarise_detection(scores: PairScores, threshold: float, seed: int) -> dict[str, Any]:
+def summarise_detection(scores: PairScores, threshold: float, seed: int) -> DetectionResult:
     """Share of the negatives that are called out of sync, at 0.5 and at the threshold, with intervals."""
     counts = sum_by_clip(scores, np.ones(len(scores.clip)))
     rejected = {name: scores.negative <= value for name, value in (("at_0.5", 0.5), ("at_threshold", threshold))}
@@ -217,9 +224,9 @@ def summarise_detection(scores: PairScores, threshold: float, seed: int) -> dict
     }
 
 
-def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, dict[str, Any]]:
+def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, RetrievalResult]:
     """``retrieval@K`` for every K, with intervals over clips."""
-    summary: dict[str, dict[str, Any]] = {}
+    summary: dict[str, RetrievalResult] = {}
     for frames in RETRIEVAL_FRAMES:
         hits = [hit for hit in (retrieve(clip, frames) for clip in clips) if hit.size]
         if not hits:

@@ -1,22 +1,21 @@
-"""The protocols ``pairs`` (also across speakers), ``detection`` and ``retrieval@K``, summed up with intervals.
+"""The ``unisync eval`` report: protocols ``pairs`` (also across speakers), ``detection`` and ``retrieval@K``.
 
-They take clips as any expert sees them: embeddings, or windows with a score of their own (``ClipEmbedding.score``).
-``detection`` looks at the negatives of ``pairs`` alone: the share called out of sync, which is what Wav2Lip's "91 %" is
-(its author, issue 111). A model that calls everything out of sync scores 1.
+Any model can be measured: embeddings of an expert, or windows with a score of their own (``ClipEmbedding.score``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.data.clips import ClipEntry
-from unisync_loss.evaluation.embeddings import ClipEmbedding
+from unisync_loss.data.clips import ClipEntry, list_split
+from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips
 from unisync_loss.evaluation.offsets import MIN_SHIFT, TOLERANCE
 from unisync_loss.evaluation.protocols import (
+    PairScores,
     accuracy_at,
     area_under_curve,
     estimate_offset,
@@ -26,6 +25,48 @@ from unisync_loss.evaluation.protocols import (
     summarise_pairs,
     summarise_retrieval,
 )
+from unisync_loss.evaluation.results import EvalReport, GroupResult, ProtocolResult
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.utils.progress import Progress
+
+
+def evaluate_expert(
+    expert: UniSyncExpert,
+    model: str,
+    data: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> EvalReport:
+    """Measure an expert on a folder of clips by every protocol.
+
+    Args:
+        expert: in eval mode.
+        model: its name.
+        data: store, split of a store, or folder of clips, see :func:`unisync_loss.data.clips.list_split`.
+        seed: of pairs and intervals.
+        limit: number of clips, spread evenly over the folder; None takes all.
+        log: takes lines of progress.
+
+    Returns:
+        The report. Clips that cannot be read or show no face are in ``left_out``.
+
+    Raises:
+        FileNotFoundError: when the folder does not exist.
+        ValueError: for a folder without clips, or none that can be embedded.
+    """
+    entries = list_split(data)
+    if limit is not None and limit < len(entries):
+        entries = [entries[index * len(entries) // limit] for index in range(limit)]
+    clips: list[ClipEmbedding] = []
+    skipped: dict[str, str] = {}
+    progress = Progress(log, len(entries), "clips")
+    for clip in embed_clips(expert, entries, skipped=skipped):
+        clips.append(clip)
+        progress.update(len(clips) + len(skipped))
+    result = summarise(clips, model, expert.config.threshold, seed, skipped)
+    return {"audio": expert.config.audio, "visual": expert.config.visual, **result}
 
 
 def summarise(
@@ -33,44 +74,40 @@ def summarise(
     model: str,
     threshold: float,
     seed: int,
-    left_out: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Everything that ``unisync eval`` writes but the expert's kind, for any expert or peer.
+    skipped: Mapping[str, str] | None = None,
+) -> ProtocolResult:
+    """Measure embedded clips by every protocol.
 
     Args:
         clips: embedded clips.
-        model: name of what embedded them.
-        threshold: score above which it calls a window in sync, chosen on other clips
+        model: name of the model that embedded them.
+        threshold: score above which a window counts as in sync, chosen on other clips
             (:func:`unisync_loss.evaluation.protocols.best_threshold`).
         seed: of pairs and intervals.
-        left_out: name and reason of clips that could not be embedded.
+        skipped: name and reason of clips that could not be embedded.
 
     Returns:
-        The report, ready for JSON.
+        The measures, ready for JSON.
 
     Raises:
         ValueError: when there is no clip, or none long enough.
     """
-    left_out = left_out or {}
+    skipped = skipped or {}
     if not clips:
-        first = next((f": {name}: {reason}" for name, reason in left_out.items()), "")
-        raise ValueError(f"none of {len(left_out)} clips could be embedded{first}")
+        first = next((f": {name}: {reason}" for name, reason in skipped.items()), "")
+        raise ValueError(f"none of {len(skipped)} clips could be embedded{first}")
     scores, cross = score_pairs(clips, seed), score_cross_pairs(clips, seed)
 
-    def brief(mask: NDArray[np.bool_]) -> dict[str, Any]:
-        part = scores.where(mask)
-        area = area_under_curve(part.positive, part.negative)
-        return {"accuracy": round(accuracy_at(part, threshold), 4), "auc": round(area, 4), "n": 2 * len(part.positive)}
-
-    def by(key: Callable[[ClipEntry], str]) -> dict[str, Any]:
+    def by(key: Callable[[ClipEntry], str]) -> dict[str, GroupResult]:
         keys = np.array([key(clip.entry) for clip in clips])
-        return {name: brief(keys[scores.clip] == name) for name in sorted(set(keys[np.unique(scores.clip)]))}
+        names = sorted(set(keys[np.unique(scores.clip)]))
+        return {name: _group(scores, keys[scores.clip] == name, threshold) for name in names}
 
     offsets = np.array([estimate_offset(clip) for clip in clips])
     return {
         "model": model,
         "clips": len(clips),
-        "left_out": [{"clip": name, "reason": reason} for name, reason in left_out.items()],
+        "left_out": [{"clip": name, "reason": reason} for name, reason in skipped.items()],
         "speakers": len({clip.entry.speaker for clip in clips}),
         "seed": seed,
         "protocol": f"pairs: same clip, at least {MIN_SHIFT} frames away, balanced; retrieval@K: ±1 frame among 31; "
@@ -78,8 +115,8 @@ def summarise(
         "pairs": summarise_pairs(scores, threshold, seed),
         "cross_speaker": summarise_pairs(cross, threshold, seed) if cross else None,
         "detection": summarise_detection(scores, threshold, seed),
-        "voiced": brief(scores.voiced) if scores.voiced.any() else None,
-        "unvoiced": brief(~scores.voiced) if (~scores.voiced).any() else None,
+        "voiced": _group(scores, scores.voiced, threshold) if scores.voiced.any() else None,
+        "unvoiced": _group(scores, ~scores.voiced, threshold) if (~scores.voiced).any() else None,
         "retrieval": summarise_retrieval(clips, seed),
         "offset_within_1": round(float((np.abs(offsets) <= TOLERANCE).mean()), 4),
         "by_corpus": by(lambda entry: entry.corpus),
@@ -87,27 +124,36 @@ def summarise(
     }
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """The report of ``eval`` as text."""
-    pairs = report["pairs"]
-    lines = [f"left out {row['clip']}: {row['reason']}" for row in report["left_out"]]
-    without = f" ({len(report['left_out'])} more left out)" if report["left_out"] else ""
+def _group(scores: PairScores, mask: NDArray[np.bool_], threshold: float) -> GroupResult:
+    part = scores.where(mask)
+    area = area_under_curve(part.positive, part.negative)
+    return {"accuracy": round(accuracy_at(part, threshold), 4), "auc": round(area, 4), "n": 2 * len(part.positive)}
+
+
+def eval_table(report: ProtocolResult) -> str:
+    """Report as text."""
+    pairs, cross, detection = report["pairs"], report["cross_speaker"], report["detection"]
+    lines = [f"skipped {clip['clip']}: {clip['reason']}" for clip in report["left_out"]]
+    more = f" ({len(report['left_out'])} more skipped)" if report["left_out"] else ""
     lines += [
-        f"{report['model']}: {report['clips']} clips{without}, {report['speakers']} speakers, {pairs['n']} pairs",
+        f"{report['model']}: {report['clips']} clips{more}, {report['speakers']} speakers, {pairs['n']} pairs",
         f"pairs        accuracy {pairs['accuracy']:.3f} {pairs['ci95']} at {pairs['threshold']}",
         f"             accuracy {pairs['accuracy_at_0.5']:.3f} {pairs['ci95_accuracy_at_0.5']} at 0.5",
         f"             AUC      {pairs['auc']:.3f} {pairs['ci95_auc']}",
     ]
-    if report["cross_speaker"]:
-        row = report["cross_speaker"]
-        lines.append(f"other voices accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f}")
-    row = report["detection"]
-    lines.append(f"detection    accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']} negatives")
+    if cross:
+        lines.append(f"cross speaker accuracy {cross['accuracy']:.3f} {cross['ci95']}  AUC {cross['auc']:.3f}")
+    lines.append(f"detection    accuracy {detection['accuracy']:.3f} {detection['ci95']} of {detection['n']} negatives")
     for frames, row in report["retrieval"].items():
         lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
     lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")
-    parts = {"voiced": report["voiced"], "unvoiced": report["unvoiced"], **report["by_corpus"], **report["by_language"]}
-    for name, row in parts.items():
-        if row:
-            lines.append(f"  {name:22} accuracy {row['accuracy']:.3f}  AUC {row['auc']:.3f}  of {row['n']}")
+    groups = {
+        "voiced": report["voiced"],
+        "unvoiced": report["unvoiced"],
+        **report["by_corpus"],
+        **report["by_language"],
+    }
+    for name, group in groups.items():
+        if group:
+            lines.append(f"  {name:22} accuracy {group['accuracy']:.3f}  AUC {group['auc']:.3f}  of {group['n']}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Everything behind ``unisync score``: which videos, one after the other, and what is written."""
+"""The ``unisync score`` command: videos and folders of videos, with report, film and comparison."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from unisync_loss.evaluation.compare import compare, find_twins
+from unisync_loss.evaluation.compare import NamedVideo, compare, pair_videos
 from unisync_loss.evaluation.film import write_film
-from unisync_loss.evaluation.video_page import draw_video, pack_matrices, write_page
+from unisync_loss.evaluation.results import ScoredVideo, ScoreReport, VideoResult
+from unisync_loss.evaluation.video_page import draw_video, pack_matrices, write_score_page
 from unisync_loss.evaluation.video_scores import VideoScores, score_video
-from unisync_loss.evaluation.video_summary import judge
+from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
@@ -27,81 +27,83 @@ def score_paths(
     *,
     report: Path | None = None,
     film: bool = False,
-    versus: bool = False,
+    reference: bool = False,
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Score videos and folders of videos; what cannot be scored gets an ``error``, the rest goes on.
+) -> ScoreReport:
+    """Score videos and folders of videos; a video that cannot be scored gets an ``error``, the others go on.
 
     Args:
         paths: files, or folders that are searched.
-        expert: of any pair, in eval mode.
+        expert: of any pair of representations, in eval mode.
         model: its name.
-        report: folder for ``report.html`` and, for each video, a picture and the sync matrix; made where missing.
-        film: write every video into that folder, too, with its curve burnt in.
-        versus: the first path holds real videos, the others generated twins of them, compared pair by pair.
+        report: folder for ``report.html`` and a figure and the sync matrix of every video; created if missing.
+        film: also write every video into that folder, with its curve drawn below the image.
+        reference: the first path holds real videos; each of the others holds generated versions of them, which are
+            compared with the real ones, paired by file name.
         seed: of the intervals.
         log: takes lines of progress.
 
     Returns:
-        ``{"model", "threshold", "seed", "videos": [...]}`` and, for ``versus``, ``"comparison"``; ready for JSON.
+        The report; ``comparison`` only with ``reference``.
 
     Raises:
         FileNotFoundError: when a path does not exist.
-        ValueError: when a folder holds no video, or, for ``versus``, there is nothing to pair.
+        ValueError: when a folder holds no video, or, with ``reference``, no video has a pair.
         ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
     """
     groups = {str(path): find_videos(path) for path in paths}
     todo = [(group, video) for group, videos in groups.items() for video in videos]
-    _begin(groups, report, film=film, versus=versus)
+    _check(groups, report, film=film, reference=reference)
     finder, progress, threshold = MediaPipeFinder(), Progress(log, len(todo)), expert.config.threshold
-    videos: list[dict[str, Any]] = []
+    videos: list[VideoResult] = []
     for index, (group, video) in enumerate(todo):
-        place, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
-        watch = partial(_report, progress, index, share, place)
+        label, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
+        watch = partial(_report, progress, index, share, label)
         try:
             scores = score_video(video, expert, finder=finder, on_progress=watch)
-            judged = judge(video.as_posix(), scores, threshold, seed)
+            result = summarise_video(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
             continue
-        videos.append({**judged, "group": group})
+        result["group"] = group
+        videos.append(result)
         if report:
             name = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}"
-            videos[-1]["sync_matrix"] = f"{name}.npz"
-            _write(report / name, judged, scores, threshold)
+            result["sync_matrix"] = f"{name}.npz"
+            _write_figure(report / name, result, scores, threshold)
             if film:
-                watch = partial(_report, progress, index + share, share, f"{place}, film")
+                watch = partial(_report, progress, index + share, share, f"{label}, film")
                 write_film(video, scores, threshold, report / f"{name}.mp4", watch)
-    result = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
-    if versus:
-        real, *made = ([video for video in videos if video["group"] == group] for group in groups)
-        result["comparison"] = compare(real, dict(zip(list(groups)[1:], made, strict=True)), seed)
+    scored: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
+    if reference:
+        real, *generated = ([video for video in videos if video["group"] == group] for group in groups)
+        scored["comparison"] = compare(real, dict(zip(list(groups)[1:], generated, strict=True)), seed)
     if report:
-        write_page(result, report)
-    return result
+        write_score_page(scored, report)
+    return scored
 
 
-def _begin(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: bool, versus: bool) -> None:
-    """Refuse what cannot be done before any work, and make the folder of the report."""
-    if versus and len(groups) < 2:
+def _check(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: bool, reference: bool) -> None:
+    """Refuse impossible settings before any work, and create the folder of the report."""
+    if reference and len(groups) < 2:
         raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
-    if versus:
-        real, *made = (
-            [{"video": video.as_posix(), "group": group} for video in videos] for group, videos in groups.items()
+    if reference:
+        real, *generated = (
+            [NamedVideo(video.as_posix(), group) for video in videos] for group, videos in groups.items()
         )
-        for videos in made:
-            find_twins(real, videos)
+        for videos in generated:
+            pair_videos(real, videos)
     if film and report is None:
         raise ValueError("film: expected a folder for the report, got none")
     if report:
         report.mkdir(parents=True, exist_ok=True)
 
 
-def _write(place: Path, judged: Mapping[str, Any], scores: VideoScores, threshold: float) -> None:
-    """Picture and sync matrix of a video."""
-    write_atomically(place.with_name(f"{place.name}.npz"), pack_matrices(scores))
-    write_atomically(place.with_name(f"{place.name}.png"), draw_video(judged, scores, threshold))
+def _write_figure(path: Path, result: ScoredVideo, scores: VideoScores, threshold: float) -> None:
+    """Write figure and sync matrix of a video."""
+    write_atomically(path.with_name(f"{path.name}.npz"), pack_matrices(scores))
+    write_atomically(path.with_name(f"{path.name}.png"), draw_video(result, scores, threshold))
 
 
 def _report(progress: Progress, before: float, share: float, name: str, done: float, seconds: float) -> None:

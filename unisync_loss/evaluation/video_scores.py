@@ -1,7 +1,7 @@
-"""Score whole videos as found: every face against the sound, in constant memory.
+"""Sync scores of every face of a video, in constant memory.
 
-Three stages run at a time, each a little ahead of the next: decoding, faces, network. A frame is embedded once; of a
-window only its scores against the neighbouring audio are kept.
+Three stages run at the same time, each a little ahead of the next: decoding, face tracking, network. A frame is
+embedded once; of a window only its scores at the 31 offsets are kept.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from unisync_loss.video.face_mesh import MeshFinder, has_face
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackEnd, TrackPiece, track_faces
 from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
-_SHORT_SIDE = 1080  # pixels; larger pictures are shrunk, experts see faces of 100
-_BATCH = 64  # frames of a track that are embedded at a time
-_CHUNK = SEGMENT // 2  # windows of sound embedded at a time: HuBERT's stretch, a whole number of mel steps
-MOST_FACES = 4  # that are drawn
-_STRIP = 48  # mouths kept for the film strip, up to twice as many while they come
-_MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a crop
+_SHORT_SIDE = 1080  # pixels; larger frames are shrunk: experts work on mouths of about 100 pixels
+_BATCH = 64  # frames of a track embedded at a time
+_CHUNK = SEGMENT // 2  # audio windows embedded at a time: HuBERT's segment, a whole number of mel steps
+MAX_DRAWN_FACES = 4
+_STRIP = 48  # mouth crops kept for the film strip, up to twice as many while frames arrive
+_MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a face crop
 
 Array = NDArray[np.float32]
 OnProgress = Callable[[float, float], None]
@@ -45,13 +45,13 @@ OnProgress = Callable[[float, float], None]
 
 @dataclass
 class TrackScores:
-    """A face against the sound.
+    """Scores of one face against the audio.
 
     Attributes:
         start: first frame of the video.
         table: (W, 31) score of each visual window against the audio window k - 15 later; NaN where there is none.
-        level: (W,) level of the sound of each window, root mean square of full scale 1.
-        mouths: frame of the video and (88, 88, 3) picture, evenly spread.
+        level: (W,) audio level of each window, root mean square of full scale 1.
+        mouths: frame number and (88, 88, 3) mouth crop, evenly spread over the track.
     """
 
     start: int
@@ -59,15 +59,20 @@ class TrackScores:
     level: Array
     mouths: list[tuple[int, Frame]]
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether any window has audio at any offset."""
+        return not bool(np.isnan(self.table).all())
+
 
 class VideoScores(NamedTuple):
     """All faces of a video.
 
     Attributes:
         tracks: in order of appearance.
-        dropped: why other faces were not scored.
-        seconds: length as decoded.
-        notes: what a reader of the scores should know.
+        dropped: reasons for which other faces were not scored.
+        seconds: decoded length.
+        notes: warnings about the video.
     """
 
     tracks: list[TrackScores]
@@ -83,19 +88,19 @@ def score_video(
     finder: FaceFinder | None = None,
     on_progress: OnProgress | None = None,
 ) -> VideoScores:
-    """Find, follow and score every face of a video.
+    """Find, track and score every face of a video.
 
     Args:
         path: any file that FFmpeg reads.
-        expert: of any pair, in eval mode; what it looks at is made from the face's crops.
-        finder: finds the faces of a frame; default MediaPipe.
+        expert: of any pair of representations, in eval mode; its visual representation is made from the face crops.
+        finder: face detector; default MediaPipe.
         on_progress: takes the seconds done and the seconds in all.
 
     Returns:
         The scores; at least one track.
 
     Raises:
-        ValueError: for a file that cannot be decoded or lacks pictures or sound, a video without a face for at least
+        ValueError: for a file that cannot be decoded or lacks video or audio, a video without a face for at least
             1.2 s, silence, or an expert whose representation cannot be made from video.
         FileNotFoundError: when there is no such file.
         ImportError: without PyAV or MediaPipe.
@@ -104,7 +109,7 @@ def score_video(
     facts = read_facts(path)
     frames = 0
 
-    def watched(pictures: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+    def counted(pictures: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
         nonlocal frames
         for picture in pictures:
             frames = picture.tick + 1
@@ -112,25 +117,25 @@ def score_video(
                 on_progress(frames / FPS, facts.seconds)
             yield picture
 
-    tracks: dict[int, _Track] = {}
+    tracks: dict[int, _TrackScorer] = {}
     dropped: list[str] = []
-    with open_media(path) as pictures, open_media(path) as sounds, torch.inference_mode():
-        hearing = _Hearing(expert, AudioReader(stream_audio(sounds, facts.zero)))
-        shown = watched(stream_frames(pictures, short_side=_SHORT_SIDE))
-        with prefetch(shown) as decoded, prefetch(_follow(decoded, finder or MediaPipeFinder())) as events:
+    with open_media(path) as video_input, open_media(path) as audio_input, torch.inference_mode():
+        audio = _AudioWindows(expert, AudioReader(stream_audio(audio_input, facts.zero)))
+        pictures = counted(stream_frames(video_input, short_side=_SHORT_SIDE))
+        with prefetch(pictures) as decoded, prefetch(_track(decoded, finder or MediaPipeFinder())) as events:
             for event in events:
                 if isinstance(event, TrackPiece):
                     if event.track not in tracks:
-                        tracks[event.track] = _Track(event.start, expert)
-                    tracks[event.track].push(event.crops, hearing)
+                        tracks[event.track] = _TrackScorer(event.start, expert)
+                    tracks[event.track].push(event.crops, audio)
                 elif event.dropped:
                     dropped.append(event.dropped)
-                elif not tracks[event.track].finish(hearing):
+                elif not tracks[event.track].finish(audio):
                     dropped.append("a face whose landmarks could not be found")
                     del tracks[event.track]
                 else:
-                    _forget_mouths(tracks.values())
-        loudest = hearing.loudest(frames)
+                    _drop_undrawn_mouths(tracks.values())
+        loudest = audio.loudest(frames)
     seconds = frames / FPS
     _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
     cut = seconds < 0.95 * facts.seconds - 0.5
@@ -138,10 +143,10 @@ def score_video(
     return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
 
 
-def _forget_mouths(tracks: Iterable[_Track]) -> None:
-    """Keep the pictures of what is drawn only: a film of two hours may have a thousand tracks."""
-    heard = [track for track in tracks if track.heard]
-    for track in heard[MOST_FACES:]:
+def _drop_undrawn_mouths(tracks: Iterable[_TrackScorer]) -> None:
+    """Keep mouth crops of the drawn faces only: a film of two hours may have a thousand tracks."""
+    scored = [track for track in tracks if track.has_scores]
+    for track in scored[MAX_DRAWN_FACES:]:
         track.mouths = []
 
 
@@ -152,19 +157,19 @@ def _refuse_unscorable(
     if frames < SHORTEST_TRACK:
         raise ValueError(f"{path}: expected at least {shortest} of video, got {frames / FPS:g} s")
     if loudest < NOISE_FLOOR:
-        raise ValueError(f"{path}: expected a voice, the sound is silent")
+        raise ValueError(f"{path}: expected speech, got silent audio")
     if not faces:
         reason = f" ({dropped[0]}{', and others' if len(dropped) > 1 else ''})" if dropped else ""
-        raise ValueError(f"{path}: expected a face on show for {shortest}, found none{reason}")
+        raise ValueError(f"{path}: expected a face visible for {shortest}, found none{reason}")
 
 
-def _follow(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
-    """Tracks of a whole video; a hole in the pictures ends all tracks."""
+def _track(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
+    """Tracks of a whole video; a gap in the time stamps ends all tracks."""
     used = 0
-    for _, stretch in groupby(enumerate(pictures), key=lambda numbered: numbered[1].tick - numbered[0]):
-        shown = (picture for _, picture in stretch)
-        first = next(shown)
-        frames = (picture.frame for picture in chain([first], shown))
+    for _, run in groupby(enumerate(pictures), key=lambda numbered: numbered[1].tick - numbered[0]):
+        consecutive = (picture for _, picture in run)
+        first = next(consecutive)
+        frames = (picture.frame for picture in chain([first], consecutive))
         last = -1
         for event in track_faces(frames, finder):
             last = max(last, event.track)
@@ -172,8 +177,8 @@ def _follow(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[Trac
         used += last + 1
 
 
-class _Hearing:
-    """Embeddings of the sound, made as they are asked for, the last minute kept."""
+class _AudioWindows:
+    """Audio embeddings, computed on demand in chunks of which the last three (one minute) are kept."""
 
     def __init__(self, expert: UniSyncExpert, sound: AudioReader) -> None:
         self.expert, self.sound = expert, sound
@@ -183,20 +188,23 @@ class _Hearing:
         self.peak = 0.0
 
     def windows(self, first: int, last: int) -> tuple[Tensor, NDArray[np.bool_], Array]:
-        """Embeddings (n, D) of windows first … last - 1, which of them there are, and their levels (n,)."""
+        """Embeddings (n, D) of windows first … last - 1, which of them exist (n,), and their levels (n,)."""
         numbers = np.arange(first, last)
-        parts = [self._chunk(chunk) for chunk in range(max(0, first) // _CHUNK, max(0, last - 1) // _CHUNK + 1)]
+        chunks = range(max(0, first) // _CHUNK, max(0, last - 1) // _CHUNK + 1)
+        parts = [self._chunk(number) for number in chunks]
         embeddings, levels = torch.cat([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        place = numbers - max(0, first) // _CHUNK * _CHUNK
-        there = (place >= 0) & (numbers >= 0) & (place < len(embeddings))
+        row = numbers - chunks.start * _CHUNK
+        exists = (numbers >= 0) & (row < len(embeddings))
         result = embeddings.new_zeros(len(numbers), self.expert.config.embedding)
-        result[torch.from_numpy(there)] = embeddings[torch.from_numpy(place[there])]
-        return result, there, np.where(there, levels[np.where(there, place, 0)] if len(levels) else 0.0, 0.0)
+        level = np.zeros(len(numbers), levels.dtype)
+        result[torch.from_numpy(exists)] = embeddings[torch.from_numpy(row[exists])]
+        level[exists] = levels[row[exists]]
+        return result, exists, level
 
     def loudest(self, frames: int) -> float:
         """Highest level of the first frames."""
-        for chunk in range(max(self.chunks, default=-1) + 1, max(0, frames - WINDOW_FRAMES) // _CHUNK + 1):
-            self._chunk(chunk)
+        for number in range(max(self.chunks, default=-1) + 1, max(0, frames - WINDOW_FRAMES) // _CHUNK + 1):
+            self._chunk(number)
         return self.peak
 
     def _chunk(self, number: int) -> tuple[Tensor, Array]:
@@ -207,89 +215,91 @@ class _Hearing:
             self.chunks.pop(number - 3, None)
         return self.chunks[number]
 
-    def _embed(self, begin: int, end: int, skipped: int) -> tuple[Tensor, Array]:
-        sound = self.sound.read(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
-        frames = sound.size // SAMPLES_PER_FRAME
-        if frames - skipped < WINDOW_FRAMES:
+    def _embed(self, begin: int, end: int, margin: int) -> tuple[Tensor, Array]:
+        """Embeddings and levels of the chunk that begins ``margin`` frames after frame ``begin``."""
+        samples = self.sound.read(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
+        frames = samples.size // SAMPLES_PER_FRAME
+        if frames - margin < WINDOW_FRAMES:
             return torch.zeros(0, self.expert.config.embedding), np.zeros(0, np.float32)
-        sound = sound[: frames * SAMPLES_PER_FRAME]
-        heard = self.expert.encode_audio(torch.from_numpy(sound)[None].to(self.device), frames)[0]
-        level = window_levels(sound).astype(np.float32)
-        chunk = slice(skipped, skipped + _CHUNK)
+        samples = samples[: frames * SAMPLES_PER_FRAME]
+        embedding = self.expert.encode_audio(torch.from_numpy(samples)[None].to(self.device), frames)[0]
+        level = window_levels(samples).astype(np.float32)
+        chunk = slice(margin, margin + _CHUNK)
         self.peak = max(self.peak, float(level[chunk].max()))
-        return heard[chunk].cpu(), level[chunk]
+        return embedding[chunk].cpu(), level[chunk]
 
 
-class _Track:
-    """A track while it comes."""
+class _TrackScorer:
+    """Scores of one track while its frames arrive."""
 
     def __init__(self, start: int, expert: UniSyncExpert) -> None:
         self.start, self.expert = start, expert
         self.device = next(expert.parameters()).device
         self.frames = 0
-        #: of an expert on anything but colours, what finds the mesh
-        self.eyes = None if expert.config.visual == "rgb" else MeshFinder()
+        self.mesh_finder = None if expert.config.visual == "rgb" else MeshFinder()
         self.waiting: list[Frame | Array] = []  # crops, or the meshes found in them
-        self.before: list[Frame | Array] = []  # meshes before those: a face is looked at less its mean of a while
+        self.context: list[Frame | Array] = []  # earlier meshes: landmarks are taken relative to their recent mean
         self.tables: list[Array] = []
         self.levels: list[Array] = []
         self.mouths: list[tuple[int, Frame]] = []
-        self.every = 1
-        self.found = self.heard = False  # whether there was a face in a window, and whether any has a score
+        self.every = 1  # frames between two mouth crops
+        self.has_face = self.has_scores = False  # in any window so far
 
-    def push(self, crops: Frame, hearing: _Hearing) -> None:
+    def push(self, crops: Frame, audio: _AudioWindows) -> None:
         for crop in crops:
             if self.frames % self.every == 0:
                 self.mouths.append((self.start + self.frames, crop[_MOUTH].copy()))
                 if len(self.mouths) >= 2 * _STRIP:
                     self.mouths, self.every = self.mouths[::2], 2 * self.every
             self.frames += 1
-        self.waiting.extend(self.eyes(crops) if self.eyes else crops)
+        self.waiting.extend(self.mesh_finder(crops) if self.mesh_finder else crops)
         while len(self.waiting) >= _BATCH:
-            self.embed(hearing)
+            self.embed(audio)
 
-    def embed(self, hearing: _Hearing) -> None:
-        """Embed up to a batch of waiting frames; the last four stay for the windows that come."""
+    def embed(self, audio: _AudioWindows) -> None:
+        """Score up to a batch of waiting frames; the last four stay for the next windows."""
         if len(self.waiting) < WINDOW_FRAMES:
             return
-        batch = [*self.before, *self.waiting[:_BATCH]]
-        seen, shown = self._look(np.stack(batch))
-        seen, shown = seen[len(self.before) :], shown[len(self.before) :]
+        batch = [*self.context, *self.waiting[:_BATCH]]
+        visual, valid = self._embed_visual(np.stack(batch))
+        visual, valid = visual[len(self.context) :], valid[len(self.context) :]
+        count = len(visual)
         first = self.start + sum(map(len, self.tables))
-        heard, there, level = hearing.windows(first - MAX_OFFSET, first + len(seen) + MAX_OFFSET)
-        # every window has its neighbours, so that no candidate falls off the end of the matrix
-        padded = F.pad(seen, (0, 0, MAX_OFFSET, MAX_OFFSET))
-        table = offset_matrix(heard[None], padded[None], MAX_OFFSET)[0, MAX_OFFSET : MAX_OFFSET + len(seen)].numpy()
-        known = np.lib.stride_tricks.sliding_window_view(there, 2 * MAX_OFFSET + 1) & shown[:, None]
+        embedding, exists, level = audio.windows(first - MAX_OFFSET, first + count + MAX_OFFSET)
+        # padded on both sides, so that every window has all its candidates inside the matrix
+        padded = F.pad(visual, (0, 0, MAX_OFFSET, MAX_OFFSET))
+        table = offset_matrix(embedding[None], padded[None], MAX_OFFSET)[0, MAX_OFFSET : MAX_OFFSET + count].numpy()
+        known = np.lib.stride_tricks.sliding_window_view(exists, 2 * MAX_OFFSET + 1) & valid[:, None]
         self.tables.append(np.where(known, table, np.nan).astype(np.float32))
-        self.levels.append(level[MAX_OFFSET : MAX_OFFSET + len(seen)].astype(np.float32))
-        self.before = batch[: len(self.before) + len(seen)][-_BATCH:] if self.eyes else []
-        self.waiting = self.waiting[len(seen) :]
-        self.found, self.heard = self.found or bool(shown.any()), self.heard or bool(known.any())
+        self.levels.append(level[MAX_OFFSET : MAX_OFFSET + count])
+        self.context = batch[: len(self.context) + count][-_BATCH:] if self.mesh_finder else []
+        self.waiting = self.waiting[count:]
+        self.has_face = self.has_face or bool(valid.any())
+        self.has_scores = self.has_scores or bool(known.any())
 
-    def _look(self, batch: NDArray[Any]) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Embeddings (W, D) of the windows of crops or meshes (T, …), and which windows have a face in every frame."""
-        if self.eyes is None:
-            shown = np.ones(len(batch), bool)
+    def _embed_visual(self, batch: NDArray[Any]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Embeddings (W, D) of crops or meshes (T, …), and which windows have a face in every frame (W,)."""
+        if self.mesh_finder is None:
+            found = np.ones(len(batch), bool)
             video = rearrange(torch.from_numpy(batch).to(self.device), "t h w c -> 1 t c h w").float() / 255
         else:
-            shown = has_face(batch)
-            if not shown.any():
+            found = has_face(batch)
+            if not found.any():
                 windows = len(batch) - WINDOW_FRAMES + 1
                 return torch.zeros(windows, self.expert.config.embedding), np.zeros(windows, bool)
-            filled = np.where(shown[:, None, None], batch, batch[shown][0])  # these windows are not counted
+            filled = np.where(found[:, None, None], batch, batch[found][0])  # windows with these frames do not count
             video = visual_of_mesh(self.expert.config, filled, (CROP_SIZE, CROP_SIZE)).to(self.device)
         return (
-            self.expert.encode_visual(video, mask=torch.from_numpy(shown)[None].to(self.device))[0].cpu(),
-            np.lib.stride_tricks.sliding_window_view(shown, WINDOW_FRAMES).all(1),
+            self.expert.encode_visual(video, mask=torch.from_numpy(found)[None].to(self.device))[0].cpu(),
+            np.lib.stride_tricks.sliding_window_view(found, WINDOW_FRAMES).all(1),
         )
 
-    def finish(self, hearing: _Hearing) -> bool:
-        """Embed what waits; whether a face was found."""
-        self.embed(hearing)
-        if self.eyes:
-            self.eyes.close()
-        return self.found
+    def finish(self, audio: _AudioWindows) -> bool:
+        """Score the remaining frames; return whether a face was found."""
+        self.embed(audio)
+        if self.mesh_finder:
+            self.mesh_finder.close()
+        return self.has_face
 
     def scores(self) -> TrackScores:
         return TrackScores(self.start, np.concatenate(self.tables), np.concatenate(self.levels), self.mouths)

@@ -1,8 +1,8 @@
-"""Face crops as SyncNet's pipeline cuts them: faces linked over time, smoothed, a square of 2.8 half sides.
+"""Face crops of SyncNet's pipeline: faces linked over time, boxes smoothed, a square of 2.8 half sides.
 
-The original finds faces with S3FD in every picture. Here MediaPipe looks at every fifth, between which boxes move in
-straight lines, as the original's do where a face was missed; the boxes are brought to S3FD's extent, but are not the
-same, so crops, and with them LSE, differ slightly from the original's on the same video.
+The original detects faces with S3FD in every frame. Here MediaPipe detects them in every fifth frame, with boxes
+interpolated linearly in between, as the original does where a face was missed; the boxes are scaled to the extent of
+S3FD's, but are not the same, so crops, and with them LSE, differ slightly from the original's on the same video.
 """
 
 from __future__ import annotations
@@ -21,19 +21,27 @@ from unisync_loss.lse.syncnet import SIZE
 from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, overlap
 from unisync_loss.video.face_tracking import DETECT_EVERY, SCENE_CUT, thumbnail
 
+# values of run_pipeline.py of syncnet_python
 MAX_GAP = 25  # frames without a face that a track survives
 MIN_IOU = 0.5  # overlap of a face with the track's last
 MIN_FACE = 100  # pixels, mean longer side of a track's boxes
 MARGIN = 0.4  # of half the box's side, around the face
 SMOOTHING = 13  # frames of the median filter
-GREY = 110  # what lies outside the picture
+GREY = 110  # level outside the image
 #: side of the whole face (forehead to chin, as S3FD's boxes) in sides of MediaPipe's box, and its shift upwards in the
 #: same: medians against the box of MediaPipe's mesh, 101 frames of 26 training clips
 FACE_SCALE, FACE_RISE = 1.10, 0.065
 
 Array = NDArray[np.float64]
 Face = tuple[int, Array]  # frame, and left, top, right, bottom in pixels
-Place = tuple[float, float, float]  # centre x, y and half side of a box, pixels
+
+
+class CropBox(NamedTuple):
+    """Centre of a face and half its longer side, in pixels."""
+
+    x: float
+    y: float
+    half: float
 
 
 class FaceTrack(NamedTuple):
@@ -41,7 +49,7 @@ class FaceTrack(NamedTuple):
 
     Attributes:
         start: its first frame.
-        boxes: (T, 4) left, top, right, bottom in pixels, one a frame, filled in where the face was not looked for.
+        boxes: (T, 4) left, top, right, bottom in pixels, one per frame; interpolated where no detection was run.
     """
 
     start: int
@@ -49,24 +57,24 @@ class FaceTrack(NamedTuple):
 
 
 def find_tracks(frames: Iterable[Frame], finder: FaceFinder) -> list[FaceTrack]:
-    """Find and follow every face of a video from cut to cut.
+    """Detect and track every face of a video from cut to cut.
 
     Args:
         frames: (H, W, 3) uint8 RGB at 25 fps.
-        finder: finds the boxes of a frame, brows to chin.
+        finder: face detector whose boxes reach from brows to chin.
 
     Returns:
-        Tracks of any length; a cut between scenes ends them all.
+        Tracks of any length; a scene cut ends them all.
     """
     tracks: list[FaceTrack] = []
-    for _, looks in groupby(_looks(frames), key=lambda look: look[0]):
-        faces = [(index, box) for _, index, frame in looks for box in finder(frame, index)]
+    for _, scene in groupby(_detection_frames(frames), key=lambda item: item[0]):
+        faces = [(index, box) for _, index, frame in scene for box in finder(frame, index)]
         tracks += link_tracks([(index, whole_face(box)) for index, box in faces])
     return tracks
 
 
-def _looks(frames: Iterable[Frame]) -> Iterator[tuple[int, int, Frame]]:
-    """Scene, number and picture of every fifth frame of a scene, and of its last."""
+def _detection_frames(frames: Iterable[Frame]) -> Iterator[tuple[int, int, Frame]]:
+    """Scene, number and image of every fifth frame of a scene, and of its last."""
     scene = first = index = 0
     last: Frame | None = None
     for index, frame in enumerate(frames):
@@ -83,34 +91,34 @@ def _looks(frames: Iterable[Frame]) -> Iterator[tuple[int, int, Frame]]:
 
 
 def whole_face(box: Boxes) -> Array:
-    """Square (4,) from forehead to chin, of a box (4,) that MediaPipe puts from brows to chin."""
+    """Square (4,) from forehead to chin for a box (4,) of MediaPipe, which reaches from brows to chin."""
     side = float((box[2:] - box[:2]).mean())
     middle = (box[:2] + box[2:]).astype(np.float64) / 2 - [0, FACE_RISE * side]
     return np.concatenate([middle - FACE_SCALE * side / 2, middle + FACE_SCALE * side / 2])
 
 
 def link_tracks(faces: Sequence[Face]) -> list[FaceTrack]:
-    """Link boxes over time, greedily: to the track's last box if they overlap and at most 25 frames lie between.
+    """Link boxes over time greedily: to a track's last box if they overlap and are at most 25 frames apart.
 
     Args:
         faces: in order of their frames.
 
     Returns:
-        Tracks in order of their first frame, as many as it takes to use every box; gaps are filled in linearly.
+        Tracks in order of their first frame, until every box is used; gaps are interpolated linearly.
     """
-    left = list(faces)
+    remaining = list(faces)
     tracks = []
-    while left:
-        track = left[:1]
+    while remaining:
+        track = remaining[:1]
         passed: list[Face] = []
-        for position, (frame, box) in enumerate(left[1:], 1):
-            last, place = track[-1]
+        for position, (frame, box) in enumerate(remaining[1:], 1):
+            last, last_box = track[-1]
             if frame - last > MAX_GAP:
-                passed += left[position:]
+                passed += remaining[position:]
                 break
-            same = frame > last and overlap(box[None], place[None])[0, 0] > MIN_IOU
+            same = frame > last and overlap(box[None], last_box[None])[0, 0] > MIN_IOU
             (track if same else passed).append((frame, box))
-        left = passed
+        remaining = passed
         times, boxes = zip(*track, strict=True)
         frames = np.arange(times[0], times[-1] + 1)
         filled = np.stack([np.interp(frames, times, side) for side in np.stack(boxes).T], axis=1)
@@ -143,13 +151,10 @@ def longer_side(track: FaceTrack) -> Array:
     return sides
 
 
-def crops(track: FaceTrack) -> Iterator[Place]:
-    """Centre and half side of each frame's box, smoothed over 13 frames.
+def crop_boxes(track: FaceTrack) -> Iterator[CropBox]:
+    """Crop box of each frame, median filtered over 13 frames.
 
-    The filter sees zeros beyond both ends, as the original's does, so the first and last six frames are a little off.
-
-    Yields:
-        x, y and half side in pixels.
+    The filter takes zeros beyond both ends, as the original's does, so the first and last six boxes are a little off.
     """
     centre = (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
     values = np.concatenate([centre, longer_side(track)[:, None] / 2], axis=1)
@@ -157,22 +162,21 @@ def crops(track: FaceTrack) -> Iterator[Place]:
     padded = np.pad(values, ((reach, reach), (0, 0)))
     for index in range(len(values)):
         x, y, half = np.median(padded[index : index + SMOOTHING], axis=0)
-        yield float(x), float(y), float(half)
+        yield CropBox(float(x), float(y), float(half))
 
 
-def cut(frame: Frame, x: float, y: float, half: float) -> Tensor:
-    """Cut a face out: as high above its centre as the box, 0.8 half sides lower, and as wide as high.
+def crop_face(frame: Frame, box: CropBox) -> Tensor:
+    """Cut a face out: from one half side above the centre of the box to 1.8 below, and as wide as high.
 
     Args:
         frame: (H, W, 3) uint8.
-        x: centre of the box, pixels.
-        y: centre of the box, pixels.
-        half: half its longer side, pixels.
+        box: of :func:`crop_boxes`.
 
     Returns:
-        (3, 224, 224) uint8; grey outside the picture.
+        (3, 224, 224) uint8; grey outside the image.
     """
-    pad = int(half * (1 + 2 * MARGIN))  # the original pads the picture first, then rounds towards zero
+    x, y, half = box
+    pad = int(half * (1 + 2 * MARGIN))  # the original pads the image first, then rounds towards zero
     top, bottom = (int(y + pad - half) - pad, int(y + pad + half * (1 + 2 * MARGIN)) - pad)
     left, right = (int(x + pad - half * (1 + MARGIN)) - pad, int(x + pad + half * (1 + MARGIN)) - pad)
     square = np.full((max(1, bottom - top), max(1, right - left), 3), GREY, np.uint8)
@@ -180,11 +184,11 @@ def cut(frame: Frame, x: float, y: float, half: float) -> Tensor:
     inside = frame[max(0, top) : max(0, min(bottom, height)), max(0, left) : max(0, min(right, width))]
     row, column = max(0, -top), max(0, -left)
     square[row : row + inside.shape[0], column : column + inside.shape[1]] = inside
-    return squeeze(square)
+    return resize_frame(square)
 
 
-def squeeze(frame: Frame) -> Tensor:
-    """Resize to 224 × 224 bilinearly, as OpenCV does: without smoothing, rounded.
+def resize_frame(frame: Frame) -> Tensor:
+    """Resize to 224 × 224 as OpenCV does: bilinearly, without antialiasing, rounded.
 
     Args:
         frame: (H, W, 3) uint8.
@@ -192,7 +196,7 @@ def squeeze(frame: Frame) -> Tensor:
     Returns:
         (3, 224, 224) uint8.
     """
-    picture = torch.from_numpy(frame).movedim(-1, 0)
+    image = torch.from_numpy(frame).movedim(-1, 0)
     if frame.shape[:2] == (SIZE, SIZE):
-        return picture
-    return F.interpolate(picture[None].float(), (SIZE, SIZE), mode="bilinear").round().byte()[0]
+        return image
+    return F.interpolate(image[None].float(), (SIZE, SIZE), mode="bilinear").round().byte()[0]

@@ -1,9 +1,9 @@
-"""LSE-D and LSE-C from SyncNet's embeddings: distances of every window to the audio of 31 offsets, and their summary.
+"""LSE-D and LSE-C from SyncNet's embeddings: distances of every window to the audio at 31 offsets, and their summary.
 
-The original (``syncnet_python``, and Wav2Lip's copy of it) averages the distances of a clip's windows for each offset;
-LSE-D is the least of the 31 means, LSE-C their median less the least. It has one defect that its numbers depend on:
-audio beyond either end of the clip is taken to be an embedding of zeros, so that LSE-C depends on the clip's length.
-That is the edge ``"legacy"``, the one to put beside published figures; ``"valid"`` leaves those pairs out.
+The original (``syncnet_python``, and Wav2Lip's copy of it) averages the distances of a clip's windows per offset; LSE-D
+is the minimum of the 31 means, LSE-C their median minus the minimum. Its numbers depend on one defect: audio beyond
+either end of the clip counts as an embedding of zeros, so that LSE-C depends on the clip's length. The edge
+``"legacy"`` reproduces this and is comparable with published figures; ``"valid"`` omits those pairs.
 
 Offsets here are positive when the audio is late. The original prints the reverse sign.
 """
@@ -24,7 +24,7 @@ from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.lse.mfcc import HOP, WINDOW, compute_mfcc
 from unisync_loss.lse.syncnet import EMBEDDING, STEPS_PER_FRAME, WINDOW_STEPS, SyncNet
 
-MAX_OFFSET = 15  # frames; 31 candidates
+MAX_OFFSET = 15  # frames; 31 candidates, part of the definition of LSE (vshift of syncnet_python)
 _CHUNK = 32  # windows embedded at a time: constant memory
 _EPSILON = 1e-6  # added to every difference by torch's pairwise_distance, which the original uses
 
@@ -76,7 +76,7 @@ def summarise(distances: Tensor) -> Lse:
         distances: (W, 31) of :func:`offset_distances`; NaN where there is no such pair.
 
     Returns:
-        The three numbers; of equal minima the one with the audio earliest counts, as in the original.
+        The three numbers; of equal minima the first counts, the earliest audio, as in the original.
 
     Raises:
         ValueError: when no pair is left.
@@ -89,89 +89,88 @@ def summarise(distances: Tensor) -> Lse:
 
 
 class LseMeter:
-    """Takes the frames of one clip one after another, in constant memory, and gives its distances.
+    """Distances of one clip whose frames are added one by one, in constant memory.
 
     Args:
-        net: weights loaded.
+        net: of :func:`unisync_loss.lse.syncnet.load_syncnet`.
         samples: (S,) int16 mono at 16 kHz of the same time span.
     """
 
     def __init__(self, net: SyncNet, samples: NDArray[np.int16]) -> None:
-        """Start a clip."""
         self.net = net
         self.samples = samples
         self._frames: list[Tensor] = []
         self._rows: list[Tensor] = []
-        self._seen = 0
+        self._added = 0
         # audio embeddings that the next windows need too, up to the window of that number
-        self._heard = torch.zeros(0, EMBEDDING)
-        self._heard_until = -MAX_OFFSET
+        self._audio = torch.zeros(0, EMBEDDING)
+        self._audio_end = -MAX_OFFSET
 
     def add(self, frame: Tensor) -> None:
-        """Take the next frame, (3, 224, 224) uint8 RGB."""
+        """Add the next frame, (3, 224, 224) uint8 RGB."""
         self._frames.append(frame)
-        self._seen += 1
+        self._added += 1
         if len(self._frames) == _CHUNK + WINDOW_FRAMES - 1:
             self._embed()
 
     @property
     def frames(self) -> int:
-        """Frames with sound so far."""
-        return min(self._seen, len(self.samples) // SAMPLES_PER_FRAME)
+        """Frames with audio so far."""
+        return min(self._added, len(self.samples) // SAMPLES_PER_FRAME)
 
     def distances(self, edge: Edge = "legacy") -> Tensor:
         """Distances of the clip so far.
 
         Args:
-            edge: pairs with audio before the first or after the last window: ``"legacy"`` takes an embedding of zeros,
-                ``"valid"`` has NaN.
+            edge: for pairs with audio before the first or after the last window, ``"legacy"`` takes an audio embedding
+                of zeros, ``"valid"`` gives NaN.
 
         Returns:
-            (W, 31) float64, W = min(frames, S // 640) - 5: the last window is left out as in the original, because its
+            (W, 31) float64, W = min(frames, S // 640) - 5: the last window is omitted as in the original, because its
             20 MFCC steps reach 15 ms beyond its frames.
 
         Raises:
-            ValueError: for fewer than 6 frames with sound.
+            ValueError: for another edge, or fewer than 6 frames with audio.
         """
         if edge not in ("legacy", "valid"):
             raise ValueError(f'edge: expected "legacy" or "valid", got {edge!r}')
         windows = self.frames - WINDOW_FRAMES
         if windows < 1:
-            raise ValueError(f"expected at least {WINDOW_FRAMES + 1} frames (0.24 s) with sound, got {self.frames}")
+            raise ValueError(f"expected at least {WINDOW_FRAMES + 1} frames (0.24 s) with audio, got {self.frames}")
         if len(self._frames) >= WINDOW_FRAMES:
             self._embed()
         rows = torch.cat(self._rows)[:windows]
-        distances, silent = rows[:, :-1], rows[:, -1:]
+        distances, to_zeros = rows[:, :-1], rows[:, -1:]
         reach = torch.arange(windows)[:, None] + torch.arange(-MAX_OFFSET, MAX_OFFSET + 1)
-        return torch.where((reach >= 0) & (reach < windows), distances, silent if edge == "legacy" else torch.nan)
+        return torch.where((reach >= 0) & (reach < windows), distances, to_zeros if edge == "legacy" else torch.nan)
 
     def _embed(self) -> None:
-        """Keep the distances of the windows that wait, those to zeros beside them, and the last four frames."""
+        """Store the distances of the waiting windows, and to an embedding of zeros; keep the last four frames."""
         device = next(self.net.network.parameters()).device
         windows = len(self._frames) - WINDOW_FRAMES + 1
         with torch.inference_mode(), _in_full_precision(device):
             video = self.net.embed_video(torch.stack(self._frames).to(device))
-            heard = self._listen(self._seen - WINDOW_FRAMES + 1 + MAX_OFFSET, device)
-            silent = (video.double() + _EPSILON).norm(dim=1, keepdim=True)
-            self._rows.append(torch.cat([offset_distances(video, heard), silent], 1).cpu())
-        self._heard = heard[windows:]
+            audio = self._embed_audio(self._added - WINDOW_FRAMES + 1 + MAX_OFFSET, device)
+            to_zeros = (video.double() + _EPSILON).norm(dim=1, keepdim=True)
+            self._rows.append(torch.cat([offset_distances(video, audio), to_zeros], 1).cpu())
+        self._audio = audio[windows:]
         self._frames = self._frames[windows:]
 
-    def _listen(self, until: int, device: torch.device) -> Tensor:
-        """Audio embeddings from what is left of the last call to window ``until``; zeros where there is no audio."""
+    def _embed_audio(self, until: int, device: torch.device) -> Tensor:
+        """Audio embeddings from the rest of the last call up to window ``until``; zeros where there is no audio."""
         steps = 1 + max(0, math.ceil((len(self.samples) - WINDOW) / HOP))
         exist = max(0, (steps - WINDOW_STEPS) // STEPS_PER_FRAME + 1)
-        start, stop = max(0, self._heard_until), max(0, min(until, exist))
-        new = torch.zeros(until - self._heard_until, EMBEDDING, device=device)
+        start, stop = max(0, self._audio_end), max(0, min(until, exist))
+        new = torch.zeros(until - self._audio_end, EMBEDDING, device=device)
         if start < stop:
-            # one step more in front: pre-emphasis needs the sample before
+            # one more step in front: pre-emphasis needs the sample before
             first, last = start * STEPS_PER_FRAME, (stop - 1) * STEPS_PER_FRAME + WINDOW_STEPS
-            spare = min(first, 1)
-            piece = self.samples[(first - spare) * HOP : (last - 1) * HOP + WINDOW]
-            coefficients = compute_mfcc(torch.from_numpy(piece).to(device))[spare:]
-            new[start - self._heard_until : stop - self._heard_until] = self.net.embed_audio(coefficients)
-        self._heard_until = until
-        return torch.cat([self._heard.to(new), new])
+            extra = min(first, 1)
+            samples = self.samples[(first - extra) * HOP : (last - 1) * HOP + WINDOW]
+            coefficients = compute_mfcc(torch.from_numpy(samples).to(device))[extra:]
+            new[start - self._audio_end : stop - self._audio_end] = self.net.embed_audio(coefficients)
+        self._audio_end = until
+        return torch.cat([self._audio.to(new), new])
 
 
 @contextlib.contextmanager

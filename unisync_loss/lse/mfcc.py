@@ -1,4 +1,4 @@
-"""MFCC with the numbers of ``python_speech_features.mfcc(samples, 16000)``, in float64.
+"""MFCC equal to ``python_speech_features.mfcc(samples, 16000)``, in float64.
 
 Pre-emphasis 0.97, rectangular windows of 400 samples every 160, power of a 512-point FFT over 512, 26 triangles on the
 HTK mel scale at whole FFT bins up to 8 kHz, log, orthonormal DCT-II, 13 coefficients, lifter 22, and the log energy of
@@ -21,18 +21,18 @@ WINDOW, HOP, N_FFT = 400, 160, 512
 BANDS = 26
 LIFTER = 22
 PREEMPHASIS = 0.97
-_FLOOR = torch.finfo(torch.float64).eps  # stands for an energy of exactly 0
+_FLOOR = torch.finfo(torch.float64).eps  # replaces an energy of exactly 0, as in python_speech_features
 
 
 def compute_mfcc(samples: Tensor) -> Tensor:
-    """Mel-frequency cepstral coefficients as SyncNet takes them.
+    """Mel-frequency cepstral coefficients, the audio input of SyncNet.
 
     Args:
         samples: (S,) at 16 kHz in the range of 16-bit integers, of any real dtype, S at least 1. The range matters:
             coefficient 0 is a log energy.
 
     Returns:
-        (L, 13) float64, L = 1 + ceil((S - 400) / 160), at least 1; the last step is filled up with zeros.
+        (L, 13) float64, L = 1 + ceil((S - 400) / 160), at least 1; the last step is padded with zeros.
 
     Raises:
         ValueError: for another shape, or no samples.
@@ -44,7 +44,7 @@ def compute_mfcc(samples: Tensor) -> Tensor:
     steps = 1 + max(0, math.ceil((len(signal) - WINDOW) / HOP))
     padded = F.pad(emphasised, (0, (steps - 1) * HOP + WINDOW - len(signal)))
     power = torch.fft.rfft(padded.unfold(0, WINDOW, HOP), N_FFT).abs().square() / N_FFT
-    bank, cosines = (table.to(power.device) for table in _tables())
+    bank, cosines = _tables(power.device)
     energy, bands = power.sum(1), power @ bank
     coefficients = _floored(bands).log() @ cosines
     coefficients[:, 0] = _floored(energy).log()
@@ -56,8 +56,8 @@ def _floored(energy: Tensor) -> Tensor:
 
 
 @functools.cache
-def _tables() -> tuple[Tensor, Tensor]:
-    """Filter bank (257, 26), and DCT with lifter (26, 13)."""
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Filter bank (257, 26), and DCT with lifter (26, 13), once per device."""
     top = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)
     hz = 700 * (10 ** (torch.linspace(0, top, BANDS + 2, dtype=torch.float64) / 2595) - 1)
     edges = ((N_FFT + 1) * hz / SAMPLE_RATE).floor()
@@ -69,4 +69,4 @@ def _tables() -> tuple[Tensor, Tensor]:
     phase = (2 * torch.arange(BANDS, dtype=torch.float64)[:, None] + 1) * order / (2 * BANDS)
     scale = ((1 + (order > 0).double()) / BANDS).sqrt()
     lifter = 1 + LIFTER / 2 * torch.sin(math.pi * order / LIFTER)
-    return rising + falling, torch.cos(math.pi * phase) * (scale * lifter)
+    return (rising + falling).to(device), (torch.cos(math.pi * phase) * (scale * lifter)).to(device)

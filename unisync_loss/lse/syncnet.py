@@ -1,20 +1,19 @@
-"""The SyncNet of 2016 (Chung and Zisserman, "Out of time"), by which LSE-D and LSE-C are defined.
+"""The SyncNet of 2016 by which LSE-D and LSE-C are defined.
 
-Rebuilt from its table of layers under the original's parameter names, so that ``syncnet_v2.model`` loads as it is. The
-weights are not bundled: the user brings them (README.md says from where). ``lse`` makes the numbers of the embeddings.
+Chung and Zisserman, "Out of time: automated lip sync in the wild", ACCV 2016 workshops. Rebuilt from its table of
+layers under the original's parameter names, so that ``syncnet_v2.model`` loads unchanged. The weights are not bundled:
+docs/measuring.md says where they are published.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unisync_loss.config import WINDOW_FRAMES
@@ -29,14 +28,12 @@ EMBEDDING = 1024
 _AT_ONCE = 4  # windows in the first layer
 
 
-class SyncNet(FrozenModule[nn.ModuleDict]):
-    """13.6 M parameters in two towers, frozen: the measure must not change when a network that holds it is trained.
-
-    Axes: T video frames at 25 fps, L MFCC steps at 100 Hz, W windows of 5 frames, 20 steps.
-    """
+class SyncNetLayers(nn.Module):
+    """Layers of SyncNet under the original's names, 13.6 M parameters; random until weights are loaded."""
 
     def __init__(self) -> None:
-        audio = nn.Sequential(
+        super().__init__()
+        self.netcnnaud = nn.Sequential(
             *_block(nn.Conv2d(1, 64, 3, padding=1)),
             nn.Identity(),  # the original pools 1 × 1 here
             *_block(nn.Conv2d(64, 192, 3, padding=1)),
@@ -48,7 +45,7 @@ class SyncNet(FrozenModule[nn.ModuleDict]):
             *_block(nn.Conv2d(256, 512, (5, 4))),
         )
         pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2))
-        video = nn.Sequential(
+        self.netcnnlip = nn.Sequential(
             *_block(nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2))),
             pool,
             *_block(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1))),
@@ -59,16 +56,41 @@ class SyncNet(FrozenModule[nn.ModuleDict]):
             pool,
             *_block(nn.Conv3d(256, 512, (1, 6, 6))),
         )
-        # the original's names of parameters
-        super().__init__(
-            nn.ModuleDict({"netcnnaud": audio, "netcnnlip": video, "netfcaud": _head(), "netfclip": _head()})
-        )
+        self.netfcaud, self.netfclip = _head(), _head()
+
+
+class _FoldedLayers(nn.Module):
+    """The same layers with batch norms folded into the convolutions, in two dimensions after the first."""
+
+    def __init__(self, layers: SyncNetLayers) -> None:
+        super().__init__()
+        first, norm, _, pool, *others = layers.netcnnlip
+        assert isinstance(first, nn.Conv3d)
+        assert isinstance(norm, nn.BatchNorm3d)
+        self.first = fuse_conv_bn_eval(first, norm)
+        self.first.weight = nn.Parameter(self.first.weight.flip(1))  # from the original's BGR to RGB
+        self.pool = _planar(pool)
+        self.video, self.audio = _fold(others), _fold(list(layers.netcnnaud))
+        self.video_head, self.audio_head = layers.netfclip, layers.netfcaud
+
+
+class SyncNet(FrozenModule[_FoldedLayers]):
+    """Embeddings of SyncNet, frozen: the measure must not change when a network that holds it is trained.
+
+    Axes: T video frames at 25 fps, L MFCC steps at 100 Hz, W windows of 5 frames, 20 steps.
+
+    Args:
+        layers: with their weights; see :func:`load_syncnet`.
+    """
+
+    def __init__(self, layers: SyncNetLayers) -> None:
+        super().__init__(_FoldedLayers(layers.eval()))
 
     def embed_video(self, frames: Tensor) -> Tensor:
-        """Embed every window of five frames; frame positions are computed once, not once a window.
+        """Embed every window of five frames; positions of frames are computed once, not once per window.
 
         Args:
-            frames: (T, 3, 224, 224) RGB in 0 … 255 (the original's BGR order is put right inside), T at least 5.
+            frames: (T, 3, 224, 224) RGB in 0 … 255, T at least 5.
 
         Returns:
             (W, 1024) float32, W = T - 4.
@@ -78,28 +100,23 @@ class SyncNet(FrozenModule[nn.ModuleDict]):
         """
         if frames.ndim != 4 or frames.shape[1:] != (3, SIZE, SIZE) or len(frames) < WINDOW_FRAMES:
             raise ValueError(f"frames: expected (T, 3, {SIZE}, {SIZE}) with T >= 5, got {tuple(frames.shape)}")
-        tower = self.network["netcnnlip"]
-        assert isinstance(tower, nn.Sequential)
-        first, norm, _, pool, *others = tower
-        assert isinstance(first, nn.Conv3d)
-        assert isinstance(norm, nn.BatchNorm3d)
-        fused = fuse_conv_bn_eval(first, norm)
-        weight = fused.weight.flip(1)  # to RGB
+        net = self.network
         video = rearrange(frames, "t c h w -> 1 c t h w").contiguous(memory_format=torch.channels_last_3d)
-        video = video.to(weight.dtype)
+        video = video.to(net.first.weight.dtype)
         # a few windows at a time, pooled while they are in the processor's cache; ReLU may wait until then
         pooled = [
-            _pool(rearrange(F.conv3d(piece, weight, fused.bias, first.stride), "1 c w h v -> w c h v"), pool)
-            for piece in (video[:, :, start : start + _AT_ONCE + 4] for start in range(0, len(frames) - 4, _AT_ONCE))
+            net.pool(rearrange(net.first(part), "1 c w h v -> w c h v"))
+            for part in (video[:, :, start : start + _AT_ONCE + 4] for start in range(0, len(frames) - 4, _AT_ONCE))
         ]
-        embedding: Tensor = self.network["netfclip"](_run(others, torch.cat(pooled).relu_()))
+        planes = torch.cat(pooled).relu_().contiguous(memory_format=torch.channels_last)
+        embedding: Tensor = net.video_head(net.video(planes))
         return embedding
 
     def embed_audio(self, coefficients: Tensor) -> Tensor:
-        """Embed the 20 MFCC steps of every window. Windows overlap, but each is padded for itself: none is shared.
+        """Embed the 20 MFCC steps of every window. Windows overlap, but each is padded by itself: nothing is shared.
 
         Args:
-            coefficients: (L, 13) of :func:`unisync_loss.lse.mfcc.mfcc`, L at least 20.
+            coefficients: (L, 13) of :func:`unisync_loss.lse.mfcc.compute_mfcc`, L at least 20.
 
         Returns:
             (W, 1024) float32, W = (L - 20) // 4 + 1.
@@ -109,10 +126,10 @@ class SyncNet(FrozenModule[nn.ModuleDict]):
         """
         if coefficients.ndim != 2 or coefficients.shape[1] != COEFFICIENTS or len(coefficients) < WINDOW_STEPS:
             raise ValueError(f"coefficients: expected (L, 13) with L >= 20, got {tuple(coefficients.shape)}")
-        windows = coefficients.unfold(0, WINDOW_STEPS, STEPS_PER_FRAME)[:, None]
-        tower = self.network["netcnnaud"]
-        assert isinstance(tower, nn.Sequential)
-        embedding: Tensor = self.network["netfcaud"](_run(tower, windows.to(next(tower.parameters()))))
+        windows = coefficients.unfold(0, WINDOW_STEPS, STEPS_PER_FRAME)[:, None].to(self.network.first.weight)
+        embedding: Tensor = self.network.audio_head(
+            self.network.audio(windows.contiguous(memory_format=torch.channels_last))
+        )
         return embedding
 
 
@@ -125,60 +142,63 @@ def _head() -> nn.Sequential:
     return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, EMBEDDING))
 
 
-def _run(tower: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Convolutional layers in two dimensions, with the norms folded into the convolutions: (N, C, H, W) → (N, 512)."""
-    layers = list(tower)
-    x = x.contiguous(memory_format=torch.channels_last)
+def _fold(layers: list[nn.Module]) -> nn.Sequential:
+    """Tower (N, C, H, W) → (N, 512) with the norms folded into the convolutions."""
+    folded: list[nn.Module] = []
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
             assert isinstance(following, nn.BatchNorm2d | nn.BatchNorm3d)
-            assert isinstance(layer.padding, tuple)
-            fused = fuse_conv_bn_eval(layer, following)
-            weight = rearrange(fused.weight, "o c 1 h v -> o c h v") if fused.weight.ndim == 5 else fused.weight
-            x = F.conv2d(x, weight, fused.bias, _plane(layer.stride), _plane(layer.padding)).relu_()
+            folded += [_planar(fuse_conv_bn_eval(layer, following)), nn.ReLU(inplace=True)]
         elif isinstance(layer, nn.MaxPool2d | nn.MaxPool3d):
-            x = _pool(x, layer)
-    return x.flatten(1)
+            folded.append(_planar(layer))
+    return nn.Sequential(*folded, nn.Flatten())
 
 
-def _pool(x: Tensor, layer: nn.Module) -> Tensor:
-    """What a pooling layer of two or three dimensions does in the last two."""
-    assert isinstance(layer, nn.MaxPool2d | nn.MaxPool3d)
-    return F.max_pool2d(x, _plane(layer.kernel_size), _plane(layer.stride), _plane(layer.padding))
+def _planar(layer: nn.Module) -> nn.Module:
+    """Layer in two dimensions for one in three that acts on single frames; layers in two dimensions stay."""
+    if isinstance(layer, nn.MaxPool3d):
+        return nn.MaxPool2d(_plane(layer.kernel_size), _plane(layer.stride), _plane(layer.padding))
+    if isinstance(layer, nn.Conv3d):
+        size, stride = _plane(layer.kernel_size), _plane(layer.stride)
+        assert isinstance(layer.padding, tuple)
+        planar = nn.Conv2d(layer.in_channels, layer.out_channels, size, stride, _plane(layer.padding))
+        planar.weight, planar.bias = nn.Parameter(rearrange(layer.weight, "o c 1 h v -> o c h v")), layer.bias
+        return planar
+    return layer
 
 
-def _plane(value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-    """What a layer of two or three dimensions does in the last two."""
-    return value[-2:] if isinstance(value, tuple) else value
+def _plane(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """The last two of three numbers; one number stands for all."""
+    return (value, value) if isinstance(value, int) else (value[1], value[2])
 
 
 def load_syncnet(path: str | os.PathLike[str]) -> SyncNet:
-    """Load ``syncnet_v2.model`` as its authors publish it, or a copy of it in safetensors format.
+    """Load ``syncnet_v2.model`` as published by its authors, or a copy of it in safetensors format.
 
     Args:
-        path: the file; ``.safetensors``, or anything else for a flat dictionary of tensors written by PyTorch. No
-            object but tensors is unpickled.
+        path: ``.safetensors`` file, or with any other suffix a flat dictionary of tensors written by PyTorch. Nothing
+            but tensors is unpickled.
 
     Returns:
         The network, frozen.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it holds anything but this network's tensors, all of them, finite.
+        ValueError: when its tensors are not exactly those of this network, all finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such weights file: {path}")
-    net = SyncNet()
-    expected = net.network.state_dict()
+    layers = SyncNetLayers()
+    expected = layers.state_dict()
     # counters of training steps are not in files older than PyTorch 0.4.1
     counters = frozenset(key for key in expected if key.endswith("num_batches_tracked"))
     try:
         given = match_weights(_read_tensors(path), expected, optional=counters)
     except ValueError as error:
         raise ValueError(f"{path}: expected the {len(expected)} tensors of syncnet_v2.model, got: {error}") from error
-    net.network.load_state_dict({**expected, **given})
-    return net
+    layers.load_state_dict({**expected, **given})
+    return SyncNet(layers)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -186,7 +206,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is something else can fail in any way
+    except Exception as error:  # a file of another kind can fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path}: expected syncnet_v2.model or its copy in safetensors format ({reason})") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
