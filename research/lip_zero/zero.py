@@ -21,7 +21,7 @@ from research.lip_zero.closures import (
 )
 from unisync_loss.data import ClipEntry
 from unisync_loss.data.clips import clip_mesh, decode_clip, stored_mesh
-from unisync_loss.data.store import read_sound
+from unisync_loss.data.store import read_waveform
 from unisync_loss.utils.progress import Progress
 
 Rises = NDArray[np.float32]
@@ -71,7 +71,7 @@ def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32
         ImportError: without MediaPipe, where it is needed.
     """
     if entry.record is not None and stored_mesh(entry) is not None:  # crops of a store are square
-        return lip_gap(clip_mesh(entry), (1, 1)), read_sound(entry.record, 0, entry.record.frames)
+        return lip_gap(clip_mesh(entry), (1, 1)), read_waveform(entry.record, 0, entry.record.frames)
     clip = decode_clip(entry)
     height, width = clip.frames.shape[1:3]
     return lip_gap(clip_mesh(entry, clip.frames), (height, width)), clip.waveform

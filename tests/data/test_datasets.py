@@ -47,7 +47,7 @@ def test_data_sets_as_they_lie(tmp_path):
         ("lrs3", "lrs3", "00j9bKdiOjk", "trainval-50001", "train"),
         ("latentsync", "latentsync", "talk", "talk_shot_001_002", ""),
     ]
-    sounds = {source.layout: source.sound for source in list_sources([tmp_path])}
+    sounds = {source.layout: source.audio for source in list_sources([tmp_path])}
     assert sounds["cncvs"].endswith("news/n001/audio/n001_1.wav")
     assert sounds["grid"] == ""
 

@@ -155,7 +155,7 @@ def test_absurdly_large_pictures_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "_MOST_PIXELS", 96 * 96 - 1)
     line = prepared(path, tmp_path / "parts")
     assert line["status"] == "error"
-    assert "expected pictures of at most 9215 pixels, got 9216" in line["reason"]
+    assert "expected frames of at most 9215 pixels, got 9216" in line["reason"]
 
 
 @contextmanager

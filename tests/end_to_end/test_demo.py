@@ -292,7 +292,7 @@ def test_files_that_cannot_be_used(expert: UniSyncExpert, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"text\.mp4: cannot be decoded"):
         run_demo(tmp_path / "text.mp4", tmp_path / "out", expert)
     write_clip(tmp_path / "mute.mp4", np.zeros((100, 64, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match="expected a video with sound, got no audio stream"):
+    with pytest.raises(ValueError, match="expected a video with audio, got no audio stream"):
         run_demo(tmp_path / "mute.mp4", tmp_path / "out", expert)
 
 

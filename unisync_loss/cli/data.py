@@ -15,19 +15,19 @@ from unisync_loss.utils.progress import printable
 
 @app.command()
 def prepare(
-    sources: Annotated[list[Path], typer.Argument(help="Video files, folders, and stores whose clips are taken over.")],
-    out: Annotated[Path, typer.Option(help="The clip store: a new or empty folder, or a store to go on with.")],
+    sources: Annotated[list[Path], typer.Argument(help="Video files, folders, and stores whose clips are copied.")],
+    out: Annotated[Path, typer.Option(help="The clip store: a new or empty folder, or a store to continue.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = max(1, (os.cpu_count() or 1)),
-    shard: Annotated[str, typer.Option(help="Do one share of the inputs: 0/8 … 7/8, on as many machines.")] = "0/1",
+    shard: Annotated[str, typer.Option(help="Do one shard of the inputs: 0/8 … 7/8, on as many machines.")] = "0/1",
     speakers: Annotated[
-        str | None, typer.Option(help="CSV with columns source,speaker; or module:function of a path.")
+        str | None, typer.Option(help="CSV with columns source,speaker, or module:function of a path.")
     ] = None,
     features: Annotated[
-        str | None, typer.Option(help="module:function of frames and waveform that gives parsing, coefficients, …")
+        str | None, typer.Option(help="module:function of frames and waveform that returns arrays: 3dmm, parsing, …")
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Videos to training clips: 25 fps and 16 kHz by time stamps, faces tracked and cropped, landmarks; restartable."""
+    """Turn videos into training clips: 25 fps and 16 kHz by time stamps, face crops, face meshes; restartable."""
     from unisync_loss.data.preparation import prepare as run
 
     share = re.fullmatch(r"(\d+)/(\d+)", shard)
@@ -46,7 +46,7 @@ def prepare(
         f"{report['ok']} of {report['inputs']} inputs, {report['bytes'] / 1e6:.1f} MB"
     )
     if not report["clips"]:
-        raise ValueError(f"no clips: expected inputs with a face and a voice, see {out / 'manifest.jsonl'}")
+        raise ValueError(f"no clips: expected inputs with a face and speech, see {out / 'manifest.jsonl'}")
 
 
 @app.command()

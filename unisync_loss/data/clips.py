@@ -1,4 +1,4 @@
-"""Clips of a store, or of a folder ``ROOT/<corpus>/<speaker>/<clip>.mp4``; ``ROOT/offsets.csv`` is honoured."""
+"""Clips of a store or a folder ``ROOT/<corpus>/<speaker>/<clip>.mp4``, with the offsets of ``ROOT/offsets.csv``."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ClipEntry:
         name: path relative to the folder, with forward slashes.
         corpus: first folder.
         speaker: ``<corpus>/<speaker>``.
-        offset: frames by which the audio is late (positive) or early, to be put right when read.
+        offset: frames by which the audio is late (positive) or early; :func:`load_clip` corrects it.
         language: from ``manifest.csv`` beside or above the folder, ``"?"`` where unknown.
-        record: place in the store; None for a file.
+        record: of the store; None for a file.
     """
 
     path: Path
@@ -48,14 +48,14 @@ class ClipEntry:
 
 
 def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) -> list[ClipEntry]:
-    """List the clips of a data folder in order of name.
+    """List the clips of a data folder or store in order of name.
 
     Args:
         root: store made by ``unisync prepare``; ``STORE/train``, ``STORE/val``, ``STORE/test``: a split of it; or a
-            folder of ``<corpus>/<speaker>/<clip>`` video files (so LRS2's ``mvlrs_v1`` and LRS3 as they lie).
-            ``offsets.csv`` (``clip,offset_frames,…``) in it shifts the audio of the clips it names and leaves out those
-            with an empty offset.
-        ignore_offsets: take no notice of ``offsets.csv``; the whole store or folder only.
+            folder of ``<corpus>/<speaker>/<clip>`` video files, such as LRS2's ``mvlrs_v1`` and LRS3. Its
+            ``offsets.csv`` (``clip,offset_frames,…``) gives the offset of the clips that it names; clips with an empty
+            offset are skipped.
+        ignore_offsets: do not read ``offsets.csv``; the whole store or folder only.
 
     Returns:
         The clips.
@@ -72,11 +72,11 @@ def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) ->
     offsets = {} if ignore_offsets else read_offsets(root / "offsets.csv")
     languages = _read_languages(root)
     entries = []
-    left_out = 0
+    skipped = 0
     for name, path, record in _files(root, split):
         offset = offsets.get(name, 0.0)
         if offset is None:
-            left_out += 1
+            skipped += 1
             continue
         corpus, speaker, _ = name.split("/")
         language = languages.get(name, "?")
@@ -85,12 +85,12 @@ def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) ->
         raise ValueError(f"{root}: expected clips of the split {split}, found none")
     if not entries:
         raise ValueError(f"expected {root}/<corpus>/<speaker>/<clip>.mp4, found no video file there")
-    logger.info("%s: %d clips, %d left out by offsets.csv", root, len(entries), left_out)
+    logger.info("%s: %d clips, %d skipped by offsets.csv", root, len(entries), skipped)
     return entries
 
 
 def list_split(root: str | os.PathLike[str]) -> list[ClipEntry]:
-    """As :func:`list_clips`, for training and measuring: of a store with several splits, one must be named.
+    """As :func:`list_clips`, but a store with several splits is refused unless one is named.
 
     Raises:
         FileNotFoundError: when the folder does not exist.
@@ -105,7 +105,7 @@ def list_split(root: str | os.PathLike[str]) -> list[ClipEntry]:
 
 
 def split_of(record: Record) -> str:
-    """Split of a store's clip; what belongs to none is for training."""
+    """Split of a store's clip; ``train`` where the data set defines none."""
     return record.facts.get("split") or "train"
 
 
@@ -121,7 +121,7 @@ def _files(root: Path, split: str) -> Iterator[tuple[str, Path, Record | None]]:
 
 
 def decode_clip(entry: ClipEntry) -> Clip:
-    """Decode a clip as it lies, its offset not yet put right.
+    """Decode a clip without correcting its offset.
 
     Raises:
         ValueError: when it cannot be decoded.
@@ -239,16 +239,16 @@ def check_visual(config: UniSyncConfig, entries: Sequence[ClipEntry]) -> None:
 
 
 def load_clip(entry: ClipEntry) -> Clip:
-    """Decode a clip with its offset put right.
+    """Decode a clip and correct its offset.
 
     Args:
         entry: of :func:`list_clips`.
 
     Returns:
-        The clip, cut to the frames for which there is audio.
+        The clip, cut to the frames that have audio.
 
     Raises:
-        ValueError: when the file cannot be decoded, or is shorter than a window.
+        ValueError: when the clip cannot be decoded, or is shorter than a window.
     """
     clip = shift_audio(decode_clip(entry), entry.offset)
     if len(clip.frames) < WINDOW_FRAMES:
@@ -257,14 +257,14 @@ def load_clip(entry: ClipEntry) -> Clip:
 
 
 def shift_audio(clip: Clip, offset: float) -> Clip:
-    """Read the audio ``offset`` frames later, so that audio that late comes into sync.
+    """Correct an offset: read the audio ``offset`` frames later.
 
     Args:
         clip: frames (T, H, W, 3) and waveform (640 T,).
         offset: frames, may be fractional; positive = audio is late.
 
     Returns:
-        The clip without the frames at either end that would have no audio.
+        The clip without the frames at either end that have no audio then.
     """
     first, last = frames_with_audio(len(clip.frames), offset)
     start = round((first + offset) * SAMPLES_PER_FRAME)
@@ -273,13 +273,13 @@ def shift_audio(clip: Clip, offset: float) -> Clip:
 
 
 def frames_with_audio(frames: int, offset: float) -> tuple[int, int]:
-    """First and last (exclusive) frame that have audio once the offset is put right."""
+    """First and last (exclusive) frame that have audio once the offset is corrected."""
     first = max(0, math.ceil(-offset))
     return first, max(first, min(frames, math.floor(frames - offset)))
 
 
 def read_offsets(path: Path) -> dict[str, float | None]:
-    """Offsets by clip, None for those to be left out; empty without the file.
+    """Offsets in frames by clip, None for clips to skip; empty without the file.
 
     Raises:
         ValueError: when it cannot be read.

@@ -1,10 +1,10 @@
-"""Files and folders of video as they lie: known data sets are told by their paths, with speaker and split.
+"""Inputs in files and folders: known data sets are recognised by their paths, with speaker and split.
 
 | data set | path ends in | speaker | split |
 |---|---|---|---|
 | LRS2 | ``main/ID/N.mp4``, ``pretrain/ID/N.mp4`` | ID (a broadcast) | ``train.txt``, ``test.txt``, … above |
 | LRS3 | ``trainval/ID/N.mp4``, ``pretrain/…``, ``test/…`` | ID (a talk) | the folder |
-| CN-CVS | ``news/S/video/U.mp4``, ``speech/…``; sound in ``audio/U.wav`` | S | |
+| CN-CVS | ``news/S/video/U.mp4``, ``speech/…``; audio in ``audio/U.wav`` | S | |
 | GRID | ``s1/bbaf2n.mpg``, ``s1/video/mpg_6000/…`` | s1 | |
 | HDTF | ``WDA_Name0_000.mp4``, ``WRA_…``, ``RD_Radio10_000.mp4`` | the name; each ``RD_Radio`` is one | |
 | Wav2Lip, preprocessed | ``D/V/0.jpg, 1.jpg, …`` and ``audio.wav`` | D | ``filelists/train.txt``, … above |
@@ -26,8 +26,8 @@ from pathlib import Path
 
 from unisync_loss.utils.files import load_hook
 
-PICTURES = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
-#: what lies beside videos and is none
+NUMBERED_IMAGE = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+#: suffixes of files beside videos that are not videos
 _COMPANIONS = set(".txt .csv .tsv .json .jsonl .yaml .yml .md .npy .npz .pt .pkl .safetensors .srt .vtt .align".split())
 _COMPANIONS |= set(".wav .jpg .jpeg .png .gif .bmp .log .sh .py .pdf .html .zip .tar .gz .part".split())
 _STAGES = r"resampled|shot|segmented|affine_transformed|av_synced_[\d.]+|high_visual_quality"
@@ -49,14 +49,14 @@ class Source:
     """One input.
 
     Attributes:
-        path: absolute path of a video file, or of a folder of numbered pictures.
+        path: absolute path of a video file, or of a folder of numbered images.
         layout: data set that the path was recognised as; ``"pictures"`` for Wav2Lip's folders; else ``""``.
         corpus: name of the data set or of the folder given.
-        speaker: folder, or file where there is none.
-        name: of the file, unique within its speaker.
+        speaker: name of the folder, or of the file where there is none.
+        name: of the file, unique per speaker.
         split: ``train``, ``val``, ``test`` where the data set says so, else ``""``.
-        sound: file that holds the sound, where the video does not; else ``""``.
-        problem: why it cannot be read, if that is known already.
+        audio: file with the audio, where the video has none; else ``""``.
+        problem: why it cannot be read, if that is already known.
     """
 
     path: str
@@ -65,25 +65,25 @@ class Source:
     speaker: str
     name: str
     split: str = ""
-    sound: str = ""
+    audio: str = ""
     problem: str = ""
 
     @property
     def key(self) -> str:
-        """``<corpus>/<speaker>/<name>`` in letters that any file system and tar reader takes."""
+        """``<corpus>/<speaker>/<name>`` in ASCII letters that every file system and tar reader accepts."""
         return "/".join(plain_name(part) for part in (self.corpus, self.speaker, self.name))
 
 
 def list_sources(roots: Iterable[str | os.PathLike[str]], speakers: str | None = None) -> list[Source]:
-    """List the inputs in files and folders, each once, in order of path, with keys that differ.
+    """List the inputs in files and folders, each once, in order of path, with unique keys.
 
     Args:
         roots: video files and folders.
         speakers: CSV file with columns ``source,speaker``, or ``module:function`` that takes a path and returns a
-            speaker, ``corpus/speaker``, or None to leave it as found.
+            speaker, ``corpus/speaker``, or None to keep the detected one.
 
     Returns:
-        The inputs; what cannot be entered is among them, with its problem.
+        The inputs, including folders that cannot be entered, with their problem.
 
     Raises:
         FileNotFoundError: for a root that does not exist.
@@ -102,7 +102,7 @@ def list_sources(roots: Iterable[str | os.PathLike[str]], speakers: str | None =
 
 
 def keep_apart(sources: Iterable[Source], owner: Mapping[str, str]) -> list[Source]:
-    """Give another name to inputs whose key another input has, as ``a.mp4`` beside ``a.avi``.
+    """Rename inputs whose key is taken by another input, such as ``a.mp4`` beside ``a.avi``.
 
     Args:
         sources: the inputs.
@@ -127,17 +127,17 @@ def _walk(root: Path) -> Iterator[Source]:
     if not root.is_dir():
         yield _describe(root, root.parent)
         return
-    seen = set()
+    visited = set()
     problems: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=problems.append, followlinks=True):
         real = os.path.realpath(folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # a link back up
+        if real in visited:  # a link to a parent folder
             folders.clear()
             continue
-        seen.add(real)
-        if sum(PICTURES.fullmatch(name) is not None for name in files) >= 2:
-            yield _describe_pictures(Path(folder), root)
+        visited.add(real)
+        if sum(NUMBERED_IMAGE.fullmatch(name) is not None for name in files) >= 2:
+            yield _describe_images(Path(folder), root)
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() not in _COMPANIONS:
                 yield _describe(Path(folder, name), root)
@@ -152,10 +152,10 @@ def _describe(path: Path, root: Path) -> Source:
             part = match.groupdict().get("part") or ""
             name = f"{part}-{path.stem}" if part else path.stem
             split = _listed_split(path, 2) or _SPLIT_OF_PART.get(part, "")
-            sound = path.parents[1] / "audio" / f"{path.stem}.wav"
-            has_sound = layout == "cncvs" and sound.is_file()
+            audio = path.parents[1] / "audio" / f"{path.stem}.wav"
+            has_audio = layout == "cncvs" and audio.is_file()
             return Source(
-                str(path), layout, layout, match["speaker"], name, split, sound=str(sound) if has_sound else ""
+                str(path), layout, layout, match["speaker"], name, split, audio=str(audio) if has_audio else ""
             )
     folders = path.relative_to(root).parts[:-1]
     corpus = folders[0] if len(folders) > 1 else root.name or "files"
@@ -163,20 +163,20 @@ def _describe(path: Path, root: Path) -> Source:
     return Source(str(path), "", corpus, speaker, path.stem)
 
 
-def _describe_pictures(folder: Path, root: Path) -> Source:
+def _describe_images(folder: Path, root: Path) -> Source:
     corpus = root.name if root not in (folder, folder.parent) else root.parent.name
-    sound = folder / "audio.wav"
-    problem = "" if sound.is_file() else "expected audio.wav beside the numbered pictures, found none"
+    audio = folder / "audio.wav"
+    problem = "" if audio.is_file() else "expected audio.wav beside the numbered images, found none"
     split = _listed_split(folder, 1)
-    return Source(str(folder), "pictures", corpus, folder.parent.name, folder.name, split, str(sound), problem)
+    return Source(str(folder), "pictures", corpus, folder.parent.name, folder.name, split, str(audio), problem)
 
 
 def _listed_split(path: Path, above: int) -> str:
-    """Split of a clip by the lists of its data set: lines ``folder/clip``, in files above the folders of clips."""
+    """Split of a clip by the lists of its data set: lines ``folder/clip`` in files above the folders of clips."""
     name = f"{path.parent.name}/{path.stem}"
-    for place in path.parents[above : above + 2]:
+    for folder in path.parents[above : above + 2]:
         for stem, split in _SPLIT_OF_LIST.items():
-            if name in _clip_list(place / f"{stem}.txt") or name in _clip_list(place / "filelists" / f"{stem}.txt"):
+            if name in _clip_list(folder / f"{stem}.txt") or name in _clip_list(folder / "filelists" / f"{stem}.txt"):
                 return split
     return ""
 
@@ -191,10 +191,10 @@ def _clip_list(path: Path) -> frozenset[str]:
 
 
 def speaker_hook(text: str) -> Callable[[str], str | None]:
-    """What tells the speaker of a path: a CSV file or ``module:function``.
+    """Function that names the speaker of a path, from a CSV file or ``module:function``.
 
     Raises:
-        ValueError: when it is neither.
+        ValueError: for anything else.
     """
     if Path(text).is_file():
         with open(text, newline="", encoding="utf-8") as file:
@@ -208,7 +208,7 @@ def speaker_hook(text: str) -> Callable[[str], str | None]:
 
 
 def _endings(path: str) -> Iterator[str]:
-    """The path, then ever shorter endings of it, then its stem."""
+    """The path, then shorter and shorter ends of it, then its stem."""
     parts = Path(path).parts
     yield path
     for first in range(1, len(parts)):
@@ -217,7 +217,7 @@ def _endings(path: str) -> Iterator[str]:
 
 
 def plain_name(name: str) -> str:
-    """A name in ASCII letters, digits, ``-`` and ``_``; names that differ stay different."""
+    """Name reduced to ASCII letters, digits, ``-`` and ``_``; different names stay different."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
     return plain if plain == name else f"{plain}-{_digest(name, 6)}".lstrip("-")
 

@@ -1,4 +1,4 @@
-"""``unisync prepare``: inputs to a clip store, on several cores, again and again until all of it is there."""
+"""``unisync prepare``: videos to a clip store, on several cores, restartable."""
 
 from __future__ import annotations
 
@@ -34,32 +34,39 @@ from unisync_loss.utils.process_pool import run_tasks
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.encoding import encode_frames, encode_wav
 
-_MOST_DROPPED = 20  # stretches left out that the manifest names per input
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MOST_DROPPED = 20  # skipped segments listed in the manifest per input
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One input to be prepared: what a worker needs, and nothing else."""
+    """One input for a worker.
+
+    Attributes:
+        source: the input.
+        staging: folder that its clips are staged in.
+        provider: ``module:function`` of further features.
+        threads: decode on several cores.
+    """
 
     source: Source
-    parts: str
+    staging: str
     provider: str | None
     threads: bool
 
     @property
     def name(self) -> str:
-        """Of its part."""
+        """Name of the staged input."""
         return staged_name(self.source.path)
 
 
-#: how inputs are shared out: takes the tasks, what does one, what stands in for one whose process died, and the number
-#: of processes; gives the names of parts as they come, and None when there is time to report
+#: distributes inputs: takes the tasks, the function that does one, the one that reports a task whose process crashed,
+#: and the number of processes; yields the names of staged inputs in any order, and None when there is time to report
 Engine = Callable[[Iterable[Task], Callable[[Task], str], Callable[[Task, str], str], int], Iterator[str | None]]
 
 
 def staged_name(path: str) -> str:
-    """Name of an input's part."""
+    """Name under which an input is staged, from its path."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
 
 
@@ -75,80 +82,82 @@ def prepare(
     engine: Engine = run_tasks,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Turn video files, folders and other stores into a clip store, or go on with one.
+    """Turn video files, folders and other stores into a clip store, or continue one.
 
     Args:
-        roots: video files, folders as `unisync_loss.data.datasets` knows them, and stores, whose clips are taken over.
+        roots: video files, folders (layouts in `unisync_loss.data.datasets`), and stores, whose clips are copied.
         out: the store.
         speakers: CSV file or ``module:function`` that names speakers, see `unisync_loss.data.datasets.list_sources`.
         provider: ``module:function`` of further features, see `unisync_loss.data.face_clips.clips_of`.
-        shard: do the i-th of n shares of the inputs.
-        workers: processes.
-        shard_bytes: size from which on a shard is closed.
-        engine: does the inputs, see `Engine`; ``examples/prepare_with_ray.py`` brings one for several machines.
+        shard: ``(i, n)``: do the i-th of n shards of the inputs.
+        workers: number of processes.
+        shard_bytes: size at which a shard of the store is closed.
+        engine: runs the tasks, see `Engine`; ``examples/prepare_with_ray.py`` has one for several machines.
         log: takes lines of progress.
 
     Returns:
         ``inputs``, ``ok``, ``skipped``, ``error``, ``clips``, ``seconds``, ``speakers``, ``bytes``, and ``left_out``:
-        the inputs of which something, or all, could not be used, with the reason.
+        the inputs that could not be used, or only in part, with the reason.
 
     Raises:
         FileNotFoundError: for a root that does not exist.
-        ValueError: for a store made otherwise, one that another run is writing, stores with the same keys, wrong hooks.
+        ValueError: for a store with other settings, one that another run is writing, stores with equal keys, or a hook
+            that cannot be imported.
         ImportError: without PyAV, or without MediaPipe where faces have to be found.
-        OSError: when the disk is full; what is finished stays, and the next run goes on.
+        OSError: when the disk is full; finished clips stay, and the next run continues.
     """
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"shard: expected i/n with 0 <= i < n, got {index}/{count}")
     if provider:
-        load_hook(provider)  # wrong ones are found before work is lost
-    out, given = Path(out), [Path(root) for root in roots]
-    stores = [root for root in given if is_store(root)]
-    sources = list_sources([root for root in given if root not in stores], speakers)
+        load_hook(provider)  # fails before any work
+    out, paths = Path(out), [Path(root) for root in roots]
+    stores = [root for root in paths if is_store(root)]
+    sources = list_sources([root for root in paths if root not in stores], speakers)
     for root in stores:
         check_store(root, {"provider": provider})
     open_store(out, {"provider": provider})
-    with _alone(out, index, count):
+    with _locked(out, index, count):
         name = "" if count == 1 else f"{index}-of-{count}-"
-        parts = out / f"{name}parts"
-        gatherer = ShardWriter(out, name, shard_bytes)
-        mine = _undone([source for source in sources if _mine(source, index, count)], [out, *stores])
-        tasks = [Task(source, str(parts), provider, workers == 1) for source in mine]
-        with _whole_or_later(out, parts, gatherer):
+        staging = out / f"{name}parts"
+        writer = ShardWriter(out, name, shard_bytes)
+        own = [source for source in sources if _shard_of(source, count) == index]
+        todo = _unprepared(own, [out, *stores])
+        tasks = [Task(source, str(staging), provider, workers == 1) for source in todo]
+        with _cleaned_up(out, staging, writer):
             if index == 0:
-                _take_over(stores, out, gatherer)
-            _prepare_all(tasks, len(sources) - len(tasks), gatherer, workers, engine, log)
-            gatherer.close()
-        shutil.rmtree(parts)
+                _copy_stores(stores, out, writer)
+            _prepare_all(tasks, len(sources) - len(tasks), writer, workers, engine, log)
+            writer.close()
+        shutil.rmtree(staging)
         return _summary(write_manifest(out), out)
 
 
 @contextmanager
-def _whole_or_later(out: Path, parts: Path, gatherer: ShardWriter) -> Iterator[None]:
-    """Leave only what is whole, whatever happens, and say when the disk is full."""
-    parts.mkdir(exist_ok=True)
+def _cleaned_up(out: Path, staging: Path, writer: ShardWriter) -> Iterator[None]:
+    """Remove unfinished files whenever a run ends, and name the store when the disk is full."""
+    staging.mkdir(exist_ok=True)
     try:
         yield
     except BaseException as error:
-        gatherer.abandon()
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise OSError(error.errno, f"{out}: no room ({error.strerror}); what is finished stays") from error
+        writer.abandon()
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise OSError(error.errno, f"{out}: no room ({error.strerror}); finished clips stay") from error
         raise
     finally:
-        for path in parts.glob(".*"):
+        for path in staging.glob(".*"):
             path.unlink(missing_ok=True)
 
 
-def _mine(source: Source, index: int, count: int) -> bool:
-    """Shares go by the path, so that a folder that grows does not move its inputs from one to another."""
-    return int(staged_name(source.path), 16) % count == index
+def _shard_of(source: Source, count: int) -> int:
+    """Shard of an input by its path, so that a folder that grows does not move its inputs between shards."""
+    return int(staged_name(source.path), 16) % count
 
 
-def _undone(sources: list[Source], roots: Iterable[Path]) -> list[Source]:
-    """Inputs that no store has yet, with keys that none has."""
+def _unprepared(sources: list[Source], roots: Iterable[Path]) -> list[Source]:
+    """Inputs that are in none of the stores, with keys that none of them has."""
     done: dict[str, tuple[int, list[int]]] = {}  # clips and stamp of each input
-    owner: dict[str, str] = {}  # which of them a key belongs to
+    owner: dict[str, str] = {}  # input that a key belongs to
     for root in roots:
         for _, line in read_lines(root):
             if line["clips"] >= done.get(line["source"], (0, []))[0]:
@@ -158,13 +167,14 @@ def _undone(sources: list[Source], roots: Iterable[Path]) -> list[Source]:
 
 
 def _is_done(source: Source, done: dict[str, tuple[int, list[int]]], owner: dict[str, str]) -> bool:
-    """An input that gave nothing is tried again when it has changed; one that was moved is known by key and stamp."""
+    """Whether an input needs no work: it has clips, or has none and is unchanged, or was only moved."""
     clips, stamp = done.get(source.path, (0, None))
     _, moved = done.get(owner.get(source.key, ""), (0, None))
     return clips > 0 or _stamp(source) in (stamp, moved)
 
 
 def _stamp(source: Source) -> list[int]:
+    """Size and modification time; empty for a file that cannot be read."""
     try:
         status = os.stat(source.path)
     except OSError:
@@ -173,7 +183,7 @@ def _stamp(source: Source) -> list[int]:
 
 
 @contextmanager
-def _alone(out: Path, index: int, count: int) -> Iterator[None]:
+def _locked(out: Path, index: int, count: int) -> Iterator[None]:
     """Hold the lock of one share of a store; the system frees it when the process ends, however it ends."""
     with (out / f".lock-{index}-of-{count}").open("w") as file:
         try:
@@ -190,8 +200,8 @@ def _alone(out: Path, index: int, count: int) -> Iterator[None]:
         yield
 
 
-def _take_over(stores: list[Path], out: Path, gatherer: ShardWriter) -> None:
-    """Copy the clips of other stores, an input at a time; inputs that are here already are left out."""
+def _copy_stores(stores: list[Path], out: Path, writer: ShardWriter) -> None:
+    """Copy the clips of other stores input by input, except inputs that ``out`` has already."""
     clips: dict[str, int] = {}
     keys: set[str] = set()
     for root in [out, *stores] if stores else []:
@@ -202,19 +212,19 @@ def _take_over(stores: list[Path], out: Path, gatherer: ShardWriter) -> None:
                     continue
                 if keys & here:
                     raise ValueError(f"{root}: expected keys that no other store has, got {min(keys & here)} again")
-                gatherer.append(line, tar)
+                writer.append(line, tar)
             keys |= here
             clips[line["source"]] = line["clips"]
 
 
 def _prepare_all(
-    tasks: list[Task], already: int, gatherer: ShardWriter, workers: int, engine: Engine, log: Callable[[str], None]
+    tasks: list[Task], already: int, writer: ShardWriter, workers: int, engine: Engine, log: Callable[[str], None]
 ) -> None:
-    """Prepare inputs in any order, gather them in theirs."""
+    """Prepare inputs in any order and append them to shards in the order of ``tasks``."""
     if not tasks:
         return
-    parts = Path(tasks[0].parts)
-    ready = {task.name for task in tasks if read_staged(parts, task.name) is not None}
+    staging = Path(tasks[0].staging)
+    ready = {task.name for task in tasks if read_staged(staging, task.name) is not None}
     missing = [task for task in tasks if task.name not in ready]
     # inputs differ in length, so the time left goes by their bytes
     sizes = {task.name: (_stamp(task.source) or [1])[0] for task in missing}
@@ -222,67 +232,67 @@ def _prepare_all(
     total = done + len(missing)
     waiting = iter(tasks)
     head = next(waiting, None)
-    # an empty turn first, for parts that a killed run left behind
+    # None first appends what an interrupted run has staged
     for name in chain([None], engine(missing, prepare_one, _died, min(workers, len(missing)))):
         if name:
             ready.add(name)
             done, read = done + 1, read + sizes[name]
             progress.update(read, f"{done}/{total} inputs")
         while head is not None and head.name in ready:
-            line = read_staged(parts, head.name)
+            line = read_staged(staging, head.name)
             assert line is not None
-            files = [parts / f"{head.name}.tar", parts / f"{head.name}.json"]
-            gatherer.append(line, files[0], files)
+            files = [staging / f"{head.name}.tar", staging / f"{head.name}.json"]
+            writer.append(line, files[0], files)
             head = next(waiting, None)
 
 
 def prepare_one(task: Task) -> str:
-    """Prepare one input into its part; whatever is wrong with the input is written there, too.
+    """Stage the clips of one input; what is wrong with the input is staged as its reason.
 
     Returns:
-        The part's name.
+        Name of the staged input.
 
     Raises:
         OSError: when the disk is full.
-        ImportError: without what every input needs.
+        ImportError: without PyAV or MediaPipe.
     """
     source, outcome = task.source, Outcome()
-    part = StagedInput(Path(task.parts), task.name)
+    staged = StagedInput(Path(task.staging), task.name)
     try:
         try:
-            for number, footage in enumerate(clips_of(source, outcome, task.provider, threads=task.threads)):
+            for number, face_clip in enumerate(clips_of(source, outcome, task.provider, threads=task.threads)):
                 facts = {
                     "key": f"{source.key}_{number:03d}",
                     "corpus": source.key.split("/")[0],
                     "speaker": "/".join(source.key.split("/")[:2]),
                     "split": source.split,
                     "source": source.path,
-                    **footage.facts,
+                    **face_clip.facts,
                 }
-                video, sound = encode_frames(footage.clip.frames), encode_wav(footage.clip.waveform)
-                part.add(facts, {"mp4": video, "wav": sound, "safetensors": save(footage.features)})
-        except ImportError:  # not this input's fault: none could be prepared
+                video, audio = encode_frames(face_clip.clip.frames), encode_wav(face_clip.clip.waveform)
+                staged.add(facts, {"mp4": video, "wav": audio, "safetensors": save(face_clip.features)})
+        except ImportError:  # no input could be prepared
             raise
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
                 raise
-            outcome.problem, outcome.passing = str(error), isinstance(error, OSError)
+            outcome.problem, outcome.transient = str(error), isinstance(error, OSError)
         except Exception as error:
-            outcome.problem, outcome.passing = f"defect: {type(error).__name__}: {error}", True
-            part.abandon()
-            part = StagedInput(Path(task.parts), task.name)
-        part.finish(_line(source, outcome, part.records))
+            outcome.problem, outcome.transient = f"defect: {type(error).__name__}: {error}", True
+            staged.abandon()
+            staged = StagedInput(Path(task.staging), task.name)
+        staged.finish(_line(source, outcome, staged.records))
     except BaseException:
-        part.abandon()
+        staged.abandon()
         raise
     return task.name
 
 
 def _died(task: Task, how: str) -> str:
-    for path in Path(task.parts).glob(f".{task.name}.*"):
+    for path in Path(task.staging).glob(f".{task.name}.*"):
         path.unlink(missing_ok=True)
-    part = StagedInput(Path(task.parts), task.name)
-    part.finish(_line(task.source, Outcome(f"its process died ({how})", passing=True), []))
+    staged = StagedInput(Path(task.staging), task.name)
+    staged.finish(_line(task.source, Outcome(f"its process died ({how})", transient=True), []))
     return task.name
 
 
@@ -302,7 +312,7 @@ def _line(source: Source, outcome: Outcome, records: list[dict[str, Any]]) -> di
         "split": source.split,
         "layout": source.layout,
         "dropped": outcome.dropped[:_MOST_DROPPED] + ([f"and {more} more"] if more > 0 else []),
-        "stamp": [] if outcome.passing else _stamp(source),
+        "stamp": [] if outcome.transient else _stamp(source),
         "file": outcome.facts,
     }
 

@@ -1,8 +1,8 @@
-"""A clip store: WebDataset tar shards with an index beside each, read anywhere without unpacking.
+"""Reader of clip stores: WebDataset tar shards, each with an index for random access.
 
-``STORE/shards/NAME.tar`` holds four files a clip, ``<corpus>/<speaker>/<clip>`` + ``.json .mp4 .wav .safetensors``;
-``STORE/shards/NAME.jsonl`` has one line an input with the clips made of it and where their files begin. A shard counts
-from the moment that its ``.jsonl`` is there. ``STORE/manifest.jsonl`` is for people: the inputs, without places.
+``STORE/shards/NAME.tar`` holds four files per clip, ``<corpus>/<speaker>/<clip>`` + ``.json .mp4 .wav .safetensors``;
+``STORE/shards/NAME.jsonl`` has one line per input with its clips and the positions of their files. A shard is valid
+once its ``.jsonl`` exists. ``STORE/manifest.jsonl`` lists the inputs without positions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Record:
         key: ``<corpus>/<speaker>/<clip>``.
         shard: the tar file.
         places: first byte and number of bytes of each of the clip's files.
-        facts: what its ``.json`` says: corpus, speaker, split, source, start, frames, …
+        facts: content of its ``.json``: corpus, speaker, split, source, start, frames, …
     """
 
     key: str
@@ -57,7 +57,7 @@ def is_store(root: str | os.PathLike[str]) -> bool:
 
 
 def read_lines(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every input of a store in the order written, with its shard.
+    """Lines of all inputs of a store in the order written, each with its shard.
 
     Raises:
         ValueError: for an index that cannot be read, or a store of another format.
@@ -120,7 +120,7 @@ def read_record(record: Record) -> Clip:
 
 
 def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip:
-    """Decode a stretch of a clip, from the key frame before it (11 frames away at most) and no earlier.
+    """Decode a segment of a clip, starting at the key frame before it, which is at most 11 frames away.
 
     Args:
         record: the clip.
@@ -131,9 +131,9 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
         Frames (frames, 192, 192, 3) uint8 and waveform (640 frames,) float32.
 
     Raises:
-        ValueError: for a stretch outside of the clip, or when the shard is damaged there.
+        ValueError: for a segment outside the clip, or when the shard is damaged there.
     """
-    sound = read_sound(record, start, frames)
+    sound = read_waveform(record, start, frames)
     try:
         with BytesIO(read_member(record, "mp4")) as file, open_media(file) as container:
             pictures = stream_frames(container, start, zero=0.0, threads=False)
@@ -145,8 +145,8 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
     return Clip(np.stack(shown), sound)
 
 
-def read_sound(record: Record, start: int, frames: int) -> NDArray[np.float32]:
-    """Read the sound of a stretch of a clip, nothing else of it.
+def read_waveform(record: Record, start: int, frames: int) -> NDArray[np.float32]:
+    """Read the audio of a segment of a clip, without its frames.
 
     Args:
         record: the clip.
@@ -157,20 +157,20 @@ def read_sound(record: Record, start: int, frames: int) -> NDArray[np.float32]:
         (640 frames,) float32 in [-1, 1].
 
     Raises:
-        ValueError: for a stretch outside of the clip, or when the shard is damaged there.
+        ValueError: for a segment outside the clip, or when the shard is damaged there.
     """
     if not 0 <= start < start + frames <= record.frames:
         raise ValueError(f"{record.key}: expected frames within 0..{record.frames}, got {start}..{start + frames}")
     first, size = record.places["wav"]
     begin, length = WAV_HEADER + 2 * SAMPLES_PER_FRAME * start, 2 * SAMPLES_PER_FRAME * frames
     if begin + length > size:
-        raise ValueError(f"{record.key}: expected {begin + length} bytes of sound, got {size}")
+        raise ValueError(f"{record.key}: expected {begin + length} bytes of audio, got {size}")
     sound = np.frombuffer(_read_bytes(record.shard, first + begin, length), "<i2")
     return sound.astype(np.float32) / 32768
 
 
 def read_features(record: Record) -> dict[str, NDArray[Any]]:
-    """Read what was measured on a clip.
+    """Read the arrays stored with a clip.
 
     Returns:
         ``mesh`` (T, 468, 3) float16 of :func:`unisync_loss.video.face_mesh.face_mesh` where it was measured or given,

@@ -1,7 +1,7 @@
-"""Writing a clip store: a part per input, parts gathered into shards in order; each counts once it is whole.
+"""Writer of clip stores: inputs are staged one by one, then appended to shards in order.
 
-An input's clips lie together in a shard, and a shard is closed after the input that fills it. So the shards are the
-same however many workers made the parts and however often the work was killed.
+The clips of an input are contiguous in a shard, and a shard is closed after the input that fills it. So the shards are
+the same for any number of workers and after any interruption.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from typing import Any, BinaryIO
 from unisync_loss.data.store import FORMAT, MEMBERS, is_store, read_lines
 from unisync_loss.utils.files import write_atomically
 
-SHARD_BYTES = 256 * 2**20  # from which on a shard is closed
+SHARD_BYTES = 256 * 2**20  # size at which a shard is closed
 _BLOCK = tarfile.BLOCKSIZE
 
 
 def open_store(root: Path, settings: dict[str, Any]) -> None:
-    """Make a store, or check that one was made in the same way.
+    """Create a store, or check the settings of an existing one.
 
     Raises:
-        ValueError: for a folder that holds something else, or a store made with other settings.
+        ValueError: for a folder with other contents, or a store with other settings.
     """
     if is_store(root):
         check_store(root, settings)
     elif root.is_dir() and any(root.iterdir()):
-        raise ValueError(f"{root}: expected an empty folder or a store, got a folder with other things in it")
+        raise ValueError(f"{root}: expected an empty folder or a store, got a folder with other contents")
     (root / "shards").mkdir(parents=True, exist_ok=True)
     write_atomically(root / "store.json", json.dumps({"format": FORMAT, **settings}) + "\n")
 
 
 def check_store(root: Path, settings: dict[str, Any]) -> None:
-    """Check that a store was made in a way.
+    """Check the settings of an existing store.
 
     Raises:
-        ValueError: for one made with other settings.
+        ValueError: when they differ.
     """
     made, settings = json.loads((root / "store.json").read_text(encoding="utf-8")), {"format": FORMAT, **settings}
     if made != settings:
@@ -48,17 +48,26 @@ def check_store(root: Path, settings: dict[str, Any]) -> None:
 
 
 class StagedInput:
-    """The clips of one input as a run of tar members, written under a temporary name."""
+    """Clips of one input as consecutive tar members, under a temporary name until finished.
 
-    def __init__(self, parts: Path, name: str) -> None:
-        """Begin ``parts/name``."""
-        self._tar_path, self._line_path = parts / f"{name}.tar", parts / f"{name}.json"
-        self._temporary = parts / f".{name}.{os.getpid()}.tar"
+    Args:
+        folder: where inputs are staged.
+        name: of the input, see :func:`unisync_loss.data.preparation.staged_name`.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._tar_path, self._line_path = folder / f"{name}.tar", folder / f"{name}.json"
+        self._temporary = folder / f".{name}.{os.getpid()}.tar"
         self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)
         self.records: list[dict[str, Any]] = []
 
     def add(self, facts: dict[str, Any], members: dict[str, bytes]) -> None:
-        """Add a clip: ``facts`` with its key, and its files but the ``.json``."""
+        """Add a clip.
+
+        Args:
+            facts: content of its ``.json``, with its key.
+            members: content of its other files by suffix.
+        """
         places = {}
         for member in MEMBERS:
             data = (json.dumps(facts) + "\n").encode() if member == "json" else members[member]
@@ -69,31 +78,33 @@ class StagedInput:
         self.records.append({**facts, "places": places})
 
     def finish(self, line: dict[str, Any]) -> None:
-        """Put the part in its place, with what the manifest says of the input."""
+        """Move the tar into place, with the manifest line of the input beside it."""
         length = self._tar.offset
         self._tar.close()
         self._temporary.replace(self._tar_path)
         write_atomically(self._line_path, json.dumps({**line, "bytes": (0, length), "records": self.records}))
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove what was written."""
         self._tar.close()
         self._temporary.unlink(missing_ok=True)
 
 
-def read_staged(parts: Path, name: str) -> dict[str, Any] | None:
-    """What a finished part says of its input; None when there is none."""
+def read_staged(folder: Path, name: str) -> dict[str, Any] | None:
+    """Manifest line of a staged input; None unless it is finished."""
     try:
-        return json.loads((parts / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 
 
 class ShardWriter:
-    """Appends inputs to shards ``<prefix>NNNNNN``, in the order given."""
+    """Appends inputs to shards ``<prefix>NNNNNN`` in the order given, after the last complete shard.
+
+    Unfinished shards of an interrupted run are removed.
+    """
 
     def __init__(self, root: Path, prefix: str = "", shard_bytes: int = SHARD_BYTES) -> None:
-        """Go on after the last whole shard; what a killed run left unfinished is removed."""
         self._shards, self._prefix, self._limit = root / "shards", prefix, shard_bytes
         whole = [path.stem for path in self._shards.glob("*.jsonl") if path.stem[:-6] == prefix]
         self._number = max((int(stem[-6:]) + 1 for stem in whole), default=0)
@@ -102,25 +113,25 @@ class ShardWriter:
                 path.unlink()
         self._file: BinaryIO | None = None
         self._lines: list[dict[str, Any]] = []
-        self._leftover: list[Path] = []
+        self._consumed: list[Path] = []
 
-    def append(self, line: dict[str, Any], tar: Path | None, leftover: Iterable[Path] = ()) -> None:
-        """Add an input.
+    def append(self, line: dict[str, Any], tar: Path | None, consumed: Iterable[Path] = ()) -> None:
+        """Append an input.
 
         Args:
-            line: of the manifest, with ``records`` and the ``bytes`` of ``tar`` that hold them.
-            tar: where the clips lie; None when there are none.
-            leftover: files that are of no use once the shard is whole.
+            line: of the manifest, with ``records`` and the range ``bytes`` of ``tar`` that holds them.
+            tar: file with the clips; None when there are none.
+            consumed: files to remove once the shard is complete.
         """
-        self._leftover += leftover
+        self._consumed += consumed
         if self._file is None:
             self._file = self._temporary.open("wb")
         base = self._file.tell()
         first, length = line["bytes"]
         if tar is not None and length:
-            with tar.open("rb") as part:
-                part.seek(first)
-                _copy(part, self._file, length, tar)
+            with tar.open("rb") as source:
+                source.seek(first)
+                _copy(source, self._file, length, tar)
         for record in line["records"]:
             moved = {member: (place[0] - first + base, place[1]) for member, place in record["places"].items()}
             record["places"] = moved
@@ -129,7 +140,7 @@ class ShardWriter:
             self.close()
 
     def close(self) -> None:
-        """End the shard that is being written, if there is one."""
+        """Complete the current shard, if there is one."""
         if self._file is None:
             return
         stem = f"{self._prefix}{self._number:06d}"
@@ -139,13 +150,13 @@ class ShardWriter:
         self._file.close()
         self._temporary.replace(self._shards / f"{stem}.tar")
         write_atomically(self._shards / f"{stem}.jsonl", "".join(json.dumps(line) + "\n" for line in self._lines))
-        for path in self._leftover:
+        for path in self._consumed:
             path.unlink(missing_ok=True)
         self._number += 1
-        self._file, self._lines, self._leftover = None, [], []
+        self._file, self._lines, self._consumed = None, [], []
 
     def abandon(self) -> None:
-        """Leave the shard that is being written to a later run; the parts that it was made of are there still."""
+        """Drop the current shard; its staged inputs are kept for a later run."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -167,7 +178,7 @@ def _copy(source: BinaryIO, target: BinaryIO, length: int, name: Path) -> None:
 
 
 def write_manifest(root: Path) -> list[dict[str, Any]]:
-    """Write ``manifest.jsonl``: one line an input, without the places of its clips; the latest where there are several.
+    """Write ``manifest.jsonl``: one line per input, without the positions of its clips; the latest one of each input.
 
     Returns:
         The lines.

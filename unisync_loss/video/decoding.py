@@ -1,4 +1,4 @@
-"""Pictures and sound of any video file as streams at 25 fps and 16 kHz, by time stamps, in constant memory."""
+"""Frames and audio of any video file as streams at 25 fps and 16 kHz, by time stamps, in constant memory."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 
 _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
-_LONGEST_PICTURE = 1.0  # s that a picture may stay on show; a longer gap holds no pictures at all
-_NO_JUMPS = ("avi", "mpeg")  # containers in which times are guesses after a jump: read from the beginning
-_MOST_PIXELS = 2**27  # of a picture, 16K: decoding and turning it to RGB takes five bytes a pixel
-_KEPT = 60 * SAMPLE_RATE  # samples held behind what is being read
-_AUDIO_JITTER = 0.002  # s by which the sound's time stamps may disagree with its samples, counted; then they rule
+_LONGEST_FRAME = 1.0  # s that a frame is shown at most; the rest of a longer gap has no frames
+_NO_SEEK = ("avi", "mpeg")  # containers whose times are guesses after a seek: read from the beginning
+_MOST_PIXELS = 2**27  # of a frame, 16K: decoding and conversion to RGB take five bytes per pixel
+_KEPT = 60 * SAMPLE_RATE  # samples held before the newest read
+_AUDIO_JITTER = 0.002  # s by which audio time stamps may differ from the count of samples; beyond, they are used
 
 
 class TimedFrame(NamedTuple):
-    """What a video shows at one instant.
+    """Frame shown at one instant.
 
     Attributes:
-        tick: the instant, in 1/25 s after the first picture; ticks grow, with gaps where the file has none.
-        number: of the picture in the file, counted from 0 in order of time.
-        time: the picture's own time stamp in seconds.
+        tick: the instant, in 1/25 s after the first frame; ticks increase, with gaps where the file has no frames.
+        number: of the frame in the file, from 0 in order of time.
+        time: time stamp of the frame in seconds.
         frame: (H, W, 3) uint8 RGB, upright.
     """
 
@@ -49,7 +49,7 @@ class TimedFrame(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a file says about itself; ``zero`` is the time stamp of its first picture in seconds."""
+    """Properties of a file; ``zero`` is the time stamp of its first frame in seconds."""
 
     width: int
     height: int
@@ -64,14 +64,14 @@ class Facts(NamedTuple):
 
 @contextmanager
 def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputContainer]:
-    """Open a file that FFmpeg reads, and nothing that it only points to.
+    """Open a file that FFmpeg reads, but not files or hosts that it refers to.
 
     Raises:
-        ValueError: when it cannot be opened or decoded; raised for errors inside the ``with`` block, too.
+        ValueError: when it cannot be opened or decoded, also for errors inside the ``with`` block.
         FileNotFoundError: when there is no such file.
         PermissionError: when it may not be read.
     """
-    import av  # loaded here: `import unisync_loss` must not need PyAV
+    import av  # heavy, and not needed by `import unisync_loss`
 
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).absolute()  # a relative name like "a:b.mp4" would be read as a protocol
@@ -82,7 +82,7 @@ def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputConta
     else:
         name, file = "video", source
     try:
-        # playlists and the like must not lead to other files or hosts
+        # playlists must not lead to other files or hosts
         with av.open(file, options={"protocol_whitelist": "file"}) as container:
             yield container
     except (av.FFmpegError, UnicodeEncodeError) as error:
@@ -92,22 +92,22 @@ def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputConta
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The pictures that FFmpeg would play: not a cover.
+    """Video stream that FFmpeg would play, not cover art.
 
     Raises:
-        ValueError: when there are none, in an unknown codec or too large.
+        ValueError: when there is none, or one of an unknown codec or too large.
     """
     stream = cast("VideoStream", _best(container, "video"))
     if (pixels := stream.width * stream.height) > _MOST_PIXELS:
-        raise ValueError(f"{container.name}: expected pictures of at most {_MOST_PIXELS} pixels, got {pixels}")
+        raise ValueError(f"{container.name}: expected frames of at most {_MOST_PIXELS} pixels, got {pixels}")
     return stream
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
-    """The sound that FFmpeg would play: not a commentary.
+    """Audio stream that FFmpeg would play, not a commentary.
 
     Raises:
-        ValueError: when there is none, or in an unknown codec.
+        ValueError: when there is none, or one of an unknown codec.
     """
     return cast("AudioStream", _best(container, "audio"))
 
@@ -115,25 +115,25 @@ def audio_stream(container: InputContainer) -> AudioStream:
 def _best(container: InputContainer, kind: Literal["video", "audio"]) -> Any:  # noqa: ANN401 - PyAV has no types
     stream = container.streams.best(kind)
     if stream is None:
-        raise ValueError(f"{container.name}: expected a video with sound, got no {kind} stream")
+        raise ValueError(f"{container.name}: expected a video with audio, got no {kind} stream")
     if stream.codec_context is None:
         raise ValueError(f"{container.name}: cannot be decoded (unknown {kind} codec)")
     return stream
 
 
-def read_facts(path: str | os.PathLike[str], *, sound: bool = True) -> Facts:
-    """Read a file's facts, decoding one picture.
+def read_facts(path: str | os.PathLike[str], *, audio: bool = True) -> Facts:
+    """Read the properties of a file, decoding one frame.
 
     Args:
         path: the file.
-        sound: whether it must have sound.
+        audio: whether it must have audio.
 
     Raises:
-        ValueError: when it cannot be decoded, or lacks pictures or sound.
+        ValueError: when it cannot be decoded, or lacks video or audio.
         FileNotFoundError: when there is no such file.
     """
     with open_media(path) as container:
-        video, audio = video_stream(container), audio_stream(container) if sound else None
+        video, track = video_stream(container), audio_stream(container) if audio else None
         first = next((frame for _, frame in _in_order(container, video)), None)
         if first is None:
             raise ValueError(f"{path}: expected a video with at least one frame, got none")
@@ -143,9 +143,9 @@ def read_facts(path: str | os.PathLike[str], *, sound: bool = True) -> Facts:
             float(video.average_rate or video.guessed_rate or 0),
             float(container.duration or 0) / 1e6,
             video.codec_context.name,
-            audio.codec_context.name if audio else "",
-            audio.rate or 0 if audio else 0,
-            audio.channels if audio else 0,
+            track.codec_context.name if track else "",
+            track.rate or 0 if track else 0,
+            track.channels if track else 0,
             first.time or 0.0,
         )
 
@@ -158,31 +158,30 @@ def stream_frames(
     threads: bool = True,
     short_side: int | None = None,
 ) -> Iterator[TimedFrame]:
-    """Show a video at 25 fps from its first picture on: at each tick the last picture whose time has come.
+    """Resample a video to 25 fps from its first frame on: at each tick the last frame whose time has come.
 
-    Frames that come late (time stamps that go back) or damaged are left out; where no picture comes for over a second,
-    no ticks are given.
+    Frames that are late (time stamps that go back) or damaged are skipped; gaps of over a second have no ticks.
 
     Args:
         container: of :func:`open_media`.
-        start: first tick wanted; the file is entered at the key frame before it, and pictures are numbered from there.
-        zero: time stamp of the first picture, where it is known; else it is decoded.
+        start: first tick wanted; decoding starts at the key frame before it, and frames are numbered from there.
+        zero: time stamp of the first frame, where it is known; else it is decoded.
         threads: decode on several cores.
-        short_side: shrink pictures whose height and width are both larger.
+        short_side: shrink frames whose height and width are both larger.
 
     Yields:
-        The pictures.
+        The frames.
     """
     stream = video_stream(container)
     if threads:
         stream.thread_type = "AUTO"
     frames = _in_order(container, stream)
-    jump = start > 0 and container.format.name not in _NO_JUMPS
-    first: tuple[float, Any] | None = (zero, None) if jump and zero is not None else next(frames, None)
+    seek = start > 0 and container.format.name not in _NO_SEEK
+    first: tuple[float, Any] | None = (zero, None) if seek and zero is not None else next(frames, None)
     if first is None:
         return
     before, zero = first, first[0]
-    if jump:
+    if seek:
         frames = _enter(container, stream, zero + start / FPS)
         before = next(frames)
     tick, index = start, 0
@@ -191,11 +190,11 @@ def stream_frames(
         length = time - before[0]
         if len(periods) < 1000:
             periods.append(length)
-        tick = yield from _show(before, index, tick, zero, before[0] + min(length, _LONGEST_PICTURE), short_side)
+        tick = yield from _show(before, index, tick, zero, before[0] + min(length, _LONGEST_FRAME), short_side)
         tick = max(tick, ceil((time - zero - _ROUNDING) * FPS))
         before, index = (time, frame), index + 1
     period = median(periods) if periods else 1 / FPS
-    total = max(1, round((before[0] - zero + min(period, _LONGEST_PICTURE)) * FPS))
+    total = max(1, round((before[0] - zero + min(period, _LONGEST_FRAME)) * FPS))
     yield from _show(before, index, tick, zero, zero + (total - 0.5) / FPS, short_side)
 
 
@@ -209,36 +208,36 @@ def _in_order(container: InputContainer, stream: VideoStream) -> Iterator[tuple[
 
 
 def _decoded(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
-    """Decode from where the file stands; packets that lack their beginning, as after a jump, are passed over."""
+    """Decode from the current position; packets that lack their beginning, as after a seek, are skipped."""
     import av
 
-    begun = False
+    started = False
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
-            if begun:
+            if started:
                 raise
             continue
-        begun = begun or bool(frames)
+        started = started or bool(frames)
         yield from frames
 
 
 def _enter(container: InputContainer, stream: VideoStream, target: float) -> Iterator[tuple[float, Any]]:
-    """Frames from a key frame on that is not after the target; some files lead a seek a little too far."""
+    """Frames from a key frame at or before the target; in some files a seek ends a little after it."""
     for time in (target, target - 1, target - 5, 0.0):
         if time > 0:
             container.seek(int(time / stream.time_base), stream=stream)
         else:
             container.seek(container.start_time or 0)
         frames = _in_order(container, stream)
-        if time > 0:  # what comes before the key frame leans on frames that were jumped over
+        if time > 0:  # frames before the key frame depend on frames that were skipped
             frames = dropwhile(lambda stamped: not stamped[1].key_frame, frames)
         first = next(frames, None)
         if first is not None and first[0] <= target + _ROUNDING:
             break
     else:
-        raise ValueError(f"{container.name}: expected to find {target:.2f} s, the file cannot be entered there")
+        raise ValueError(f"{container.name}: expected a key frame before {target:.2f} s, cannot be decoded from there")
     assert first is not None
     return chain([first], frames)
 
@@ -246,38 +245,38 @@ def _enter(container: InputContainer, stream: VideoStream, target: float) -> Ite
 def _show(
     stamped: tuple[float, Any], index: int, tick: int, zero: float, until: float, short_side: int | None
 ) -> Generator[TimedFrame, None, int]:
-    """Give a frame at all ticks before a time; returns the next tick. Converted only if it is shown at all."""
+    """Yield a frame at all ticks before a time; returns the next tick. A frame shown at no tick is not converted."""
     time, frame = stamped
-    picture = None
+    shown = None
     while tick / FPS + _ROUNDING < until - zero:
-        if picture is None:
+        if shown is None:
             shrink = min(1.0, (short_side or frame.height) / min(frame.height, frame.width))
             size = {"width": round(frame.width * shrink), "height": round(frame.height * shrink)} if shrink < 1 else {}
-            picture = upright(np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8), frame.rotation)
-        yield TimedFrame(tick, index, time, picture)
+            shown = upright(np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8), frame.rotation)
+        yield TimedFrame(tick, index, time, shown)
         tick += 1
     return tick
 
 
-def upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    """Turn a picture (H, W, 3) by its rotation tag in degrees."""
-    return np.ascontiguousarray(np.rot90(picture, round(rotation / 90))) if rotation else picture
+def upright(frame: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+    """Rotate a frame (H, W, 3) by its rotation tag in degrees."""
+    return np.ascontiguousarray(np.rot90(frame, round(rotation / 90))) if rotation else frame
 
 
 def stream_audio(container: InputContainer, zero: float) -> Iterator[NDArray[np.float32]]:
-    """Decode the sound as 16 kHz mono from a time on, gaps filled with silence.
+    """Decode the audio as 16 kHz mono from a time on, gaps filled with silence.
 
     Args:
         container: of :func:`open_media`.
-        zero: time stamp in seconds of the first sample wanted: that of the first picture.
+        zero: time stamp in seconds of the first sample wanted: that of the first frame.
 
     Yields:
-        Blocks (S,) float32 in [-1, 1]; together they begin exactly at ``zero``.
+        Blocks (S,) float32 in [-1, 1]; the first begins exactly at ``zero``.
     """
     written = 0  # samples since zero
     stream = audio_stream(container)
-    for begun, given, block in _runs(_decoded(container, stream)):
-        place = round((begun - zero) * SAMPLE_RATE) + given
+    for start_time, yielded, block in _runs(_decoded(container, stream)):
+        place = round((start_time - zero) * SAMPLE_RATE) + yielded
         for size in _portions(place - written):
             yield np.zeros(size, np.float32)
             written += size
@@ -288,59 +287,62 @@ def stream_audio(container: InputContainer, zero: float) -> Iterator[NDArray[np.
 
 
 def _portions(samples: int) -> Iterator[int]:
-    """A long silence in blocks of a minute at most."""
+    """Sizes of blocks of a minute at most that make up a gap."""
     for begin in range(0, samples, 60 * SAMPLE_RATE):
         yield min(60 * SAMPLE_RATE, samples - begin)
 
 
 def _runs(frames: Iterable[Any]) -> Iterator[tuple[float, int, NDArray[np.float32]]]:
-    """Resampled blocks: when their run began, samples of it given before, the block.
+    """Resampled blocks: start time of their run, number of its samples yielded before, samples.
 
     A new run begins wherever samples are missing or the format changes.
     """
     import av
 
     resampler: av.AudioResampler | None = None
-    begun, heard, given, shape = 0.0, 0, 0, None
+    start_time, decoded, yielded, shape = 0.0, 0, 0, None
     for frame in chain(frames, [None]):
         rate = frame.sample_rate if frame is not None else 1
-        time = frame.time if frame is not None and frame.time is not None else begun + heard / rate
+        time = frame.time if frame is not None and frame.time is not None else start_time + decoded / rate
         here = (rate, frame.layout.name, frame.format.name) if frame is not None else None
-        if here != shape or abs(time - begun - heard / rate) > _AUDIO_JITTER:
+        if here != shape or abs(time - start_time - decoded / rate) > _AUDIO_JITTER:
             for block in resampler.resample(None) if resampler is not None else ():
-                yield begun, given, block.to_ndarray()[0] / np.float32(32768)
-                given += block.samples
+                yield start_time, yielded, block.to_ndarray()[0] / np.float32(32768)
+                yielded += block.samples
             # 16 bits, because FFmpeg adds channels up to 1.4 times full scale where the result is float
             resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-            begun, heard, given, shape = time, 0, 0, here
+            start_time, decoded, yielded, shape = time, 0, 0, here
         if frame is not None:
-            heard += frame.samples
+            decoded += frame.samples
             for block in resampler.resample(frame) if resampler is not None else ():
-                yield begun, given, block.to_ndarray()[0] / np.float32(32768)
-                given += block.samples
+                yield start_time, yielded, block.to_ndarray()[0] / np.float32(32768)
+                yielded += block.samples
 
 
 class AudioReader:
-    """A stream of sound read by time: any stretch not older than a minute behind the newest one read."""
+    """Random access to a stream of audio, back to a minute before the newest read.
+
+    Args:
+        blocks: of samples, from sample 0 on.
+    """
 
     def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
-        """Read from blocks that together begin at sample 0."""
         self._blocks = blocks
         self._held: deque[NDArray[np.float32]] = deque()
         self._first = 0  # sample at which the oldest block held begins
         self._last = 0
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples from start to stop, fewer where the sound has ended.
+        """Samples from start to stop, fewer where the audio has ended.
 
         Raises:
-            ValueError: when the sound cannot be decoded.
+            ValueError: when the audio cannot be decoded.
         """
         while self._last < stop and (block := next(self._blocks, None)) is not None:
             self._held.append(block)
             self._last += block.size
             while self._held and self._first + self._held[0].size < start - _KEPT:
                 self._first += self._held.popleft().size
-        assert start >= self._first or not self._held, "that sound was let go"
-        sound = np.concatenate([np.zeros(0, np.float32), *self._held])
-        return sound[start - self._first : stop - self._first]
+        assert start >= self._first or not self._held, "samples that are no longer held"
+        held = np.concatenate([np.zeros(0, np.float32), *self._held])
+        return held[start - self._first : stop - self._first]
