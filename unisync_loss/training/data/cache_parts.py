@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import ClipEntry, clip_mesh, decode_clip
-from unisync_loss.data.store import read_sound
+from unisync_loss.data.store import read_waveform
 from unisync_loss.models.mouth_aligner import sample_mouth
 from unisync_loss.training.data.augment import CUT_SIDE
 from unisync_loss.training.data.face_features import MESH_CENTRE, features_of_mesh
@@ -60,7 +60,7 @@ class ClipSource:
     def waveform(self) -> NDArray[np.float32]:
         """Waveform (640 T,); of a store, no frame is decoded for it."""
         record = self.entry.record
-        return self.clip.waveform if record is None else read_sound(record, 0, record.frames)
+        return self.clip.waveform if record is None else read_waveform(record, 0, record.frames)
 
     @cached_property
     def mesh(self) -> NDArray[np.float32]:
