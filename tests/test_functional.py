@@ -118,7 +118,7 @@ class TestOffsetMatrix:
     def test_shifted_audio_moves_the_maximum(self, offset):
         events = torch.randn(1, 60, 32)
         visual = events[:, 20:40]
-        audio = events[:, 20 - offset : 40 - offset]  # what is seen at w is heard at w + offset: late
+        audio = events[:, 20 - offset : 40 - offset]  # the event at frame w is in the audio at w + offset: late
         table = offset_matrix(audio, visual, 6)
         assert table.shape == (1, 20, 13)
         assert table.nanmean(1).argmax().item() - 6 == offset

@@ -119,7 +119,7 @@ def test_frozen_for_good(loss, batch, act):
 
 def test_frozen_where_the_expert_is_a_submodule_too(loss, batch):
     generator = Generator(loss)
-    generator.judge = loss.expert
+    generator.expert = loss.expert
     before = snapshot(loss.expert)
     generator.train().requires_grad_(True)
     assert loss.expert.training
@@ -163,14 +163,14 @@ def test_inputs_of_any_precision(architecture, pair, dtype):
     loss = UniSyncLoss(UniSyncExpert(config))
     video = torch.rand(1, 5, *shapes[visual])
     video = video.softmax(2) if visual == "parsing" else video
-    sound = torch.rand(1, 80, 16) if audio == "mel" else torch.randn(1, 10, 1024)
+    features = torch.rand(1, 80, 16) if audio == "mel" else torch.randn(1, 10, 1024)
     low = video.to(dtype).requires_grad_()
-    value = loss(low, sound.to(dtype))
+    value = loss(low, features.to(dtype))
     value.backward()
     assert value.dtype == torch.float32
     assert low.grad.dtype == dtype
     assert low.grad.isfinite().all()
-    assert value.item() == pytest.approx(loss(video, sound).item(), abs=0.05)
+    assert value.item() == pytest.approx(loss(video, features).item(), abs=0.05)
 
 
 def test_points_in_pixels_do_not_overflow_in_half_precision():
@@ -184,7 +184,7 @@ def test_a_waveform_in_half_precision(loss, batch):
 
 
 @pytest.mark.parametrize("cast", ["half", "bfloat16"])
-def test_a_generator_in_half_precision_keeps_a_float32_judge(loss, batch, cast):
+def test_a_generator_in_half_precision_keeps_a_float32_expert(loss, batch, cast):
     before = loss(*batch).item()
     getattr(nn.ModuleDict({"sync": loss}), cast)()
     assert all(parameter.dtype == torch.float32 for parameter in loss.expert.parameters())
@@ -229,14 +229,14 @@ class TestWindows:
     def test_frame_mask_equals_a_shorter_clip(self, loss, batch):
         mask = torch.ones(2, 9, dtype=torch.bool)
         mask[:, 7:] = False
-        # the window that ends at frame 6 hears up to its own end: the shorter clip sounds the same but for STFT edges
+        # the audio of the window that ends at frame 6 ends there, too: the shorter clip differs in STFT edges only
         mel = loss.expert.audio_input(batch[1]).transpose(1, 2)
         short = loss(batch[0][:, :7], mel[:, :, :23])
         assert loss(batch[0], mel, mask=mask).item() == pytest.approx(short.item(), rel=1e-4)
 
     @pytest.mark.parametrize("visual", ["landmarks", "3dmm", "parsing"])
     def test_masked_frames_are_no_part_of_a_face(self, visual):
-        """Experts on points look at a face less its mean: what pads a batch must not change it."""
+        """Experts on points subtract the mean over frames, which padding must not change."""
         expert = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)))
         video = {
             "landmarks": torch.rand(2, 14, 68, 2),

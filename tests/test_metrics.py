@@ -54,9 +54,9 @@ def clips(count, frames=7, size=32):
 def test_lip_sync_error_is_that_of_the_frames_written_to_a_file(syncnet, edge):
     video, waveform = clips(2)
     results = []
-    for picture, sound in zip(video, waveform, strict=True):
-        meter = LseMeter(syncnet, np.clip(np.round(sound.numpy() * 32768), -32768, 32767).astype(np.int16))
-        for frame in F.interpolate(picture * 255, (224, 224), mode="bilinear"):
+    for frames, samples in zip(video, waveform, strict=True):
+        meter = LseMeter(syncnet, np.clip(np.round(samples.numpy() * 32768), -32768, 32767).astype(np.int16))
+        for frame in F.interpolate(frames * 255, (224, 224), mode="bilinear"):
             meter.add(frame.round().to(torch.uint8))
         results.append(summarise(meter.distances(edge)))
     for metric, index in ((LSED(syncnet, edge), 0), (LSEC(syncnet, edge), 1)):

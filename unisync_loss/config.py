@@ -1,4 +1,4 @@
-"""Everything needed to rebuild an expert and to feed it what it was trained on."""
+"""Configuration of an expert: representations, architecture and input contract; constants of time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEP_RATE: dict[str, int] = {"mel": 80, "hubert": 50}
 WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate in STEP_RATE.items()}
 #: features of one audio step, where the representation fixes or suggests them
 AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
-#: channels of a parsing map, whatever the classes of the parser that made it
+#: channels of a parsing map; the classes of any parser are mapped to these groups
 PARSING_GROUPS = ("other", "skin", "nose", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
 VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "landmarks": 136, "3dmm": 64}
@@ -40,7 +40,7 @@ RETIRED_FIELDS: dict[str, object] = {
 
 @dataclass(frozen=True, kw_only=True)
 class UniSyncConfig:
-    """An expert's recipe and input contract, saved as ``config.json`` beside the weights.
+    """Configuration of an expert, saved as ``config.json`` beside the weights.
 
     Args:
         audio: audio representation, ``"mel"`` or ``"hubert"``.
@@ -53,11 +53,11 @@ class UniSyncConfig:
             0 takes the usual number of the representation.
         mel_padding: STFT padding, ``"reflect"`` (librosa before 0.9, Wav2Lip's released weights) or ``"constant"``.
         hubert_model: the HuBERT of the features, ``owner/name`` on the Hub or a folder.
-        hubert_revision: commit of that model on the Hub; another branch or tag is not the same model for ever.
+        hubert_revision: commit of that model on the Hub; a branch or tag may point to another model later.
         hubert_layer: as in ``hidden_states`` of transformers; -1 is ``last_hidden_state``.
         margin_same: eq. 1 margin of same-speaker negatives in training.
         margin_cross: eq. 1 margin of cross-speaker negatives in training.
-        threshold: the decision boundary of this checkpoint, chosen on validation data.
+        threshold: decision threshold of this checkpoint, chosen on validation data.
 
     Raises:
         ValueError: for a value outside its choices or range.
@@ -133,15 +133,15 @@ class UniSyncConfig:
         return f"{self.audio}-{self.visual}"
 
     def to_json(self) -> str:
-        """Return the config as JSON text, one field a line."""
+        """Return the config as JSON text, one field per line."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UniSyncConfig:
-        """Build a config from a mapping, refusing fields that this version does not know.
+        """Build a config from a mapping, refusing unknown fields.
 
         Args:
-            values: by field; :data:`RETIRED_FIELDS` with their one value are dropped.
+            values: by field; :data:`RETIRED_FIELDS` are dropped if they have the one value of their time.
 
         Raises:
             ValueError: for an unknown field, a retired field with another value, or a value out of range.

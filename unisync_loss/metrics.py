@@ -17,6 +17,7 @@ from unisync_loss.lse.distances import Edge, Lse, LseMeter, summarise
 from unisync_loss.lse.syncnet import SIZE, SyncNet
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.tensors import at_least_float32
+from unisync_loss.video.encoding import to_int16
 
 try:
     from torchmetrics import Metric
@@ -237,9 +238,8 @@ class LSEC(_LipSyncError):
 
 
 def _measure(net: SyncNet, video: Tensor, waveform: Tensor, edge: Edge) -> Lse:
-    """One clip, (T, 3, H, W) and (S,)."""
-    samples = (at_least_float32(waveform) * 32768).round().clamp(-32768, 32767).short().cpu().numpy()
-    meter = LseMeter(net, samples)
+    """LSE of one clip, (T, 3, H, W) and (S,)."""
+    meter = LseMeter(net, to_int16(at_least_float32(waveform).cpu().numpy()))
     frames = (at_least_float32(video) * 255).clamp(0, 255)
     if frames.shape[2:] != (SIZE, SIZE):
         frames = F.interpolate(frames, (SIZE, SIZE), mode="bilinear")

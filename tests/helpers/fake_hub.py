@@ -189,7 +189,7 @@ def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_cold(program: str, tmp_path: Path) -> str:
-    """What a program prints in a process of its own, online as far as it knows, with a Hub that nobody answers for."""
+    """Output of a program in its own process, not in offline mode, with a Hub that does not answer."""
     environment = {**os.environ, "HF_ENDPOINT": dead_port(), "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     environment.pop("HF_HUB_OFFLINE", None)

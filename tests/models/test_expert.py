@@ -102,7 +102,7 @@ def test_wrong_input(expert, video, audio, message):
 
 
 @pytest.mark.parametrize(
-    ("visual", "audio", "video", "sound", "message"),
+    ("visual", "audio", "video", "features", "message"),
     [
         ("landmarks", "mel", torch.rand(1, 5, 67, 2), torch.rand(1, 3200), "136 coordinates.*got .1, 5, 67, 2"),
         ("3dmm", "mel", torch.rand(1, 5, 50), torch.rand(1, 3200), "got .1, 5, 50"),
@@ -111,9 +111,9 @@ def test_wrong_input(expert, video, audio, message):
         ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 768), "1024.*got .1, 10, 768"),
     ],
 )
-def test_wrong_input_of_other_pairs(visual, audio, video, sound, message):
+def test_wrong_input_of_other_pairs(visual, audio, video, features, message):
     with pytest.raises(ValueError, match=message):
-        UniSyncExpert(UniSyncConfig(visual=visual, audio=audio, embedding=8))(video, sound)
+        UniSyncExpert(UniSyncConfig(visual=visual, audio=audio, embedding=8))(video, features)
 
 
 def test_labels_equal_their_probabilities():
@@ -144,7 +144,7 @@ def test_who_speaks_is_left_out_of_coefficients():
 
 @pytest.mark.parametrize("visual", ["landmarks", "parsing"])
 def test_who_speaks_is_the_mean_of_the_frames_given(visual):
-    """Frames in another order have the same mean: a window that stays as it was is seen as before."""
+    """Frames in another order have the same mean: an unchanged window keeps its embedding."""
     expert = UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)).eval()
     video = VIDEO[visual](1, 12)
     shuffled = torch.cat([video[:, :5], video[:, 5:].flip(1)], 1)
@@ -158,6 +158,6 @@ def test_a_batch_as_training_has_it_fits_into_memory():
     """Channels last, a batch of segments: laid out as one tall kernel over the features, this asked for 140 GB."""
     config = UniSyncConfig(audio="hubert", visual="landmarks", audio_features=192)
     expert = UniSyncExpert(config).to(memory_format=torch.channels_last)
-    heard = expert.encode_audio(torch.randn(32, 42, 192), 21)
-    heard.sum().backward()
-    assert heard.shape == (32, 17, 512)
+    embedding = expert.encode_audio(torch.randn(32, 42, 192), 21)
+    embedding.sum().backward()
+    assert embedding.shape == (32, 17, 512)

@@ -8,18 +8,18 @@ from unisync_loss.representations import visual_input
 
 @pytest.mark.parametrize("width", [64, 50, 53, 52, 10, 7])
 def test_any_width_is_standardised(width):
-    look = visual_input(UniSyncConfig(visual="3dmm", visual_features=width))
+    convert = visual_input(UniSyncConfig(visual="3dmm", visual_features=width))
     data = torch.randn(500, width) * torch.logspace(-3, 3, width) + torch.arange(width)
-    look.measure(data)
-    out = look(data[None])
+    convert.measure(data)
+    out = convert(data[None])
     assert torch.allclose(out.mean((0, 1)), torch.zeros(width), atol=1e-3)
     assert torch.allclose(out.std((0, 1)), torch.ones(width), atol=1e-3)
 
 
 def test_constant_coefficients_stay_finite():
-    look = visual_input(UniSyncConfig(visual="3dmm", visual_features=3))
-    look.measure(torch.tensor([[1.0, 2.0, 5.0], [2.0, 2.0, 5.0]]))
-    assert look(torch.tensor([[[1.5, 2.0, 6.0]]])).tolist() == [[[0.0, 0.0, 1.0]]]
+    convert = visual_input(UniSyncConfig(visual="3dmm", visual_features=3))
+    convert.measure(torch.tensor([[1.0, 2.0, 5.0], [2.0, 2.0, 5.0]]))
+    assert convert(torch.tensor([[[1.5, 2.0, 6.0]]])).tolist() == [[[0.0, 0.0, 1.0]]]
 
 
 def test_statistics_travel_with_the_weights(tmp_path):

@@ -26,9 +26,9 @@ class TestExpert:
         expert = UniSyncExpert(hubert_config(tiny_hubert)).eval()
         video, features = torch.rand(1, 75, 3, 32, 32), HubertEncoder.from_pretrained(tiny_hubert)(waveform)
         with torch.no_grad():
-            heard = expert(video, waveform)
-            assert heard.shape == (1, 71)
-            assert torch.allclose(heard, expert(video, features), atol=1e-5)
+            probability = expert(video, waveform)
+            assert probability.shape == (1, 71)
+            assert torch.allclose(probability, expert(video, features), atol=1e-5)
             # the step that HuBERT does not give for exactly T frames
             assert torch.equal(expert(video, features), expert(video, features[:, :-1]))
             with pytest.raises(ValueError, match="expected about 150 steps"):

@@ -1,4 +1,4 @@
-"""HuBERT: every number against transformers' own code with a small random model, every failure within seconds."""
+"""HuBERT encoder: every number against transformers' own code with a small random model."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize("piece", [97, 1000])
     def test_a_long_clip_in_pieces_equals_the_whole(self, folder, piece, monkeypatch):
-        """Attention of a random network is nearly even: whatever it does not see shows."""
+        """Attention of a random network is nearly even, so missing context shows."""
         waveform = torch.randn(1, 16000 * 25) * (1 + torch.sin(torch.arange(400000) / 9000)) / 3
         monkeypatch.setattr(hubert, "_CHUNK", piece)
         pieces, whole = HubertEncoder.from_pretrained(folder)(waveform)[:, :-1], peer(folder, waveform)
@@ -136,16 +136,16 @@ class TestLongSound:
     @pytest.mark.parametrize("steps", [150, 151, 200, 325, 400])
     def test_each_stretch_is_heard_with_its_margins_alone(self, folder, steps):
         waveform = torch.randn(1, 320 * steps)
-        heard = HubertEncoder.from_pretrained(folder)(waveform)
-        assert heard.shape == (1, steps, WIDTH)
+        features = HubertEncoder.from_pretrained(folder)(waveform)
+        assert features.shape == (1, steps, WIDTH)
         for start in range(0, steps, 100):
             first, last = max(0, start - 25), start + 125
             if steps <= 150:  # whole
                 first, last = 0, steps
             piece = waveform[:, 320 * first : 320 * last if last < steps else None]
             expected = peer(folder, piece)[:, start - first :][:, :100]
-            assert torch.allclose(heard[:, start : start + 100][:, : expected.shape[1]], expected, atol=1e-5)
-        assert (heard[:, -1] == heard[:, -2]).all()
+            assert torch.allclose(features[:, start : start + 100][:, : expected.shape[1]], expected, atol=1e-5)
+        assert (features[:, -1] == features[:, -2]).all()
 
     def test_a_part_is_heard_as_in_the_whole_away_from_its_edges(self, folder):
         encoder, waveform = HubertEncoder.from_pretrained(folder), torch.randn(1, 320 * 500)
@@ -153,11 +153,11 @@ class TestLongSound:
         assert (whole[:, 300:] - part[:, 100:]).abs().max() < 1e-3
         early = encoder(waveform[:, : 320 * 300])
         assert (whole[:, :200] - early[:, :200]).abs().max() < 1e-3
-        # and not because nothing is heard of what lies around
+        # and not because context has no effect
         assert (whole[:, 200:300] - part[:, :100]).abs().max() > 1e-2
 
     def test_caches_of_sounds_heard_whole_stay(self, folder, tmp_path, monkeypatch):
-        """Longer ones were heard otherwise once."""
+        """The features of longer audio changed once."""
         encoder = HubertEncoder.from_pretrained(folder)
         names = {}
         for steps in (150, 151):

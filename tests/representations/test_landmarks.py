@@ -115,10 +115,10 @@ def test_wrong_points(shape):
 
 @pytest.mark.parametrize(("points", "axes"), LAYOUTS)
 def test_every_layout_is_an_input(points, axes):
-    look = visual_input(UniSyncConfig(visual="landmarks", visual_features=points * axes))
-    assert look(faces(points, axes).float()).shape == (1, 4, points * axes)
+    convert = visual_input(UniSyncConfig(visual="landmarks", visual_features=points * axes))
+    assert convert(faces(points, axes).float()).shape == (1, 4, points * axes)
     with pytest.raises(ValueError, match=f"{points * axes} coordinates per frame, got"):
-        look(torch.rand(1, 5, 68, 1))
+        convert(torch.rand(1, 5, 68, 1))
 
 
 def test_unknown_number_of_coordinates():

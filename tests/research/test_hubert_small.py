@@ -267,7 +267,9 @@ class TestUnits:
         assert features.shape == (steps, 39)
         assert torch.allclose(features.mean(0), torch.zeros(39), atol=1e-4)
         # 560 samples hold two MFCC steps: the second begins at the HuBERT step's first sample, pre-emphasis behind it
-        alone = torch.stack([compute_mfcc(wave[320 * k - 160 : 320 * k + 400] * 32768)[1] for k in range(20, 60)]).float()
+        alone = torch.stack(
+            [compute_mfcc(wave[320 * k - 160 : 320 * k + 400] * 32768)[1] for k in range(20, 60)]
+        ).float()
         for column in range(13):
             pair = torch.stack([features[20:60, column], alone[:, column]])
             assert torch.corrcoef(pair)[0, 1] > 0.99999
