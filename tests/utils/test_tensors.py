@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unisync_loss.utils.weights import match_weights
+from unisync_loss.utils.tensors import match_weights
 
 EXPECTED = {"weight": torch.empty(2, 3, device="meta"), "count": torch.empty((), dtype=torch.int64, device="meta")}
 
