@@ -1,8 +1,8 @@
-"""How well features tell sounds apart, whoever says them: an ABX test on drawn voices, whose every sound is known.
+"""ABX phone discrimination of features across speakers, on synthetic speech with known phones.
 
-After Schatz et al., "Evaluating speech features with the minimal-pair ABX task" (2013), across speakers, with the mean
-over a sound in place of time warping. The voices are those of :mod:`tools.synthetic.voice`: no recording, no
-transcript, the same numbers everywhere, and easier than people.
+After Schatz et al., "Evaluating speech features with the minimal-pair ABX task" (2013), across speakers, with the
+mean over a sound instead of time warping. The speech is that of :mod:`tools.synthetic.voice`: it needs no recordings
+or transcripts, is reproducible, and is easier than natural speech.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ VOICES, SECONDS = 10, 12.0
 
 
 class Sentence(NamedTuple):
-    """What a voice says: (S,) samples and the sounds in them."""
+    """Synthetic sentence: (S,) samples and the phones in them."""
 
     waveform: NDArray[np.float32]
     segments: list[Segment]
 
 
 def draw_sentences(voices: int = VOICES, seconds: float = SECONDS) -> list[Sentence]:
-    """One sentence of each of some voices, the same at every call."""
+    """Draw one sentence per voice; every call returns the same."""
     sentences = []
     for number in range(voices):
         rng = np.random.default_rng([3, number])
@@ -40,16 +40,16 @@ def draw_sentences(voices: int = VOICES, seconds: float = SECONDS) -> list[Sente
 
 
 def abx_error(sentences: list[Sentence], features: list[Tensor]) -> float:
-    """Share of triples in which X lies nearer to another sound than to its own.
+    """Share of triples in which X is closer to B than to A.
 
-    A and B are two sounds of one voice, X is A's sound in another voice; the distance is the cosine's.
+    A and B are two phones of one voice, X is the phone of A in another voice; the distance is the cosine distance.
 
     Args:
         sentences: of :func:`draw_sentences`.
-        features: (L, F) of each sentence, 50 steps a second.
+        features: (L, F) of each sentence, 50 steps per second.
 
     Returns:
-        In [0, 1]; chance is 0.5.
+        In [0, 1]; random features give 0.5.
     """
     vectors: list[Tensor] = []
     sounds: list[str] = []
@@ -67,7 +67,7 @@ def abx_error(sentences: list[Sentence], features: list[Tensor]) -> float:
 
 
 def _error(table: NDArray[np.float32], sounds: NDArray[np.str_], voices: NDArray[np.int64]) -> float:
-    """Mean over all X and all other voices of the share of that voice's pairs (A, B) that are told wrongly."""
+    """Mean over all X and all other voices of the share of that voice's pairs (A, B) that are classified wrongly."""
     likeness = table @ table.T
     shares = []
     for x, sound in enumerate(sounds):

@@ -1,4 +1,4 @@
-"""HuBERT's task: hidden spans of speech, whose units are to be told from what is around them.
+"""Masked prediction, the task of HuBERT: predict the units of masked spans of speech from their context.
 
 Axes: B crops, L steps of 20 ms, M masked steps, U units.
 """
@@ -21,9 +21,9 @@ from unisync_loss.representations.hubert_encoder import HOP, standardise
 if TYPE_CHECKING:
     from transformers import HubertConfig
 
-MASK_START, MASK_STEPS = 0.08, 10  # the paper's: about half of all steps are masked
+MASK_START, MASK_STEPS = 0.08, 10  # as in the paper: about half of all steps are masked
 TEMPERATURE = 0.1  # eq. 3 of the paper
-CODE = 256  # size of units' embeddings
+CODE = 256  # size of the unit embeddings
 CROP_SECONDS = (4.0, 6.0)
 
 
@@ -33,9 +33,9 @@ class HubertSize:
 
     Args:
         hidden: width of features and transformer.
-        layers: of the transformer.
-        channels: of the seven convolutions. The early ones run at up to 3200 steps a second: 512 each, as in the public
-            models, would cost ten times the transformer of this size.
+        layers: number of transformer layers.
+        channels: channels of the seven convolutions. The early ones run at up to 3200 steps per second: 512 each, as in
+            the public models, would cost ten times as much as the transformer of this size.
 
     Raises:
         ValueError: for sizes that do not fit together.
@@ -54,7 +54,7 @@ class HubertSize:
             )
 
     def config(self) -> HubertConfig:
-        """As transformers has it: layer norms everywhere (HuBERT large's kind), so that no statistic needs the clip."""
+        """Config of transformers: layer norms everywhere, so that nothing depends on the whole clip."""
         from transformers import HubertConfig
 
         return HubertConfig(
@@ -78,10 +78,10 @@ class HubertSize:
 
 
 class MaskedPredictor(nn.Module):
-    """A HuBERT that tells the units of masked steps.
+    """HuBERT with a head that predicts the units of masked steps.
 
     Args:
-        size: of the HuBERT.
+        size: size of the HuBERT.
         units: number U.
 
     Shape:
@@ -114,7 +114,7 @@ class Crops(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Stretches of equal length: recordings (B,), first steps (B,), and how many steps."""
+    """Segments of equal length: recordings (B,), first steps (B,), and the number of steps."""
 
     clip: NDArray[np.int64]
     start: NDArray[np.int64]
@@ -122,28 +122,28 @@ class Places(NamedTuple):
 
 
 class CropDrawer:
-    """Draws batches of crops of one length, so that nothing is padded.
+    """Sampler of batches of crops of equal length, so that nothing is padded.
 
     Args:
         speech: recordings.
-        odds: of drawing each recording.
-        device: where batches are wanted; the samples are put there, too.
+        sampling_weights: weight of each recording.
+        device: device of the batches and of all samples.
     """
 
-    def __init__(self, speech: Speech, odds: NDArray[np.float64], device: torch.device) -> None:
+    def __init__(self, speech: Speech, sampling_weights: NDArray[np.float64], device: torch.device) -> None:
         """Move samples to the device."""
-        self.speech, self.odds, self.device = speech, odds, device
+        self.speech, self.sampling_weights, self.device = speech, sampling_weights, device
         self.samples = speech.samples.to(device)
         self.first_step = np.cumsum([0, *speech.steps[:-1]])
 
     def draw(self, generator: np.random.Generator, seconds: float) -> Places:
-        """Draw so many seconds: the first recording and chance set the length, the others are at least as long."""
+        """Draw a batch of ``seconds``: the first recording and a random length set the crop length."""
         steps = self.speech.steps
         wanted = round(generator.uniform(*CROP_SECONDS) * STEP_RATE["hubert"])
-        length = min(wanted, int(steps[generator.choice(len(steps), p=self.odds)]))
-        odds = np.where(steps >= length, self.odds, 0)
+        length = min(wanted, int(steps[generator.choice(len(steps), p=self.sampling_weights)]))
+        sampling_weights = np.where(steps >= length, self.sampling_weights, 0)
         count = max(1, round(seconds * STEP_RATE["hubert"] / length))
-        clip = generator.choice(len(steps), count, p=odds / odds.sum())
+        clip = generator.choice(len(steps), count, p=sampling_weights / sampling_weights.sum())
         start = np.floor(generator.random(count) * (steps[clip] - length + 1)).astype(np.int64)
         return Places(clip, start, length)
 
@@ -155,7 +155,7 @@ class CropDrawer:
         )
 
     def crop(self, places: Places, units: Tensor, generator: np.random.Generator) -> Crops:
-        """Cut given stretches and mask them; ``units`` are those of every step, recording after recording."""
+        """Cut and mask the given segments; ``units`` holds the units of all steps, recording after recording."""
         step = torch.from_numpy(self.first_step[places.clip] + places.start).to(self.device)
         own = units[step[:, None] + torch.arange(places.length, device=self.device)].long()
         mask = torch.from_numpy(draw_mask(generator, len(places.clip), places.length)).to(self.device)
@@ -163,7 +163,7 @@ class CropDrawer:
 
 
 def draw_mask(generator: np.random.Generator, count: int, length: int) -> NDArray[np.bool_]:
-    """Mask spans of ten steps; each step begins one with probability 0.08, and no crop is without."""
+    """Mask spans of ten steps; each step starts one with probability 0.08, and every crop has at least one."""
     begins = generator.random((count, length)) < MASK_START
     begins[np.arange(count), generator.integers(length, size=count)] |= ~begins.any(1)
     padded = np.pad(begins, ((0, 0), (MASK_STEPS - 1, 0)))

@@ -1,10 +1,10 @@
-"""Train a small HuBERT from nothing but speech: ``RUN/hubert``, ``RUN/log.jsonl``, ``RUN/config.yaml``.
+"""Training of a small HuBERT on speech: writes ``RUN/hubert``, ``RUN/log.jsonl`` and ``RUN/config.yaml``.
 
-Two rounds as in arXiv 2106.07447: units of MFCC, then units of the first round's own features. Unlike the paper's, the
-second round goes on from the first one's weights: on a few hours of speech that saves half the steps. Chance is drawn
-anew from (seed, round, step) at every step, so that a resumed run sees the same batches. A third round may follow, in
-which the HuBERT learns to hear what an expert on mel hears (:class:`research.hubert_small.tasks.EarTask`);
-``RUN/expert`` is then that expert, on HuBERT.
+Two rounds as in arXiv 2106.07447: units of MFCC, then units of the first round's own features. Unlike the paper's,
+the second round continues from the weights of the first: on a few hours of speech that saves half the steps. The
+random generator is seeded by (seed, round, step) at every step, so that a resumed run uses the same batches. An
+optional third round distils the audio embeddings of an expert on mel
+(:class:`research.hubert_small.tasks.DistillationTask`); ``RUN/expert`` is then that expert with HuBERT audio.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from research.hubert_small.abx import abx_error, draw_sentences
 from research.hubert_small.masked_prediction import CropDrawer, HubertSize
 from research.hubert_small.speech import list_speech, load_speech
-from research.hubert_small.tasks import Ear, EarTask, Material, Task, UnitsTask
+from research.hubert_small.tasks import DistillationTask, HubertAudioTower, Material, Task, UnitsTask
 from research.hubert_small.units import mfcc_with_deltas
 from unisync_loss import save_pretrained
 from unisync_loss.representations.hubert_encoder import standardise, steps_of
@@ -49,19 +49,19 @@ MODEL, EXPERT, STATE = "hubert", "expert", "state.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything that a run depends on, saved as ``RUN/config.yaml``.
+    """Settings of a run, saved as ``RUN/config.yaml``.
 
     Args:
         data: folders, see :func:`research.hubert_small.speech.list_speech`.
         out: folder of the run.
         cache: folder of the decoded speech, shared by runs; default ``OUT/cache``.
-        seed: of everything drawn.
-        size: of the HuBERT.
-        units: of either round.
-        steps: of either round.
-        ear: expert on mel whose ear is to be had in a third round; None is no such round.
-        ear_steps: of that round.
-        batch_seconds: speech of a batch.
+        seed: seed of all random draws.
+        size: size of the HuBERT.
+        units: number of units of the first and the second round.
+        steps: steps of the first and the second round.
+        ear: expert on mel whose audio embeddings are distilled in a third round; None for no third round.
+        ear_steps: steps of the third round.
+        batch_seconds: seconds of speech per batch.
         learning_rate: peak of the cosine schedule, after a warm-up of a twelfth of the steps.
         weight_decay: decoupled, of weights with more than one axis.
         ema: decay of the averaged weights that are validated and saved.
@@ -92,13 +92,13 @@ def pretrain(config: PretrainConfig, *, resume: bool, log: Callable[[str], None]
     """Run all rounds.
 
     Args:
-        config: of the run.
-        resume: go on from ``OUT/state.safetensors`` where there is one.
-        log: takes lines of progress.
+        config: settings of the run.
+        resume: continue from ``OUT/state.safetensors`` if it exists.
+        log: called with lines of progress.
 
     Raises:
-        ValueError: for unusable data, fewer than two speakers, or a device that is not there.
-        FileExistsError: when ``OUT`` holds a run and ``resume`` is False.
+        ValueError: for unusable data, fewer than two speakers, or a device that is not available.
+        FileExistsError: if ``OUT`` contains a run and ``resume`` is False.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected cpu, as there is no CUDA device, got cuda")
@@ -114,7 +114,7 @@ def pretrain(config: PretrainConfig, *, resume: bool, log: Callable[[str], None]
 
 
 def hold_out(speaker: NDArray[np.int64], length: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Choose recordings whose speakers are never trained on: a twentieth of the speakers, none of the talkative ones.
+    """Choose the held-out recordings: those of a twentieth of the speakers, none with more speech than average.
 
     Raises:
         ValueError: for fewer than two speakers.
@@ -136,15 +136,15 @@ class _Run:
         recordings = [recording for folder in config.data for recording in list_speech(folder)]
         speech = load_speech(recordings, Path(config.cache or self.out / "cache"), log)
         held = hold_out(speech.speaker, speech.steps, config.seed)
-        odds = np.where(held, 0.0, speaker_weights(speech.speaker, speech.steps))
-        drawer = CropDrawer(speech, odds / odds.sum(), self.device)
+        sampling_weights = np.where(held, 0.0, speaker_weights(speech.speaker, speech.steps))
+        drawer = CropDrawer(speech, sampling_weights / sampling_weights.sum(), self.device)
         material = Material(drawer, held, config.batch_seconds, config.seed, self.out)
         self.tasks: list[tuple[Task[Any], int]] = [
             (UnitsTask(material, number, units), steps)
             for number, (units, steps) in enumerate(zip(config.units, config.steps, strict=True))
         ]
         if config.ear:
-            self.tasks.append((EarTask(material, config.ear), config.ear_steps))
+            self.tasks.append((DistillationTask(material, config.ear), config.ear_steps))
         self.round, self.step = 0, 0
         self.learner: nn.Module
         self.average: nn.Module
@@ -162,7 +162,7 @@ class _Run:
         return hubert
 
     def _build(self) -> None:
-        """Networks of the present round; the head is new in each."""
+        """Build the networks of the current round; each round has a new head."""
         torch.manual_seed(self.config.seed + self.round)
         task, size = self.tasks[self.round][0], self.config.size
         earlier = self._hubert(self.average).state_dict() if self.round else None
@@ -173,7 +173,7 @@ class _Run:
         self.average.load_state_dict(self.learner.state_dict())
 
     def go(self) -> None:
-        """Run what is left."""
+        """Run the remaining rounds."""
         previous = signal.signal(signal.SIGTERM, self._stop)
         try:
             while self.round < len(self.tasks) and not self.stopped:
@@ -253,18 +253,18 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, task: Task[Any]) -> None:
-        """Measure on people never heard, then save the HuBERT, and the expert that hears through it."""
+        """Measure on held-out speakers, then save the HuBERT, and in the third round the expert on it."""
         with self._precision():
             report = task.measure(self.average, np.random.default_rng([self.config.seed, self.round]))
         rounded = {name: round(value, 4) for name, value in report.items()}
         self._write_record({"round": self.round + 1, "step": self.step, **rounded})
         save_hubert(self._hubert(self.average), self.out / MODEL)
-        if isinstance(task, EarTask) and isinstance(self.average, Ear):
+        if isinstance(task, DistillationTask) and isinstance(self.average, HubertAudioTower):
             save_pretrained(task.expert_of(self.average, self.out / MODEL), self.out / EXPERT)
 
     @torch.no_grad()
     def _measure_abx(self) -> None:
-        """ABX error on drawn voices, of layers 0 …, of the output, and of the MFCC that it all began with."""
+        """ABX error on synthetic speech, of layers 0 …, of the output, and of MFCC."""
         sentences = draw_sentences()
         waveforms = [torch.from_numpy(sentence.waveform) for sentence in sentences]
         states = [self._states(waveform) for waveform in waveforms]
@@ -286,7 +286,7 @@ class _Run:
         save_state(self.out / STATE, self.learner, self.average, self.optimiser, place)
 
     def load(self) -> None:
-        """Go back to the last saved state."""
+        """Restore the last saved state."""
         with safe_open(self.out / STATE, framework="pt") as file:
             place = json.loads(file.metadata()["place"])
         self.round, self.step = place["stage"], place["step"]

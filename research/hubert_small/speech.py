@@ -1,4 +1,4 @@
-"""Speech to learn from: sound files, clips and stores, decoded once into one array."""
+"""Speech data: audio files, clips and stores, decoded once into one array."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from unisync_loss.video.decoding import open_media, stream_audio
 from unisync_loss.video.voicing import SILENCE
 
 SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")
-MIN_SECONDS = 1.0  # of a recording
-_VERSION = 1  # of the decoded samples; a change makes old caches unused
+MIN_SECONDS = 1.0  # shortest recording
+_VERSION = 1  # version of the decoded samples; old caches are ignored after a change
 
 
 class Recording(NamedTuple):
-    """A file, or a clip of a store (then ``record`` is its place), and whose voice it is."""
+    """A file, or a clip of a store (then ``record`` is its place), with its speaker."""
 
     path: Path
     name: str
@@ -49,7 +49,7 @@ class Speech(NamedTuple):
         steps: (N,) HuBERT steps of each.
         speaker: (N,) index of the speaker, into ``speakers``.
         speakers: names.
-        skipped: why recordings were left out, by name.
+        skipped: reasons for skipped recordings, by name.
     """
 
     samples: Tensor
@@ -66,7 +66,7 @@ class Speech(NamedTuple):
 
 
 def samples_of(steps: int) -> int:
-    """Samples that so many steps take."""
+    """Number of samples of ``steps`` steps."""
     return HOP * (steps - 1) + FIELD
 
 
@@ -75,14 +75,14 @@ def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
 
     Args:
         root: a store of ``unisync prepare``; a folder with ``manifest.csv`` (``path,speaker,…``); or a folder
-            ``<corpus>/<speaker>/<file>`` of sound or video files. ``offsets.csv`` plays no part: pictures do not.
+            ``<corpus>/<speaker>/<file>`` of audio or video files. ``offsets.csv`` is not used: only audio is read.
 
     Returns:
         The recordings.
 
     Raises:
         FileNotFoundError: when the folder does not exist.
-        ValueError: when it holds none.
+        ValueError: if it contains none.
     """
     root = Path(root)
     if not root.is_dir():
@@ -96,7 +96,7 @@ def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
         names = [path.relative_to(root).as_posix() for path in files]
         found = [Recording(path, n, n.rpartition("/")[0]) for path, n in zip(files, names, strict=True)]
     if not found:
-        raise ValueError(f"expected {root}/<corpus>/<speaker>/<file> of sound or video, or manifest.csv, found none")
+        raise ValueError(f"expected {root}/<corpus>/<speaker>/<file> of audio or video, or manifest.csv, found none")
     return found
 
 
@@ -109,18 +109,18 @@ def _of_manifest(root: Path) -> list[Recording]:
 
 
 def load_speech(recordings: Sequence[Recording], cache: Path, log: Callable[[str], None]) -> Speech:
-    """Decode recordings, or read what was decoded earlier from the same files.
+    """Decode recordings, or read the samples decoded earlier from the same files.
 
     Args:
         recordings: of :func:`list_speech`.
-        cache: folder for the samples, 115 MB an hour; made if missing.
-        log: takes lines of progress.
+        cache: folder for the samples, 115 MB per hour; created if missing.
+        log: called with lines of progress.
 
     Returns:
-        All that could be decoded, is a second long and is not silent.
+        The recordings that can be decoded, have at least one second and are not silent.
 
     Raises:
-        ValueError: when nothing is left.
+        ValueError: if none is left.
     """
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"speech-{_key(recordings)}.safetensors"
@@ -178,5 +178,5 @@ def _decode(recording: Recording) -> NDArray[np.int16]:
         raise ValueError(f"expected at least {MIN_SECONDS} s, got {samples.size / SAMPLE_RATE:.2f} s")
     level = float(np.sqrt(np.mean((samples / 32768) ** 2)))
     if level < SILENCE:  # normalising would amplify noise
-        raise ValueError(f"expected a voice, got silence (RMS {level:.5f})")
+        raise ValueError(f"expected speech, got silence (RMS {level:.5f})")
     return samples

@@ -1,4 +1,4 @@
-"""What a HuBERT is taught: units of masked steps, as in arXiv 2106.07447, and to hear what an expert on mel hears.
+"""Training tasks of a HuBERT: units of masked steps (arXiv 2106.07447) and distillation of an expert on mel.
 
 Axes: B crops, L steps of 20 ms, T = L / 2 frames, W = T - 4 windows, F features, D the expert's embedding.
 """
@@ -27,9 +27,9 @@ from unisync_loss.models.small import DenseAudioTower
 from unisync_loss.representations.hubert_encoder import HOP, standardise, steps_of
 from unisync_loss.utils.files import write_atomically
 
-HELD_CROPS = 96  # of up to four seconds, one a recording
+HELD_CROPS = 96  # of up to four seconds, one per recording
 _LONGEST_HELD = 200  # steps
-PIECE_STEPS = 300  # in which recordings are labelled
+PIECE_STEPS = 300  # segment length for labelling
 
 Report = dict[str, float]
 Net = TypeVar("Net", bound=nn.Module)
@@ -37,12 +37,12 @@ Net = TypeVar("Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Material:
-    """What all tasks learn from.
+    """Data and settings that all tasks share.
 
     Attributes:
-        drawer: recordings, their odds (0 for those held out), and the device to compute on.
-        held: (N,) recordings of people who are never trained on.
-        seconds: speech of a batch.
+        drawer: recordings, their sampling weights (0 for held-out ones), and the device.
+        held: (N,) recordings of held-out speakers.
+        seconds: seconds of speech per batch.
         seed: of the run.
         out: folder of the run.
     """
@@ -54,7 +54,7 @@ class Material:
     out: Path
 
     def held_places(self, generator: np.random.Generator) -> list[Places]:
-        """The beginnings of recordings that are held out."""
+        """First segments of the held-out recordings."""
         chosen = generator.permutation(np.flatnonzero(self.held))[:HELD_CROPS]
         steps = self.drawer.speech.steps
         return [Places(np.array([i]), np.zeros(1, np.int64), min(_LONGEST_HELD, int(steps[i]))) for i in chosen]
@@ -68,24 +68,24 @@ class Task(Protocol[Net]):
         ...
 
     def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, log: Callable[[str], None]) -> Report:
-        """Make what is to be learnt; ``states`` gives the layers of the round before, if there was one."""
+        """Prepare the targets; ``states`` gives the layers of the previous round, if there was one."""
         ...
 
     def loss(self, learner: Net, generator: np.random.Generator) -> Tensor:
-        """Scalar to minimise, on a batch drawn anew."""
+        """Scalar loss on a new batch."""
         ...
 
     def measure(self, average: Net, generator: np.random.Generator) -> Report:
-        """How it does on people never heard."""
+        """Metrics on held-out speakers."""
         ...
 
 
 class UnitsTask:
-    """Tell the units of masked steps: clusters of MFCC first, then of the middle layer of the round before.
+    """Prediction of the units of masked steps: clusters of MFCC first, then of the middle layer of the previous round.
 
     Args:
-        material: to learn from.
-        number: of the round, from 0.
+        material: shared data and settings.
+        number: number of the round, from 0.
         units: number of clusters.
     """
 
@@ -95,11 +95,11 @@ class UnitsTask:
         self.units: Tensor
 
     def build(self, size: HubertSize) -> MaskedPredictor:
-        """A HuBERT with a head over the units."""
+        """Build a HuBERT with a head over the units."""
         return MaskedPredictor(size, self.count)
 
     def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, log: Callable[[str], None]) -> Report:
-        """Make units, once a run."""
+        """Make units, once per run."""
         material, drawer, speech = self.material, self.material.drawer, self.material.drawer.speech
 
         def features(index: int) -> Tensor:
@@ -116,7 +116,7 @@ class UnitsTask:
         path = material.out / f"units-{self.number + 1}.safetensors"
         if not path.is_file():
             generator = np.random.default_rng([material.seed, self.number, 1 << 20])
-            units = label_speech(speech, features, self.count, generator, drawer.odds, log)
+            units = label_speech(speech, features, self.count, generator, drawer.sampling_weights, log)
             write_atomically(path, save({"units": units}))
         units = load_file(path)["units"]
         self.units = torch.from_numpy(units).to(drawer.device)
@@ -131,7 +131,7 @@ class UnitsTask:
         return self.material.drawer.crop(places, self.units, generator)
 
     def measure(self, average: MaskedPredictor, generator: np.random.Generator) -> Report:
-        """Masked accuracy, always of the same crops and masks."""
+        """Accuracy on masked steps, always with the same crops and masks."""
         guessed, true = [], []
         for places in self.material.held_places(generator):
             crops = self._crop(places, generator)
@@ -142,24 +142,24 @@ class UnitsTask:
         return {
             "held_out_loss": F.cross_entropy(logits, units).item(),
             "held_out_accuracy": (best == units).double().mean().item(),
-            "commonest_unit": float(torch.bincount(units).max()) / len(units),  # what a constant guess would get
+            "commonest_unit": float(torch.bincount(units).max()) / len(units),  # accuracy of a constant prediction
             "guessed_perplexity": perplexity(best.cpu().numpy()),
         }
 
 
 def pieces(waveform: Tensor, steps: int) -> Iterator[Tensor]:
-    """Cut a recording (S,) into stretches as long as the crops that attention was trained on."""
+    """Cut a recording (S,) into segments as long as the crops used in training."""
     for start in range(0, steps, PIECE_STEPS):
         last = min(start + PIECE_STEPS, steps)
         yield waveform[HOP * start : HOP * start + samples_of(last - start)]
 
 
-class Ear(nn.Module):
-    """A HuBERT and an audio tower.
+class HubertAudioTower(nn.Module):
+    """HuBERT followed by an audio tower.
 
     Args:
         size: of the HuBERT.
-        embedding: D of the expert.
+        embedding: embedding size D of the expert.
 
     Shape:
         (B, S) waveforms as recorded → (B, W, D) before ReLU.
@@ -177,8 +177,8 @@ class Ear(nn.Module):
         self.tower = DenseAudioTower(self.config)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Hear; see the class for shapes."""
-        # transformers would hide steps of its own accord, by chance that no seed of ours reaches
+        """Encode; see the class for shapes."""
+        # transformers would mask steps itself, with a random generator that our seed does not reach
         nothing = torch.zeros(len(waveform), steps_of(waveform.shape[1]), dtype=torch.bool, device=waveform.device)
         features = self.hubert(standardise(waveform), mask_time_indices=nothing).last_hidden_state
         starts = [2 * start for start in range(waveform.shape[1] // SAMPLES_PER_FRAME - WINDOW_FRAMES + 1)]
@@ -186,15 +186,15 @@ class Ear(nn.Module):
         return heard
 
 
-class EarTask:
-    """Hear what an expert on mel hears: its embeddings of every window are to be met, no face is needed.
+class DistillationTask:
+    """Distillation: reproduce the audio embeddings of an expert on mel for every window; no video is needed.
 
     Args:
-        material: to learn from.
+        material: shared data and settings.
         expert: its name, as ``load_expert`` takes it.
 
     Raises:
-        ValueError: for an expert that does not hear mel.
+        ValueError: for an expert that is not on mel.
     """
 
     def __init__(self, material: Material, expert: str) -> None:
@@ -204,21 +204,21 @@ class EarTask:
         if self.expert.config.audio != "mel":
             raise ValueError(f"ear: expected an expert on mel, got {expert} on {self.expert.config.audio}")
 
-    def build(self, size: HubertSize) -> Ear:
-        """A HuBERT with an audio tower."""
-        return Ear(size, self.expert.config.embedding)
+    def build(self, size: HubertSize) -> HubertAudioTower:
+        """Build a HuBERT with an audio tower."""
+        return HubertAudioTower(size, self.expert.config.embedding)
 
     def begin(self, states: Callable[[Tensor], tuple[Tensor, ...]] | None, log: Callable[[str], None]) -> Report:
         """Nothing to prepare."""
         return {}
 
-    def loss(self, learner: Ear, generator: np.random.Generator) -> Tensor:
-        """How improbable it is that both hear the same."""
+    def loss(self, learner: HubertAudioTower, generator: np.random.Generator) -> Tensor:
+        """1 minus eq. 2 of the two embeddings."""
         waveform = self.drawer.waveforms(self.drawer.draw(generator, self.material.seconds))
         return 1 - sync_probability(learner(waveform).float(), self._target(waveform)).mean()
 
-    def measure(self, average: Ear, generator: np.random.Generator) -> Report:
-        """Agreement on the same windows, and with another window of the recording."""
+    def measure(self, average: HubertAudioTower, generator: np.random.Generator) -> Report:
+        """Agreement on equal windows, and with another window of the same recording."""
         same, other = [], []
         for places in self.material.held_places(generator):
             waveform = self.drawer.waveforms(places)
@@ -228,8 +228,8 @@ class EarTask:
         agreement = {"held_out_agreement": torch.stack(same), "agreement_elsewhere": torch.stack(other)}
         return {name: values.mean().item() for name, values in agreement.items()}
 
-    def expert_of(self, ear: Ear, hubert: Path) -> UniSyncExpert:
-        """The expert with this ear in place of its own: what it sees is as before.
+    def expert_of(self, ear: HubertAudioTower, hubert: Path) -> UniSyncExpert:
+        """The expert with this audio tower in place of its own; its visual tower is unchanged.
 
         Args:
             ear: trained.

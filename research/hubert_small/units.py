@@ -1,6 +1,6 @@
-"""Hidden units: what HuBERT learns to predict. Features of speech, put into groups by k-means.
+"""Hidden units that HuBERT learns to predict: k-means clusters of speech features.
 
-After Hsu et al., "HuBERT", arXiv 2106.07447: first groups of MFCC with their deltas, then of the model's own features.
+After Hsu et al., "HuBERT", arXiv 2106.07447: clusters of MFCC with their deltas first, then of the model's features.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from research.hubert_small.speech import Speech
 from unisync_loss.lse import compute_mfcc
 from unisync_loss.utils.progress import Progress
 
-FIT_STEPS = 200_000  # steps that groups are fitted to; more change little
+FIT_STEPS = 200_000  # steps used to fit the clusters; more change little
 ROUNDS = 30  # of k-means
 
 
 def mfcc_with_deltas(waveform: Tensor, steps: int) -> Tensor:
-    """39 features a step: 13 MFCC, their slopes over ±2 steps of 10 ms, and the slopes of those.
+    """39 features per step: 13 MFCC, their slopes over ±2 steps of 10 ms, and the slopes of those.
 
     Args:
         waveform: (S,) at 16 kHz in [-1, 1].
-        steps: HuBERT steps L; MFCC step 2 k hears the samples of HuBERT's step k, and no others.
+        steps: HuBERT steps L; MFCC step 2k covers exactly the samples of HuBERT step k.
 
     Returns:
-        (L, 39) float32, of mean 0 and deviation 1 over the recording: rooms and microphones differ.
+        (L, 39) float32, with mean 0 and standard deviation 1 over the recording, because rooms and microphones differ.
     """
     static = compute_mfcc(waveform * 32768)
     first = _slopes(static)
@@ -38,24 +38,24 @@ def mfcc_with_deltas(waveform: Tensor, steps: int) -> Tensor:
 
 
 def _slopes(values: Tensor) -> Tensor:
-    """Least-squares slope over five steps, (L, F); the ends are held."""
+    """Least-squares slope over five steps, (L, F); the end values are repeated."""
     padded = F.pad(values.T[None], (2, 2), mode="replicate")[0]
     return ((padded[:, 3:-1] - padded[:, 1:-3] + 2 * (padded[:, 4:] - padded[:, :-4])) / 10).T
 
 
 def fit_groups(points: Tensor, count: int, generator: np.random.Generator) -> Tensor:
-    """k-means by Lloyd's rounds from spread points; an empty group begins anew at the point that fits worst.
+    """k-means by Lloyd's algorithm from spread points; an empty cluster restarts at the point with the worst fit.
 
     Args:
         points: (N, F).
-        count: of groups K, at most N.
-        generator: source of chance.
+        count: number of clusters K, at most N.
+        generator: random generator.
 
     Returns:
         (K, F) centres.
 
     Raises:
-        ValueError: for fewer points than groups.
+        ValueError: for fewer points than clusters.
     """
     if len(points) < count:
         raise ValueError(f"expected at least {count} steps of speech for {count} units, got {len(points)}")
@@ -71,7 +71,7 @@ def fit_groups(points: Tensor, count: int, generator: np.random.Generator) -> Te
 
 
 def _spread(points: Tensor, count: int, generator: np.random.Generator) -> Tensor:
-    """Points to begin with, each drawn by its squared distance to those before (k-means++), among 20 times as many."""
+    """Initial points (k-means++): drawn by squared distance to the previous ones, from 20 times as many."""
     among = generator.choice(len(points), min(len(points), 20 * count), replace=False)
     pool = points[torch.from_numpy(among).to(points.device)]
     chosen = [int(generator.integers(len(pool)))]
@@ -84,10 +84,10 @@ def _spread(points: Tensor, count: int, generator: np.random.Generator) -> Tenso
 
 
 def nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centre, (N,), and the squared distance to it less the point's own square, (N,)."""
+    """Index of the nearest centre, (N,), and the squared distance to it minus the squared norm of the point, (N,)."""
     best = [
         (centres.square().sum(1) - 2 * piece @ centres.T).min(1)
-        for piece in points.split(1 << 16)  # the table of distances stays small
+        for piece in points.split(1 << 16)  # keeps the distance table small
     ]
     group = torch.cat([part.indices for part in best])
     return group, torch.cat([part.values for part in best]) + points.square().sum(1)
@@ -98,18 +98,18 @@ def label_speech(
     features: Callable[[int], Tensor],
     count: int,
     generator: np.random.Generator,
-    odds: NDArray[np.float64],
+    sampling_weights: NDArray[np.float64],
     log: Callable[[str], None],
 ) -> NDArray[np.int16]:
-    """Group the steps of recordings.
+    """Assign the steps of recordings to units.
 
     Args:
         speech: the recordings.
-        features: gives those of a recording by its index, (L, F).
-        count: of units, below 32768.
-        generator: source of chance.
-        odds: of drawing each recording to fit groups to; 0 for those held out.
-        log: takes lines of progress.
+        features: returns the features (L, F) of the recording with an index.
+        count: number of units, below 32768.
+        generator: random generator.
+        sampling_weights: weight of each recording when fitting clusters; 0 for held-out ones.
+        log: called with lines of progress.
 
     Returns:
         Unit of every step, recording after recording.
@@ -117,7 +117,9 @@ def label_speech(
     Raises:
         ValueError: for less speech than units.
     """
-    order = generator.choice(len(odds), int((odds > 0).sum()), replace=False, p=odds)
+    order = generator.choice(
+        len(sampling_weights), int((sampling_weights > 0).sum()), replace=False, p=sampling_weights
+    )
     fitted = order[: int(np.searchsorted(np.cumsum(speech.steps[order]), FIT_STEPS)) + 1]
     points = torch.cat([features(int(index)) for index in fitted])
     centres = fit_groups(points, count, generator)
@@ -130,6 +132,6 @@ def label_speech(
 
 
 def perplexity(units: NDArray[np.int64] | NDArray[np.int16]) -> float:
-    """How many units are in use, evenly counted: exp of the entropy of how often each occurs."""
+    """Effective number of units in use: exp of the entropy of their frequencies."""
     share = np.bincount(units) / len(units)
     return float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))

@@ -19,7 +19,7 @@ def main(
     data: Annotated[Path, typer.Argument(help="Store or folder that `unisync align` has written align.jsonl into.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
 ) -> None:
-    """Measure the estimate at which clips of each corpus are in sync: where closed lips part as the audio rises."""
+    """Measure the reference offset of each corpus: the audio rise at the moment closed lips part."""
     try:
         zeros = measure(data)
     except (ValueError, OSError, ImportError) as error:
@@ -33,7 +33,7 @@ def measure(root: Path) -> dict[str, dict[str, Any]]:
     """Reference offset of each corpus of a folder or store.
 
     Args:
-        root: with the ``align.jsonl`` that ``unisync align`` wrote.
+        root: folder or store with the ``align.jsonl`` of ``unisync align``.
 
     Returns:
         By corpus, see :func:`research.lip_zero.zero.settle_zeros`.

@@ -2,7 +2,7 @@
 
     python -m research.lip_zero.benchmark --data VAL --cache CACHE --json lip_zero.json
 
-How late the audio of each corpus is where closed lips part, corrected by its offsets.csv, as it is and delayed by
+How late the audio of each corpus is where closed lips part, corrected by its offsets.csv, unchanged and delayed by
 3 frames. The cache is the trainer's; clips missing from it are measured.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from research.lip_zero.closures import find_partings, find_zero, lip_gap, rises_at, sound_rise
+from research.lip_zero.closures import find_partings, find_zero, level_rise, lip_gap, rises_at
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.data import list_clips
 from unisync_loss.training.data.cache import build_cache, cache_path, load
@@ -48,16 +48,18 @@ def main() -> None:
         mesh = cached["mesh"].astype(np.float32) + np.asarray(MESH_CENTRE, np.float32)
         moments = find_partings(lip_gap(mesh, (int(cached["size"][0]), int(cached["size"][1])))) + entry.offset
         late = np.pad(cached["waveform"], (SHIFT * SAMPLES_PER_FRAME, 0))
-        both = rises_at(sound_rise(cached["waveform"]), moments), rises_at(sound_rise(late), moments)
+        both = rises_at(level_rise(cached["waveform"]), moments), rises_at(level_rise(late), moments)
         rises.setdefault(entry.corpus, []).append(both)
     rises["all"] = [both for corpus in list(rises) for both in rises[corpus]]
     report: dict[str, Any] = {}
     for corpus, clips in rises.items():
         zeros = [find_zero([both[place] for both in clips]) for place in (0, 1)]
-        names = ("as it is", f"{SHIFT} frames late")
-        report[corpus] = {name: {**zero._asdict(), "sure": zero.sure} for name, zero in zip(names, zeros, strict=True)}
+        names = ("unchanged", f"{SHIFT} frames late")
+        report[corpus] = {
+            name: {**zero._asdict(), "reliable": zero.is_reliable} for name, zero in zip(names, zeros, strict=True)
+        }
         print(corpus, *(f"{zero.offset:+.2f} [{zero.low:+.2f}, {zero.high:+.2f}]" for zero in zeros), end=" ")
-        print(f"{zeros[0].partings} partings in {zeros[0].clips} clips{'' if zeros[0].sure else ', not sure'}")
+        print(f"{zeros[0].partings} partings in {zeros[0].clips} clips{'' if zeros[0].is_reliable else ', unreliable'}")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

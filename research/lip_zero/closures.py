@@ -1,16 +1,17 @@
-"""A physical zero of time: closed lips part, and the sound of /p/, /b/ or /m/ bursts out. Pure functions.
+"""Physical reference offset from lip closures: closed lips part and /p/, /b/ or /m/ is released. Pure functions.
 
-What is seen: the moment at which the gap between the lips grows fastest after a closure, to a fraction of a frame. What
-is heard: the rise of the level above 500 Hz; below that, voicing goes on while the lips of /b/ and /m/ are closed. The
-rises around all partings of many clips are averaged: what has nothing to do with the lips averages out, and the peak
-that is left is the release. Its interval is a bootstrap over clips.
+The visual event is the moment at which the gap between the lips grows fastest after a closure, to a fraction of a
+frame. The audio event is the rise of the level above 500 Hz; below that, voicing continues while the lips of /b/ and
+/m/ are closed. The rises around all partings of many clips are averaged: events unrelated to the lips average out,
+and the remaining peak is the release. Its interval is a bootstrap over clips.
 
-That the lips part fastest at the release is taken as given (`RELEASE_LAG` = 0). They are near their highest speed when
+It is assumed that the lips part fastest at the release (`RELEASE_LAG` = 0). They are near their highest speed when
 they meet (Löfqvist & Gracco, "Labial kinematics in stop consonant production", J. Acoust. Soc. Am. 99, 1996), and the
 highest speed of parting comes sometimes before the release (Löfqvist, "Control of the oral release in bilabial stop
-consonant production", J. Acoust. Soc. Am. 100, 1996); over chained syllables sound keeps within 20 ms of lead and 70 ms
-of lag (Schwartz & Savariaux, PLoS Comput. Biol. 10(7), 2014). None gives the lag to the millisecond, and cameras differ
-in what instant a frame stands for: the zero is physical to about half a frame, 20 ms, whatever its interval says.
+consonant production", J. Acoust. Soc. Am. 100, 1996); in chained syllables audio stays within 20 ms of lead and 70 ms
+of lag (Schwartz & Savariaux, PLoS Comput. Biol. 10(7), 2014). None gives the lag to the millisecond, and cameras
+differ in the instant that a frame represents: the reference is physical to about half a frame, 20 ms, whatever its
+interval.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from numpy.typing import NDArray
 from unisync_loss.config import FPS, SAMPLE_RATE
 from unisync_loss.evaluation.bootstrap import bootstrap_ci
 
-RELEASE_LAG = 0.0  # frames from the fastest parting of the lips to the release that is heard
-REACH = 5  # frames on either side of a parting in which its release is looked for
-FEWEST, CLIPS = 30, 10  # partings, and clips that have some, and
-WIDEST = 0.5  # frames on either side: what a zero takes to be believed
-_RATE = 1000  # values of the rise a second
+RELEASE_LAG = 0.0  # frames from the fastest parting of the lips to the audible release
+REACH = 5  # frames on either side of a parting that are searched for its release
+FEWEST, CLIPS = 30, 10  # partings and clips with partings that a reliable reference needs, and
+WIDEST = 0.5  # its widest interval, frames on either side
+_RATE = 1000  # values of the rise per second
 _AROUND = REACH * _RATE // FPS
 _LIPS = ((82, 13, 312), (87, 14, 317))  # points of the mesh: middle of the upper and of the lower inner lip
 _FOREHEAD, _CHIN = 10, 152
-_CLOSED = 0.03  # gap over the face's height: at most that when closed; lips that touch measure 0.005 to 0.025
-_COME, _CAME = 0.01, 8  # by how much they came together, and in how many frames; after a rest they part before a sound
-_PART, _SOON = 0.02, 4  # by how much they part, and in how many frames
-_SLICE = 128  # samples of a spectrum, 8 ms
-_PIECE = 20_000  # spectra at a time: memory
+_CLOSED = 0.03  # gap over the face's height: at most this when closed; lips that touch measure 0.005 to 0.025
+_COME, _CAME = 0.01, 8  # closing movement and its frames; after a pause lips part before there is a sound
+_PART, _SOON = 0.02, 4  # opening movement and its frames
+_SLICE = 128  # samples per spectrum, 8 ms
+_PIECE = 20_000  # spectra at a time, to limit memory
 _LOWEST = 500  # Hz
-_DEPTH = 30.0  # dB below the loud twentieth: what is softer counts as silence
+_DEPTH = 30.0  # dB below the loud twentieth: softer parts count as silence
 _LEAP = 20  # ms over which the rise is measured
 _SMOOTHING = 10  # ms, standard deviation
 
@@ -47,14 +48,14 @@ Array = NDArray[np.float64]
 
 
 class Zero(NamedTuple):
-    """How late the sound is against the lips.
+    """Delay of the audio relative to the lips.
 
     Attributes:
         offset: frames, positive = audio late; NaN without partings.
         low: lower end of its 95 % interval; NaN for fewer than two clips.
         high: upper end.
-        partings: of lips that it was read from.
-        clips: that had any.
+        partings: number of lip partings used.
+        clips: number of clips with any.
     """
 
     offset: float
@@ -64,14 +65,14 @@ class Zero(NamedTuple):
     clips: int
 
     @property
-    def sure(self) -> bool:
-        """Whether there is enough of both, and the interval is within ± :data:`WIDEST`."""
+    def is_reliable(self) -> bool:
+        """Whether there are enough partings and clips, and the interval is within ± :data:`WIDEST`."""
         enough = self.partings >= FEWEST and self.clips >= CLIPS
         return enough and max(self.high - self.offset, self.offset - self.low) <= WIDEST
 
 
 def lip_gap(mesh: NDArray[np.float32], size: tuple[int, int]) -> Array:
-    """Gap between the lips over the height of the face.
+    """Gap between the lips divided by the height of the face.
 
     Args:
         mesh: (T, 468, 2 or 3) of `unisync_loss.video.face_mesh.face_mesh`, gaps filled.
@@ -87,7 +88,7 @@ def lip_gap(mesh: NDArray[np.float32], size: tuple[int, int]) -> Array:
 
 
 def find_partings(gap: Array) -> Array:
-    """Moments at which lips that had come together part fastest: (N,) frames with a fraction."""
+    """Moments at which closed lips part fastest: (N,) frames, fractional."""
     speed = np.diff(gap)
     lowest = 1 + np.flatnonzero((gap[1:-1] <= gap[:-2]) & (gap[1:-1] < gap[2:]) & (gap[1:-1] <= _CLOSED))
     found = []
@@ -104,14 +105,14 @@ def find_partings(gap: Array) -> Array:
     return np.array(found)
 
 
-def sound_rise(waveform: NDArray[np.float32]) -> Array:
-    """How much the level above 500 Hz rises within 20 ms, in dB; 0 where it falls.
+def level_rise(waveform: NDArray[np.float32]) -> Array:
+    """Rise of the level above 500 Hz within 20 ms, in dB; 0 where it falls.
 
     Args:
         waveform: (S,) at 16 kHz.
 
     Returns:
-        (S // 16 + 1,) one value a millisecond, the first at time 0.
+        (S // 16 + 1,) one value per millisecond, the first at time 0.
     """
     padded = np.pad(waveform.astype(np.float64), _SLICE // 2)
     slices = np.lib.stride_tricks.sliding_window_view(padded, _SLICE)[:: SAMPLE_RATE // _RATE]
@@ -130,8 +131,8 @@ def rises_at(rise: Array, moments: Array) -> NDArray[np.float32]:
     """The rise around each moment.
 
     Args:
-        rise: of :func:`sound_rise`.
-        moments: (N,) frames; those nearer than :data:`REACH` to an end are left out.
+        rise: of :func:`level_rise`.
+        moments: (N,) frames; those closer than :data:`REACH` to an end are skipped.
 
     Returns:
         (M, 401) from 0.2 s before to 0.2 s after.
@@ -142,14 +143,14 @@ def rises_at(rise: Array, moments: Array) -> NDArray[np.float32]:
 
 
 def find_zero(clips: Sequence[NDArray[np.float32]], seed: int = 0) -> Zero:
-    """Where the mean rise of all partings has its peak.
+    """Delay at which the mean rise over all partings has its peak.
 
     Args:
-        clips: of :func:`rises_at`, one a clip.
-        seed: of the bootstrap.
+        clips: of :func:`rises_at`, one per clip.
+        seed: seed of the bootstrap.
 
     Returns:
-        The offset that was left in the moments, :data:`RELEASE_LAG` taken off.
+        The remaining offset of the moments, minus :data:`RELEASE_LAG`.
     """
     rises = np.stack([clip.sum(0) for clip in clips if len(clip)] or [np.zeros(2 * _AROUND + 1)])
     partings, known = sum(map(len, clips)), len(rises)
@@ -166,6 +167,6 @@ def _peak(total: Array) -> float:
     """Frames from the middle to the highest point of a smoothed (401,) curve."""
     steps = np.arange(-3 * _SMOOTHING, 3 * _SMOOTHING + 1)
     kernel = np.exp(-0.5 * (steps / _SMOOTHING) ** 2)
-    # edges without a full kernel around them are no candidates
+    # edges without a full kernel are not candidates
     smooth = np.convolve(total, kernel, mode="valid")
     return (int(smooth.argmax()) - (len(smooth) - 1) // 2) * FPS / _RATE

@@ -15,9 +15,9 @@ from research.lip_zero.closures import (
     WIDEST,
     find_partings,
     find_zero,
+    level_rise,
     lip_gap,
     rises_at,
-    sound_rise,
 )
 from unisync_loss.data import ClipEntry
 from unisync_loss.data.clips import clip_mesh, decode_clip, stored_mesh
@@ -25,22 +25,22 @@ from unisync_loss.data.store import read_waveform
 from unisync_loss.utils.progress import Progress
 
 Rises = NDArray[np.float32]
-_ENOUGH = 1000  # partings of a corpus: more would narrow its interval below what is known of lips
+_ENOUGH = 1000  # partings of a corpus: more would make its interval narrower than the uncertainty of the method
 
 
 def read_rises(
     entries: Sequence[ClipEntry], estimates: Sequence[float | None], log: Callable[[str], None] = lambda line: None
 ) -> dict[str, list[Rises]]:
-    """Read what is heard where lips part, once the estimates are put right.
+    """Read the audio rises at lip partings, with the audio corrected by the estimates.
 
     Args:
-        entries: clips as found.
-        estimates: offset of each in frames; clips that have none say nothing.
-        log: takes lines of progress.
+        entries: clips, uncorrected.
+        estimates: offset of each in frames; clips without one are skipped.
+        log: called with lines of progress.
 
     Returns:
-        `rises_at` of the clips of each corpus; those in which no face is found are passed over, and those beyond 1000
-        partings of a corpus.
+        `rises_at` of the clips of each corpus; clips without a face, and those beyond 1000 partings of a
+        corpus, are skipped.
 
     Raises:
         ImportError: without MediaPipe, for clips that are not of a store.
@@ -48,7 +48,7 @@ def read_rises(
     rises: dict[str, list[Rises]] = {entry.corpus: [] for entry in entries}
     partings = dict.fromkeys(rises, 0)
     progress = Progress(log, len(entries), "clips")
-    # drawn from everywhere, for what comes first in order of name may be one speaker
+    # in random order, because the first clips by name may be of one speaker
     for done, index in enumerate(np.random.default_rng(0).permutation(len(entries)).tolist()):
         entry, estimate = entries[index], estimates[index]
         progress.update(done)
@@ -56,9 +56,9 @@ def read_rises(
             continue
         try:
             gap, sound = read_lips(entry)
-        except (ValueError, OSError):  # the decision on the clip has said why, or there is no face
+        except (ValueError, OSError):  # align.jsonl has the reason, or there is no face
             continue
-        rises[entry.corpus].append(rises_at(sound_rise(sound), find_partings(gap) + estimate))
+        rises[entry.corpus].append(rises_at(level_rise(sound), find_partings(gap) + estimate))
         partings[entry.corpus] += len(rises[entry.corpus][-1])
     return rises
 
@@ -78,23 +78,23 @@ def read_lips(entry: ClipEntry) -> tuple[NDArray[np.float64], NDArray[np.float32
 
 
 def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, Any]]:
-    """A zero for every corpus: its own where it is sure.
+    """Choose a reference offset for every corpus: its own if that is reliable.
 
     Args:
         rises: of :func:`read_rises`.
 
     Returns:
-        By corpus ``zero``: what the expert says of clips that are in sync, frames; ``basis``: ``corpus``, or else
-        ``small corpora`` all together where those are sure, or ``others``, the mean of the sure ones; ``interval``
+        By corpus ``zero``: offset that the expert gives to clips in sync, frames; ``basis``: ``corpus``, or else
+        ``small corpora`` pooled if those are reliable, or ``others``, the mean of the reliable ones; ``interval``
         (95 %, None for fewer than two clips), ``partings`` and ``clips`` of the corpus itself.
 
     Raises:
-        ValueError: when nothing is sure.
+        ValueError: if none is reliable.
     """
     zeros = {corpus: find_zero(clips) for corpus, clips in rises.items()}
-    sure = [zero.offset for zero in zeros.values() if zero.sure]
-    small = find_zero([clip for corpus, clips in rises.items() if not zeros[corpus].sure for clip in clips])
-    if not sure and not small.sure:
+    sure = [zero.offset for zero in zeros.values() if zero.is_reliable]
+    small = find_zero([clip for corpus, clips in rises.items() if not zeros[corpus].is_reliable for clip in clips])
+    if not sure and not small.is_reliable:
         rows = [
             f"{name} {row.partings} in {row.clips}, {row.low:+.2f} to {row.high:+.2f}" for name, row in zeros.items()
         ]
@@ -102,11 +102,11 @@ def settle_zeros(rises: Mapping[str, Sequence[Rises]]) -> dict[str, dict[str, An
             f"zero: expected {FEWEST} partings of lips in {CLIPS} clips and an interval within {WIDEST} frames on "
             f"either side, found {'; '.join(rows)}"
         )
-    common, basis = (small.offset, "small corpora") if small.sure else (float(np.mean(sure)), "others")
+    common, basis = (small.offset, "small corpora") if small.is_reliable else (float(np.mean(sure)), "others")
     return {
         corpus: {
-            "zero": round(-(zero.offset if zero.sure else common), 3),
-            "basis": "corpus" if zero.sure else basis,
+            "zero": round(-(zero.offset if zero.is_reliable else common), 3),
+            "basis": "corpus" if zero.is_reliable else basis,
             "interval": None if math.isnan(zero.low) else [round(-zero.high, 3), round(-zero.low, 3)],
             "partings": zero.partings,
             "clips": zero.clips,

@@ -8,7 +8,7 @@ import pytest
 from helpers.small_store import write_store
 
 from research.lip_zero.__main__ import main
-from research.lip_zero.closures import Zero, find_partings, find_zero, lip_gap, rises_at, sound_rise
+from research.lip_zero.closures import Zero, find_partings, find_zero, level_rise, lip_gap, rises_at
 from research.lip_zero.zero import read_rises, settle_zeros
 from tools.synthetic.clip import articulate, plan_clip
 from tools.synthetic.voice import TICKS, synthesize_voice
@@ -37,18 +37,18 @@ def zero_of(clips, late=0.0):
     samples = round(late * FRAME)
     shifted = [(gap, np.pad(voice, (max(samples, 0), max(-samples, 0)))) for gap, voice in clips]
     cut = [(gap, voice[max(-samples, 0) :][: len(gap) * FRAME]) for gap, voice in shifted]
-    return find_zero([rises_at(sound_rise(voice), find_partings(gap)) for gap, voice in cut])
+    return find_zero([rises_at(level_rise(voice), find_partings(gap)) for gap, voice in cut])
 
 
 def test_drawn_faces_are_in_sync_and_the_zero_goes_with_the_sound(drawn):
     still = zero_of(drawn)
-    assert still.sure
+    assert still.is_reliable
     assert abs(still.offset) < 0.5
     assert still.low <= still.offset <= still.high
     for late in (3.0, 1.3, -0.4, -2.0):
         moved = zero_of(drawn, late)
         assert moved.offset - still.offset == pytest.approx(late, abs=0.05)
-        assert moved.sure
+        assert moved.is_reliable
 
 
 def test_partings_lie_at_the_fastest_opening():
@@ -67,23 +67,23 @@ def test_the_rise_is_that_of_a_burst_and_not_of_voicing_through_closed_lips():
     times = np.arange(16000) / 16000
     bar = 0.3 * np.sin(2 * np.pi * 120 * times) * (times > 0.2)
     burst = 0.2 * np.random.default_rng(0).normal(size=16000) * (times > 0.5)
-    rise = sound_rise((bar + burst).astype(np.float32))
+    rise = level_rise((bar + burst).astype(np.float32))
     assert len(rise) == 1001
     assert abs(int(rise.argmax()) - 500) <= 10
     assert rise[150:250].max() < rise.max() / 3
-    assert sound_rise(np.zeros(FRAME, np.float32)).max() == 0
+    assert level_rise(np.zeros(FRAME, np.float32)).max() == 0
 
 
 def test_others_voices_and_too_little_are_not_sure(drawn):
     other = [(gap, drawn[index - 5][1]) for index, (gap, _) in enumerate(drawn)]
-    assert not zero_of(other).sure
-    assert not zero_of(drawn[:4]).sure
-    assert Zero(0.3, 0.1, 0.5, 30, 10).sure
+    assert not zero_of(other).is_reliable
+    assert not zero_of(drawn[:4]).is_reliable
+    assert Zero(0.3, 0.1, 0.5, 30, 10).is_reliable
     assert not any(
-        zero.sure for zero in (Zero(0.3, 0.1, 0.5, 29, 10), Zero(0.3, 0.1, 0.5, 30, 9), Zero(0, -0.6, 0, 30, 10))
+        zero.is_reliable for zero in (Zero(0.3, 0.1, 0.5, 29, 10), Zero(0.3, 0.1, 0.5, 30, 9), Zero(0, -0.6, 0, 30, 10))
     )
     nothing = find_zero([np.zeros((0, 401), np.float32)])
-    assert (nothing.partings, nothing.sure, math.isnan(nothing.offset)) == (0, False, True)
+    assert (nothing.partings, nothing.is_reliable, math.isnan(nothing.offset)) == (0, False, True)
 
 
 def test_the_gap_is_measured_in_pixels_over_the_height_of_the_face():
@@ -144,14 +144,14 @@ def test_the_command_measures_from_the_estimates_of_align(store, tmp_path, capsy
 
 
 def test_small_corpora_are_measured_together(drawn):
-    clips = [rises_at(sound_rise(voice), find_partings(gap)) for gap, voice in drawn]
+    clips = [rises_at(level_rise(voice), find_partings(gap)) for gap, voice in drawn]
     found = settle_zeros({"a": clips[:6], "b": clips[6:]})
     assert [row["basis"] for row in found.values()] == ["small corpora", "small corpora"]
     assert found["a"]["zero"] == found["b"]["zero"] == pytest.approx(-find_zero(clips).offset, abs=1e-3)
 
 
 def test_nothing_sure_is_told_as_such(drawn):
-    rises = {"a": [rises_at(sound_rise(voice), find_partings(gap)) for gap, voice in drawn[:3]], "b": []}
+    rises = {"a": [rises_at(level_rise(voice), find_partings(gap)) for gap, voice in drawn[:3]], "b": []}
     assert math.isnan(find_zero(rises["a"][:1]).low)  # one clip tells nothing of how clips differ
     with pytest.raises(ValueError, match=r"30 partings of lips in 10 clips .* found a \d+ in 3, .*; b 0 in 0, \+nan"):
         settle_zeros(rises)
