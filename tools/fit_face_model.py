@@ -2,8 +2,8 @@
 
     python -m tools.fit_face_model --data ROOT --out unisync_loss/assets/face_model.safetensors
 
-ROOT is as for `unisync train`. Three clips of each speaker, every second frame of their first six seconds; speakers
-weigh the same. The file that the package carries was made by this line from the training clips.
+ROOT is as for `unisync train`. Uses three clips per speaker, every second frame of their first six seconds; speakers
+have equal weight. The bundled file was made by this command from the training clips.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLIPS, FRAMES = 3, 150
 
 
 def measure(root: Path) -> tuple[list[Tensor], list[str]]:
-    """Meshes (T, 468, 3) in pixels of some clips of each speaker, and the speakers."""
+    """Measure meshes (T, 468, 3) in pixels of some clips per speaker; returns them with their speakers."""
     clips = defaultdict(list)
     for entry in list_clips(root):
         clips[entry.speaker].append(entry)
@@ -47,11 +47,11 @@ def measure(root: Path) -> tuple[list[Tensor], list[str]]:
 
 
 def fit(meshes: list[Tensor], speakers: list[str]) -> dict[str, Tensor]:
-    """Mean face, and the axes along which faces move within a clip, each as long as its standard deviation.
+    """Mean face, and the principal axes of movement within a clip, each scaled by its standard deviation.
 
     Args:
         meshes: (T, 468, 3) for each clip, in pixels.
-        speakers: of each clip.
+        speakers: speaker of each clip.
     """
     points = [normalise_landmarks(mesh.double()).flatten(1) for mesh in meshes]
     share = torch.tensor([1 / speakers.count(speaker) for speaker in speakers], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Talking faces that are ours to give away: one random sentence drives a drawn mouth and a synthetic voice."""
+"""Synthetic talking faces, free to redistribute: one random sentence drives a drawn mouth and a synthetic voice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.synthetic.voice import (
 )
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 
-#: targets of the lips for each sound: opening, jaw, width, rounding, upper lip, tuck, tongue; then how firmly they hold
+#: targets of the lips for each sound: opening, jaw, width, rounding, upper lip, tuck, tongue; then their firmness
 VISEMES: dict[str, tuple[float, ...]] = {
     "_": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.5),
     "i": (0.30, 0.20, 0.9, 0.0, 0.3, 0.0, 0.5, 1.0),
@@ -79,7 +79,7 @@ class SyntheticClip(NamedTuple):
 
 
 class ClipPlan(NamedTuple):
-    """All choices of a clip: who speaks, and what; ``noise_seed`` settles breath, blinks and head motion."""
+    """All choices of a clip: speaker and sentence; ``noise_seed`` determines breath, blinks and head motion."""
 
     voice: Voice
     identity: Identity
@@ -91,12 +91,12 @@ def plan_clip(seed: int, seconds: float = 3.0, *, speaker_seed: int | None = Non
     """Choose speaker and sentence.
 
     Args:
-        seed: of the sentence, and of the speaker where no ``speaker_seed`` is given.
+        seed: seed of the sentence, and of the speaker without a ``speaker_seed``.
         seconds: length; rounded to whole frames.
-        speaker_seed: of voice and looks.
+        speaker_seed: seed of voice and face.
 
     Returns:
-        The plan that `synthesize_clip` carries out for the same arguments.
+        The plan of `synthesize_clip` for the same arguments.
 
     Raises:
         ValueError: for clips shorter than one frame, or negative seeds.
@@ -115,19 +115,19 @@ def plan_clip(seed: int, seconds: float = 3.0, *, speaker_seed: int | None = Non
 def synthesize_clip(
     seed: int, seconds: float = 3.0, *, size: int = 192, speaker_seed: int | None = None
 ) -> SyntheticClip:
-    """Make a clip of a person who does not exist, saying words of no language.
+    """Make a clip of an invented person who speaks invented words.
 
     Args:
-        seed: of the sentence, and of the speaker where no ``speaker_seed`` is given.
+        seed: seed of the sentence, and of the speaker without a ``speaker_seed``.
         seconds: length; rounded to whole frames of 40 ms.
         size: height and width of the frames in pixels.
-        speaker_seed: of voice and looks; several clips of one speaker share it.
+        speaker_seed: seed of voice and face, shared by the clips of one speaker.
 
     Returns:
         Frames, waveform and mouth opening; the same for the same arguments.
 
     Raises:
-        ValueError: for clips shorter than one frame, pictures below 32 pixels, or negative seeds.
+        ValueError: for clips shorter than one frame, frames below 32 pixels, or negative seeds.
 
     Example:
         >>> clip = synthesize_clip(0, seconds=0.4, size=64)
@@ -153,14 +153,14 @@ def synthesize_clip(
 def articulate(segments: list[Segment]) -> Array:
     """Move the mouth through the targets of the sounds.
 
-    Targets mix with their neighbours' by a symmetric window, weighted by how firmly each is held (coarticulation that
-    leads as much as it lags, so the picture is neither early nor late); bilabial closures and rest are then enforced.
+    Targets are mixed with their neighbours by a symmetric window, weighted by their firmness (coarticulation that leads
+    as much as it lags, so the video is neither early nor late); bilabial closures and rest are then enforced.
 
     Args:
         segments: as `tools.synthetic.voice.random_sentence` gives them.
 
     Returns:
-        (ticks, 7) the fields of `Mouth`, one row a millisecond.
+        (ticks, 7) the fields of `Mouth`, one row per millisecond.
     """
     ticks = round(segments[-1].end * TICKS)
     targets, hold, shut = np.zeros((ticks, 7)), np.zeros(ticks), np.zeros(ticks)
@@ -172,7 +172,7 @@ def articulate(segments: list[Segment]) -> Array:
         hold[start:end] = firmness
         if segment.symbol in "pbm":
             shut[start:release] = 1.0
-            hold[start:release] = 0.25  # the closure below sees to the lips; the jaw goes on between the vowels
+            hold[start:release] = 0.25  # the closure below sets the lips; the jaw continues between the vowels
     weights = smooth(hold[:, None], BLEND)
     tracks = smooth(targets * hold[:, None], BLEND) / weights
     # grown by the time the lips take to part, then smoothed over twice that: exactly 1 from closure to release

@@ -1,8 +1,8 @@
-"""A drawn face of nobody: an identity from a seed, a head that moves a little, and a mouth that articulates.
+"""Drawn face: an identity from a seed, slight head movement, and a mouth that articulates.
 
 Face coordinates: origin between nose and eyes, u to the right, v down, one unit is half the height from hairline to
-chin. What never changes within a clip is painted once on a canvas in these coordinates, lit as a relief; each frame
-warps the canvas (head, jaw) and draws lips, inner mouth and eyelids anew, with edges one pixel soft.
+chin. Static parts of a clip are painted once on a canvas in these coordinates, lit as a relief; each frame warps
+the canvas (head, jaw) and draws lips, inner mouth and eyelids on it, with edges one pixel wide.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FacePainter:
 
     Args:
         identity: the person.
-        size: height and width of the pictures.
+        size: height and width of the frames.
 
     Example:
         >>> painter = FacePainter(random_identity(np.random.default_rng(0), beard=False), 96)
@@ -65,7 +65,7 @@ class FacePainter:
         cosine, sine = np.float32(np.cos(pose.roll) / pose.scale), np.float32(np.sin(pose.roll) / pose.scale)
         x, y = self.x - np.float32(pose.x), self.y - np.float32(pose.y + 0.05)
         u, v = cosine * x + sine * y, cosine * y - sine * x
-        # a turn of the head moves what is in front (nose, mouth) and leaves the outline
+        # turning the head moves nose and mouth but not the outline
         u = u - np.float32(0.08 * pose.yaw) * np.exp(-1.8 * u * u - 0.5 * v * v)
         picture = self._warp(u, v - np.float32(DROP * mouth.jaw) * _jaw_share(u, v))
         pixel = 1 / (UNIT * self.size * pose.scale)
@@ -78,7 +78,7 @@ class FacePainter:
         return np.asarray(np.clip(picture * 255 + 0.5, 0, 255)).astype(np.uint8)
 
     def _warp(self, u: Image, v: Image) -> Image:
-        """Sample the canvas bilinearly and lay it over the wall."""
+        """Sample the canvas bilinearly and composite it over the wall."""
         density = np.float32(self.side / (2 * REACH))
         limit = self.side - 1.001
         column = np.clip((u + np.float32(REACH)) * density - 0.5, 0, limit)
@@ -94,7 +94,7 @@ class FacePainter:
 
 
 def _bounds(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Smallest box around what is inside."""
+    """Smallest box around the inside."""
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
@@ -114,7 +114,7 @@ def _paint_wall(identity: Identity, size: int) -> Image:
 
 
 def _paint_canvas(identity: Identity, side: int) -> Image:
-    """(side * side, 4) colours times coverage, and coverage, of all that does not articulate."""
+    """(side * side, 4) colours times coverage, and coverage, of the static parts."""
     axis = (((np.arange(side) + 0.5) / side * 2 - 1) * REACH).astype(np.float32)
     u, v = np.meshgrid(axis, axis)
     rng = np.random.default_rng(identity.texture)
@@ -126,7 +126,7 @@ def _paint_canvas(identity: Identity, side: int) -> Image:
     skin = _paint_skin(identity, rng, u, v)
     picture = hair * np.float32(0.75)
     cover = np.maximum(np.maximum(back, neck), np.maximum(shirt, step(head)))
-    # the head throws its shadow on the neck
+    # shadow of the head on the neck
     picture = mix(picture, skin * (0.62 + 0.2 * step(v - 1.45, 0.3))[..., None], neck)
     shirt_shade = (0.85 + 0.1 * cloud(rng, u.shape, (12, 8)))[..., None]
     picture = mix(picture, np.asarray(identity.shirt, np.float32) * shirt_shade, shirt)
@@ -272,7 +272,7 @@ def _paint_lids(identity: Identity, blink: float, u: Image, v: Image, picture: I
 
 
 def _paint_mouth(identity: Identity, mouth: Mouth, u: Image, v: Image, picture: Image, pixel: float) -> Image:
-    """Lips and what shows between them.
+    """Draw lips and the inner mouth.
 
     Args:
         identity: size and colour of the lips.
@@ -283,7 +283,7 @@ def _paint_mouth(identity: Identity, mouth: Mouth, u: Image, v: Image, picture: 
         pixel: side of a pixel in face units.
 
     Returns:
-        (h, w, 3) the picture with a mouth.
+        (h, w, 3) the image with a mouth.
     """
     gap = GAP * mouth.opening
     half = identity.lip_width * (1 + 0.13 * mouth.width - 0.32 * mouth.rounding - 0.1 * mouth.opening)
@@ -322,7 +322,7 @@ def _lip_colour(identity: Identity, along: Image, y: Image, top: Image, bottom: 
 
 
 def _inner_mouth(mouth: Mouth, along: Image, y: Image, upper_gap: float, lower_gap: float) -> Image:
-    """(h, w, 3) dark cavity, tongue, teeth; the upper teeth stay with the skull, the lower go with the jaw."""
+    """(h, w, 3) dark cavity, tongue, teeth; the upper teeth move with the skull, the lower with the jaw."""
     curve = 0.03 * along * along
     picture = np.zeros((*y.shape, 3), np.float32) + np.array([0.17, 0.05, 0.055], np.float32)
     side = (1 - 0.55 * along * along) * (0.9 + 0.1 * np.minimum(1, 14 * np.abs(np.sin(10.5 * along))))
@@ -335,6 +335,6 @@ def _inner_mouth(mouth: Mouth, along: Image, y: Image, upper_gap: float, lower_g
     picture = mix(picture, flesh, step(np.asarray(tongue, np.float32), 0.015))
     picture = mix(picture, ivory * 0.85, 0.85 * np.asarray(lower, np.float32))
     picture = mix(picture, ivory, upper if mouth.tongue < 0.9 else 0.8 * upper)
-    # the lips throw a shadow just inside
+    # shadow of the lips, just inside
     rim = np.minimum(y + upper_gap, lower_gap - y)
     return np.asarray(picture * (0.55 + 0.45 * np.clip(rim / 0.03, 0, 1))[..., None], np.float32)

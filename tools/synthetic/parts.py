@@ -1,4 +1,4 @@
-"""What a drawn face is made of: looks, mouth, place, and the soft-edged shapes that it is painted with."""
+"""Parameters of a drawn face (identity, mouth, pose) and soft-edged shapes to paint it with."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 Colour = tuple[float, float, float]
 
-UNIT = 0.3  #: face units in picture heights: forehead to chin fills 0.6 of the picture
-REACH = 1.95  #: the canvas spans [-REACH, REACH]; the picture needs 1.67, and the head moves
-FINENESS = 1.5  #: canvas pixels per picture pixel
+UNIT = 0.3  #: face units in frame heights: forehead to chin fills 0.6 of the frame
+REACH = 1.95  #: the canvas spans [-REACH, REACH]; the frame needs 1.67, and the head moves
+FINENESS = 1.5  #: canvas pixels per frame pixel
 MOUTH_V = 0.56  #: height of the closed lips
 GAP = 0.27  #: distance between the lips at opening 1
-DROP = 0.17  #: way of the chin at jaw 1
+DROP = 0.17  #: displacement of the chin at jaw 1
 EYE_U, EYE_V = 0.335, -0.2
 SKINS: tuple[Colour, ...] = (
     (0.96, 0.80, 0.71),
@@ -36,7 +36,7 @@ IRISES: tuple[Colour, ...] = ((0.22, 0.13, 0.07), (0.35, 0.24, 0.12), (0.28, 0.3
 
 
 class Identity(NamedTuple):
-    """What makes a drawn person; lengths in face units, colours in [0, 1]."""
+    """Appearance of a drawn person; lengths in face units, colours in [0, 1]."""
 
     skin: Colour
     hair: Colour
@@ -60,7 +60,7 @@ class Identity(NamedTuple):
 
 
 class Mouth(NamedTuple):
-    """Articulation at one moment, each in [0, 1] but ``width`` in [-1, 1]; ``opening`` 0 means lips that touch."""
+    """Articulation at one moment, each in [0, 1] except ``width`` in [-1, 1]; at ``opening`` 0 the lips touch."""
 
     opening: float
     jaw: float
@@ -134,7 +134,7 @@ def disc(u: Image, v: Image, centre: tuple[float, float], radius: tuple[float, f
 
 
 def cloud(rng: np.random.Generator, shape: tuple[int, ...], cells: tuple[int, int]) -> Image:
-    """Smooth noise in [-1, 1] of so many cells down and across."""
+    """Smooth noise in [-1, 1] with the given number of cells down and across."""
     knots = rng.uniform(-1, 1, (cells[0] + 1, cells[1] + 1))
     down = np.linspace(0, cells[0], shape[0])
     across = np.linspace(0, cells[1], shape[1])
@@ -143,5 +143,5 @@ def cloud(rng: np.random.Generator, shape: tuple[int, ...], cells: tuple[int, in
 
 
 def mix(picture: Image, colour: Image | Colour, mask: Image) -> Image:
-    """Lay a colour, (3,) or (H, W, 3), over a picture."""
+    """Blend a colour, (3,) or (H, W, 3), over an image."""
     return np.asarray(picture + (np.asarray(colour, np.float32) - picture) * mask[..., None], np.float32)

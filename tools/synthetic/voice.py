@@ -1,8 +1,8 @@
-"""A small formant synthesiser: random sentences of phonemes, and the voice that says them.
+"""Formant synthesiser: random sentences of phonemes and synthetic voices.
 
 After Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67 (1980): a glottal pulse train and noise go
-through a cascade of resonators, friction noise past it. Everything happens on a grid of control ticks of 1 ms, shared
-with the mouth (`tools.synthetic.clip`), so that sound and picture cannot drift apart.
+through a cascade of resonators, friction noise bypasses it. All control values are on a grid of 1 ms ticks, shared
+with the mouth (`tools.synthetic.clip`), so that audio and video cannot drift apart.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FFT = 1024  #: 64 ms, by when a resonance of 50 Hz bandwidth has decayed by 87 d
 #: Hz and bandwidth of the resonances that do not move; without those above 5 kHz a cascade at 16 kHz sounds muffled
 UPPER_FORMANTS = ((3500.0, 200.0), (4500.0, 280.0), (5500.0, 350.0), (6600.0, 450.0))
 BANDWIDTHS = (70.0, 90.0, 140.0)  #: Hz, of the three resonances that move
-MIN_CLOSURE = 0.06  #: s; more than one video frame, so that every bilabial is seen closed at least once
+MIN_CLOSURE = 0.06  #: s; more than one video frame, so that every bilabial is visibly closed at least once
 
 
 class Phoneme(NamedTuple):
-    """Targets of one sound.
+    """Targets of one phoneme.
 
     Attributes:
         kind: ``vowel``, ``stop``, ``fricative``, ``nasal``, ``glide`` or ``pause``.
@@ -91,7 +91,7 @@ CODAS = "n t s l m d k v p z N r f S nd st mp".split()
 
 
 class Voice(NamedTuple):
-    """What makes a speaker sound like nobody else.
+    """Voice of one speaker.
 
     Attributes:
         f0: mean pitch in Hz.
@@ -126,7 +126,7 @@ class Segment(NamedTuple):
 
 def random_voice(rng: np.random.Generator) -> Voice:
     """Draw a speaker."""
-    high = rng.random()  # one number behind pitch and tract, as both follow the size of the body
+    high = rng.random()  # one number for pitch and tract, because both depend on body size
     return Voice(
         f0=float(92 * 2.35 ** (0.85 * high + 0.15 * rng.random())),
         tract=float(0.95 + 0.2 * high + rng.uniform(-0.04, 0.04)),
@@ -140,15 +140,15 @@ def random_voice(rng: np.random.Generator) -> Voice:
 
 
 def random_sentence(rng: np.random.Generator, voice: Voice, seconds: float) -> list[Segment]:
-    """Draw words of nobody's language that fill the time, with pauses between phrases and silence at both ends.
+    """Draw invented words that fill the time, with pauses between phrases and silence at both ends.
 
     Args:
-        rng: source of all choices.
-        voice: speaker; the rate sets the durations.
+        rng: random generator.
+        voice: speaker; its rate determines the durations.
         seconds: length to fill.
 
     Returns:
-        Segments that follow each other without gaps from 0 to ``seconds``.
+        Contiguous segments from 0 to ``seconds``.
     """
     segments: list[Segment] = []
     time = _append(segments, "_", 0.0, min(0.3 * seconds, float(rng.uniform(0.12, 0.3))), 1.0)
@@ -186,7 +186,7 @@ def _random_word(rng: np.random.Generator, voice: Voice) -> list[tuple[str, floa
                 onset if symbol in onset else "1"
             ) ** 0.3
             length = phoneme.seconds * scale * float(rng.uniform(0.88, 1.15)) / voice.rate
-            if symbol in "pbm":  # the lips stay shut long enough to be seen
+            if symbol in "pbm":  # the lips stay closed long enough to be visible
                 share = 1.0 if phoneme.kind == "nasal" else 0.8 if phoneme.voice > 0 else 0.6
                 length = max(length, MIN_CLOSURE / share)
             word.append((symbol, length, stress))
@@ -202,7 +202,7 @@ def _append(segments: list[Segment], symbol: str, start: float, length: float, s
 
 
 def smooth(track: Array, ticks: int) -> Array:
-    """Average with a symmetric Hann window of so many ticks, along the first axis; the ends are held."""
+    """Average with a symmetric Hann window of ``ticks``, along the first axis; the end values are repeated."""
     kernel = np.hanning(2 * (ticks // 2) + 3)[1:-1]
     half = len(kernel) // 2
     padded = np.pad(track, [(half, half), *[(0, 0)] * (track.ndim - 1)], mode="edge")
@@ -212,10 +212,10 @@ def smooth(track: Array, ticks: int) -> Array:
 
 
 def synthesize_voice(rng: np.random.Generator, voice: Voice, segments: list[Segment]) -> NDArray[np.float32]:
-    """Say the segments.
+    """Synthesise the audio of segments.
 
     Args:
-        rng: source of noise and jitter.
+        rng: random generator of noise and jitter.
         voice: speaker.
         segments: as `random_sentence` gives them.
 
@@ -235,7 +235,7 @@ def synthesize_voice(rng: np.random.Generator, voice: Voice, segments: list[Segm
     sound = _filter(source, tract) + _filter(friction * rng.normal(size=samples), friction_shape)
     loud = amplitudes.sum(1) > 0.3
     level = np.sqrt(np.mean(sound[np.interp(at, np.arange(ticks), loud) > 0.5] ** 2)) if loud.any() else 1.0
-    # tanh bends only the rare peaks above 0.5 or so; no sample can clip
+    # tanh changes only rare peaks above about 0.5; no sample can clip
     return np.tanh(sound * (0.09 / level) + 1e-4 * rng.normal(size=samples)).astype(np.float32)
 
 
@@ -247,7 +247,7 @@ def _amplitudes(segments: list[Segment], ticks: int) -> Array:
         start, release, end = (round(time * TICKS) for time in segment[1:4])
         if phoneme.kind == "stop":
             burst = end if segment.symbol == "C" else release + 14
-            tracks[start:release, 0] = 0.22 * phoneme.voice  # the voice bar that sounds through the walls
+            tracks[start:release, 0] = 0.22 * phoneme.voice  # voice bar during the closure
             tracks[release + 6 : end, 0] = phoneme.voice
             tracks[release:burst, 2] = phoneme.noise
             tracks[release + 6 : end, 1] = 0.0 if phoneme.voice else 0.7
@@ -255,7 +255,7 @@ def _amplitudes(segments: list[Segment], ticks: int) -> Array:
             tracks[start:end, 0] = phoneme.voice * (0.55 + 0.45 * segment.stress)
             tracks[start:end, 1] = 0.6 if segment.symbol == "h" else 0.0
             tracks[start:end, 2] = phoneme.noise
-    # voice and friction swell in the glottis's time, bursts at once
+    # voice and friction rise at glottal speed, bursts immediately
     return np.stack([smooth(tracks[:, 0], 24), smooth(tracks[:, 1], 20), smooth(tracks[:, 2], 8)], axis=1)
 
 
@@ -276,7 +276,7 @@ def _pitch(rng: np.random.Generator, voice: Voice, segments: list[Segment], tick
 
 def _glottal_pulses(rng: np.random.Generator, voice: Voice, pitch: Array) -> tuple[Array, Array]:
     """(S,) derivative of the glottal flow (KLGLOTT88: x^2 - x^3 while open) and (S,) how open the glottis is."""
-    over = 4  # the corner at closure aliases at 16 kHz; drawn four times finer and averaged, it does so little
+    over = 4  # the corner at closure aliases at 16 kHz; computing it four times finer and averaging reduces this
     phase = np.cumsum(np.repeat(pitch, over)) / (SAMPLE_RATE * over) + rng.random()
     shimmer = 1 + 0.06 * rng.normal(size=int(phase[-1]) + 1)
     opened = phase % 1.0 / (0.55 + 1.2 * voice.breath)
@@ -303,7 +303,7 @@ def _responses(
         tract *= _resonator(targets[:, index : index + 1] * voice.tract, width * (1 + 1.5 * nasal), delay)
     for hertz, width in UPPER_FORMANTS:
         tract *= _resonator(np.array([[min(hertz * voice.tract, 7600.0)]]), np.array([[width]]), delay)
-    # a nasal's side branch swallows a band; blended in and out as the velum moves
+    # the side branch of a nasal removes a band; blended in and out as the velum moves
     tract *= (1 - nasal) + nasal * 0.8 / _resonator(targets[:, 3:4] * voice.tract, 120 + 0 * nasal, delay)
     centre = targets[:, 5:6] * voice.tract**0.5
     slope = np.where(frequencies < centre, 0.28, 0.5)  # friction falls off more steeply below its centre
