@@ -1,23 +1,22 @@
-"""Ten faults planted in drawn faces are found, each by its own verdict; clean clips have none."""
-
-import json
-import subprocess
-import sys
+"""Faults planted in drawn faces are found, each with its own verdict; clean clips have none."""
 
 import numpy as np
 import pytest
 from helpers.small_store import write_store
+from safetensors.numpy import save
 
 from tools.synthetic.clip import synthesize_clip
-from unisync_loss import load_expert
+from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
 from unisync_loss.curation.doctor import examine, list_clip_refs
-from unisync_loss.curation.doctor_page import report_table, write_page
+from unisync_loss.curation.measurements import FaceMeasurements
 from unisync_loss.data.clips import shift_audio
 from unisync_loss.video.clip import Clip
 from unisync_loss.video.encoding import encode_frames, encode_wav, write_clip
 
 pytest.importorskip("mediapipe")
 pytest.importorskip("scipy")
+
+NO_FACE = FaceMeasurements({"face_found": 0.0}, None)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def drawn():
 
 
 def play(seconds):
-    """Chords that are held for half a second each."""
+    """Chords held for half a second each."""
     times = np.arange(int(seconds * 16000)) / 16000
     roots = np.array([220, 277, 330, 247, 294, 196])[(times * 2).astype(int) % 6]
     tones = [0.1 * np.sin(2 * np.pi * times * np.round(roots * step)) for step in (1, 1.25, 1.5, 2)]
@@ -119,37 +118,6 @@ def test_the_facts(report):
     assert train["speaker_clips"]["a/two"] == 2
 
 
-def test_every_problem_has_a_fix_in_table_and_page(report, roots, tmp_path):
-    table = report_table(report)
-    entries = {ref.name: ref.entry for ref in list_clip_refs(roots)}
-    write_page(report, entries, load_expert("mel-rgb"), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for row in report["problems"]:
-        assert f"  {row['clip']}: {row['detail']}" in table
-        assert row["remedy"] in table
-        assert row["clip"] in page
-    pictured = {row["clip"] for row in report["problems"] if row["clip"] != "a/two" and row["verdict"] != "unreadable"}
-    assert page.count("data:image/png;base64,") == 1 + len(pictured)  # the overview, and what could be read
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def unisync(*arguments):
-    command = [sys.executable, "-m", "unisync_loss.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-
-
-def test_exit_code_0_is_clean_and_1_is_not(roots, tmp_path):
-    clean, silent = roots[0] / "a/one/clean.mp4", roots[0] / "a/silent/silent.mp4"
-    done = unisync("doctor", clean, "--json", tmp_path / "facts.json", "--report", tmp_path / "new")
-    assert done.returncode == 0, done.stderr
-    assert "0 problems" in done.stdout
-    assert json.loads((tmp_path / "facts.json").read_text())["problems"] == []
-    assert (tmp_path / "new/report.html").is_file()
-    done = unisync("doctor", silent)
-    assert done.returncode == 1
-    assert "silent (1)" in done.stdout
-
-
 def test_a_store_knows_splits_and_sources(tmp_path, drawn):
     clips = [
         (
@@ -166,9 +134,39 @@ def test_a_store_knows_splits_and_sources(tmp_path, drawn):
     assert [row["crop_pixels"] for row in found["clips"]] == [80.5, 80.5]
 
 
-def test_offsets_found_by_align_are_honoured(tmp_path, drawn):
+def test_offsets_of_align_are_honoured(tmp_path, drawn):
     path = tmp_path / "data/a/one/late.mp4"
     path.parent.mkdir(parents=True)
     write_clip(path, *shift_audio(drawn[0], -3))
     (tmp_path / "data/offsets.csv").write_text("clip,offset_frames\na/one/late.mp4,3\n")
     assert examine(list_clip_refs([tmp_path / "data"]), load_expert("mel-rgb"))["problems"] == []
+
+
+def test_a_stored_mesh_is_read_from_where_the_corrected_audio_begins(tmp_path, drawn, monkeypatch):
+    mesh = np.stack([np.full((468, 3), number / 30, np.float16) for number in range(30)])
+    parts = {
+        "mp4": encode_frames(drawn[0].frames[:30]),
+        "wav": encode_wav(drawn[0].waveform[: 30 * 640]),
+        "safetensors": save({"mesh": mesh}),
+    }
+    root = write_store(tmp_path / "store", [({"key": "a/b/0", "frames": 30, "source": "x"}, parts)], source="x")
+    (root / "offsets.csv").write_text("clip,offset_frames\na/b/0.mp4,-2.5\n")
+    shown = []
+    monkeypatch.setattr("unisync_loss.curation.doctor.measure_face", lambda *each: shown.append(each) or NO_FACE)
+    monkeypatch.setattr("unisync_loss.curation.doctor.face_mesh", None)  # nothing is measured again
+    examine(list_clip_refs([root]), load_expert("mel-rgb"))
+    ((frames, read),) = shown
+    assert frames.shape[0] == len(read) == 14  # every second of the 27 frames that have audio
+    assert read[:, 0, 0] * 30 == pytest.approx(np.arange(3, 30, 2), abs=0.05)
+
+
+def test_experts_on_other_representations_are_accepted_or_refused_before_any_work(tmp_path, drawn):
+    path = tmp_path / "data/a/one/clip.mp4"
+    path.parent.mkdir(parents=True)
+    write_clip(path, *drawn[0])
+    refs = list_clip_refs([tmp_path / "data"])
+    row = examine(refs, load_expert("mel-landmarks"))["clips"][0]
+    assert abs(row["offset_frames"]) < 15
+    other = UniSyncExpert(UniSyncConfig(visual="3dmm", visual_features=64, embedding=8))
+    with pytest.raises(ValueError, match="coefficients"):
+        examine(refs, other)
