@@ -5,7 +5,6 @@ import pytest
 from helpers.small_store import write_store
 from safetensors.numpy import save
 
-from tools.synthetic.clip import synthesize_clip
 from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
 from unisync_loss.curation.doctor import examine, list_clip_refs
 from unisync_loss.curation.measurements import FaceMeasurements
@@ -17,14 +16,6 @@ pytest.importorskip("mediapipe")
 pytest.importorskip("scipy")
 
 NO_FACE = FaceMeasurements({"face_found": 0.0}, None)
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    """Four people, and one of them again."""
-    people = (700, 701, 702, 703, 700)
-    clips = [synthesize_clip(5000 + number, 3.0, speaker_seed=person) for number, person in enumerate(people)]
-    return [Clip(clip.frames, clip.waveform) for clip in clips]
 
 
 def play(seconds):
