@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -31,9 +32,9 @@ def clips():
     return {f"c/s{number % 2}/clip_{number:03d}": picture_clip(number) for number in range(3)}
 
 
-@pytest.fixture
-def root(tmp_path, clips):
-    root = tmp_path / "store"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, clips):
+    root = tmp_path_factory.mktemp("written") / "store"
     open_store(root, {})
     (root / "parts").mkdir()
     gatherer = ShardWriter(root, shard_bytes=100_000)
@@ -46,6 +47,12 @@ def root(tmp_path, clips):
         gatherer.append(read_staged(root / "parts", str(number)), root / "parts" / f"{number}.tar")
     gatherer.close()
     return root
+
+
+@pytest.fixture
+def root(tmp_path, written):
+    """A copy that a test may damage."""
+    return shutil.copytree(written, tmp_path / "store")
 
 
 def test_the_index_says_what_the_tar_holds(root, clips):

@@ -127,7 +127,7 @@ def test_short_and_small_tracks_are_dropped_with_the_reason():
     pieces, ends = scene.run()
     assert pieces == {}
     reasons = {end.start + end.frames: end.dropped for end in ends}
-    assert any("on show for" in reason and "expected at least 30" in reason for reason in reasons.values())
+    assert any("visible for" in reason and "expected at least 30" in reason for reason in reasons.values())
     assert "a face of 30 pixels, expected at least 40" in reasons.values()
 
 

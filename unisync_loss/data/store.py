@@ -133,16 +133,16 @@ def read_window(record: Record, start: int, frames: int = WINDOW_FRAMES) -> Clip
     Raises:
         ValueError: for a segment outside the clip, or when the shard is damaged there.
     """
-    sound = read_waveform(record, start, frames)
+    waveform = read_waveform(record, start, frames)
     try:
         with BytesIO(read_member(record, "mp4")) as file, open_media(file) as container:
-            pictures = stream_frames(container, start, zero=0.0, threads=False)
-            shown = [picture.frame for picture in islice(pictures, frames)]
+            timed = stream_frames(container, start, zero=0.0, threads=False)
+            decoded = [each.frame for each in islice(timed, frames)]
     except ValueError as error:
         raise ValueError(f"{record.key}: damaged ({error})") from error
-    if len(shown) < frames:
-        raise ValueError(f"{record.key}: expected {frames} frames from {start} on, got {len(shown)}")
-    return Clip(np.stack(shown), sound)
+    if len(decoded) < frames:
+        raise ValueError(f"{record.key}: expected {frames} frames from {start} on, got {len(decoded)}")
+    return Clip(np.stack(decoded), waveform)
 
 
 def read_waveform(record: Record, start: int, frames: int) -> NDArray[np.float32]:
@@ -165,8 +165,8 @@ def read_waveform(record: Record, start: int, frames: int) -> NDArray[np.float32
     begin, length = WAV_HEADER + 2 * SAMPLES_PER_FRAME * start, 2 * SAMPLES_PER_FRAME * frames
     if begin + length > size:
         raise ValueError(f"{record.key}: expected {begin + length} bytes of audio, got {size}")
-    sound = np.frombuffer(_read_bytes(record.shard, first + begin, length), "<i2")
-    return sound.astype(np.float32) / 32768
+    samples = np.frombuffer(_read_bytes(record.shard, first + begin, length), "<i2")
+    return samples.astype(np.float32) / 32768
 
 
 def read_features(record: Record) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Decode and encode clips with PyAV, by time stamps."""
+"""Video files as clips of 25 fps and 16 kHz, by time stamps."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
-
-if TYPE_CHECKING:
-    pass
-
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
 
@@ -51,15 +47,15 @@ class Clip(NamedTuple):
 
 
 def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, short_side: int | None = None) -> Clip:
-    """Decode a video file to 25 fps frames and a 16 kHz waveform that share one zero of time.
+    """Decode a video file to 25 fps frames and a 16 kHz waveform with a common start.
 
-    Frame t is the picture on show at ``t / 25`` s after the first picture, whatever the file's own rate; the start
-    offsets of both streams are honoured.
+    Frame t is the one shown at ``t / 25`` s after the first frame, for any frame rate of the file; the start times of
+    both streams are applied.
 
     Args:
         path: any file that FFmpeg reads.
-        max_frames: stop after so many frames; None reads all.
-        short_side: shrink pictures whose height and width are both larger.
+        max_frames: number of frames to read; None reads all.
+        short_side: shrink frames whose height and width are both larger.
 
     Returns:
         The clip.
@@ -77,19 +73,19 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, sh
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
 
 
-def every_frame(pictures: Iterator[TimedFrame]) -> Iterator[NDArray[np.uint8]]:
-    """Yield one frame per tick from 0 on; in a gap the frame before it is repeated.
+def every_frame(timed: Iterator[TimedFrame]) -> Iterator[NDArray[np.uint8]]:
+    """Yield one frame per tick from 0 on; gaps repeat the frame before them.
 
     Args:
-        pictures: of :func:`unisync_loss.video.decoding.stream_frames`.
+        timed: of :func:`unisync_loss.video.decoding.stream_frames`.
 
     Yields:
         (H, W, 3) uint8 RGB.
     """
-    shown: NDArray[np.uint8] | None = None
+    last: NDArray[np.uint8] | None = None
     tick = 0
-    for picture in pictures:
-        for _ in range(tick, picture.tick):
-            yield picture.frame if shown is None else shown
-        yield picture.frame
-        tick, shown = picture.tick + 1, picture.frame
+    for current in timed:
+        for _ in range(tick, current.tick):
+            yield current.frame if last is None else last
+        yield current.frame
+        tick, last = current.tick + 1, current.frame

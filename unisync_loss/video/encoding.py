@@ -1,4 +1,4 @@
-"""Frames and audio to video files."""
+"""Encoding of frames and audio: MP4 files, MP4 and WAV bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_clip(
     Args:
         path: the file; its folder must exist.
         frames: (T, H, W, 3) uint8 RGB; H and W even.
-        waveform: (S,) float32 mono in [-1, 1]; None writes no sound.
+        waveform: (S,) float32 mono in [-1, 1]; None writes no audio.
         fps: frames per second.
         sample_rate: of the waveform, in Hz.
         crf: H.264 quality, lower is better.
@@ -57,9 +57,9 @@ def write_clip(
 
 
 def encode_frames(frames: NDArray[np.uint8], *, crf: int = 20) -> bytes:
-    """Encode an MP4 without sound that any frame can be read from at little cost.
+    """Encode an MP4 without audio for cheap random access.
 
-    A key frame every 12, no frame that needs a later one; the same bytes for the same frames.
+    A key frame every 12 and no frame that depends on a later one; the same frames give the same bytes.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB at 25 fps; H and W even.
@@ -87,7 +87,7 @@ def encode_wav(waveform: NDArray[np.float32]) -> bytes:
 
 
 def to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples (S,) float32 in [-1, 1] as 16-bit integers."""
+    """Convert samples (S,) float32 in [-1, 1] to 16-bit integers."""
     samples: NDArray[np.int16] = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
     return samples
 
@@ -105,8 +105,8 @@ def _mux(
     video = container.add_stream("libx264", rate=fps, options=options)
     video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
     audio = container.add_stream("aac", rate=sample_rate, layout="mono") if waveform is not None else None
-    for picture in frames:
-        container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+    for frame in frames:
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
     container.mux(video.encode(None))
     if audio is not None and waveform is not None:
         for packet in _encode_audio(audio, waveform, sample_rate):

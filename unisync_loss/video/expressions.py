@@ -1,10 +1,10 @@
-"""A linear face model of our own: coefficients of an expression, from MediaPipe's mesh.
+"""Linear face model of this library: expression coefficients from MediaPipe's mesh.
 
-A mean face and 40 axes, the principal components of how the training speakers' faces move within a clip
-(``tools/fit_face_model.py``). It stands in for the 3-D morphable models of the field without their licences, and is
-neither equal nor convertible to any: coefficients of the Basel model or of FLAME need experts of their own. Who speaks
-adds a constant to the coefficients of a clip: axes of identity would share the mouth with those of expression, and take
-a third of its opening (measured).
+A mean face and 40 axes, the principal components of the motion of the training speakers' faces within a clip
+(``tools/fit_face_model.py``). It replaces 3-D morphable models, whose licences are restrictive, and cannot be converted
+to any of them: coefficients of the Basel model or of FLAME need experts of their own. The identity of a speaker adds a
+constant to the coefficients of a clip; there are no identity axes, because they would absorb a third of the mouth's
+opening (measured).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unisync_loss.representations.landmarks import normalise_landmarks
 from unisync_loss.utils.files import ASSETS
 from unisync_loss.utils.tensors import describe
 
-EXPRESSIONS = 40  # a number that no public model has
+EXPRESSIONS = 40  # differs from all public models, so that coefficients are not confused
 _FILE = ASSETS / "face_model.safetensors"
 
 
@@ -31,8 +31,8 @@ def expression_of_mesh(mesh: Tensor) -> Tensor:
         mesh: (..., 468, 3) in one unit along all axes, such as pixels; y down, z away from the camera.
 
     Returns:
-        (..., 40) in float32 at least, of deviation 1 within the clips of the training speakers; linear in the mesh once
-        its place, size and rotation are out.
+        (..., 40) in float32 at least, of standard deviation 1 within the clips of the training speakers; linear in the
+        mesh once position, size and rotation are removed.
 
     Raises:
         ValueError: for another shape.
@@ -46,7 +46,7 @@ def expression_of_mesh(mesh: Tensor) -> Tensor:
 
 @functools.cache
 def mirrored_points() -> tuple[int, ...]:
-    """For each of the 468 points of the mesh the one that is its mirror image, from the mean face.
+    """Flip indices of the mesh: for each of the 468 points the one opposite, from the mean face.
 
     Raises:
         ImportError: without SciPy, which comes with the ``video`` extra.

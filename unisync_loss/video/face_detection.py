@@ -1,4 +1,4 @@
-"""Where the faces of a frame are (MediaPipe's detectors)."""
+"""Face detection in single frames with MediaPipe's detectors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ FaceFinder = Callable[[Frame, int], Boxes]
 
 SAME_FACE = 0.3  # intersection over union of two boxes of one face, at one time or a fifth of a second apart
 _SCORE = 0.5  # MediaPipe's own default
-_SECOND_LOOK = 1.85  # sides of a box that the second look takes in
+_SECOND_PASS = 1.85  # side of the region of the second pass, in sides of the box
 
 
 class MediaPipeFinder:
-    """MediaPipe's two detectors in two looks: where faces are, then the box of each in a cut around it.
+    """MediaPipe's two detectors in two passes: faces in the frame, then the box of each in a crop around it.
 
-    Each detector shrinks what it is given to 128 or 192 pixels, so a wide frame is looked at in squares, and the size
-    of a box depends on how much of the picture it fills: the second look makes boxes alike whatever the frame.
+    Each detector shrinks its input to 128 or 192 pixels, so a wide frame is covered with squares. The size of a box
+    depends on the part of the input that the face fills: the second pass makes boxes independent of the frame.
 
     Raises:
-        ImportError: without MediaPipe.
+        ImportError: without MediaPipe, whose wheel contains the models.
     """
 
     def __init__(self) -> None:
-        """Load the models that lie in MediaPipe's wheel."""
         try:
             from mediapipe.python.solutions.face_detection import FaceDetection
         except ImportError as error:
@@ -50,8 +49,8 @@ class MediaPipeFinder:
         return np.array(kept, np.float32).reshape(-1, 4)
 
     def _refine(self, frame: Frame, box: Boxes) -> Boxes:
-        """Look again at the surroundings of a box; the box itself where that shows no face, as in profile."""
-        middle, reach = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).mean() * _SECOND_LOOK / 2
+        """Detect again around a box; returns the box itself where no face is found, as in profile."""
+        middle, reach = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).mean() * _SECOND_PASS / 2
         left, top = np.maximum(middle - reach, 0).astype(int)
         right, bottom = np.ceil(middle + reach).astype(int)
         for _, again in _detect(self._near, frame[top:bottom, left:right]):

@@ -1,7 +1,4 @@
-"""Face landmarks from video frames (MediaPipe), and what is read off them: pose and mouth shape.
-
-Needs the ``video`` extra; imported by preparation and training, never by the loss.
-"""
+"""Face meshes from video frames (MediaPipe), and pose and mouth shape from meshes. Needs the ``video`` extra."""
 
 from __future__ import annotations
 
@@ -21,15 +18,15 @@ FEWEST_FACES = 0.8  # fraction of a clip's frames that must show a face
 
 
 def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.float32]:
-    """Find one face's mesh in every frame of a clip.
+    """Measure the mesh of one face in every frame of a clip.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        depth: give the distance from the camera, too, about the head's centre.
+        depth: also return depth relative to the centre of the head, negative towards the camera.
 
     Returns:
-        (T, 468, 2) positions as shares of width and height, or (T, 468, 3) with depth as a share of the width; NaN
-        where no face was found.
+        (T, 468, 2) positions as fractions of width and height, or (T, 468, 3) with depth as a fraction of the width;
+        NaN where no face was found.
 
     Raises:
         ImportError: without MediaPipe.
@@ -40,14 +37,13 @@ def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.f
 
 
 class MeshFinder:
-    """Follows one face's mesh from frame to frame, however the frames are handed over.
+    """Tracks the mesh of one face from frame to frame, across calls.
 
     Raises:
-        ImportError: without MediaPipe.
+        ImportError: without MediaPipe, whose wheel contains the model.
     """
 
     def __init__(self) -> None:
-        """Load the model that lies in MediaPipe's wheel."""
         try:
             from mediapipe.python.solutions.face_mesh import FaceMesh
         except ImportError as error:
@@ -55,7 +51,7 @@ class MeshFinder:
         self._finder = FaceMesh(static_image_mode=False, max_num_faces=1, min_detection_confidence=0.3)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Find the mesh in the next frames, (T, H, W, 3) → (T, 468, 3); see :func:`face_mesh`."""
+        """Measure the mesh in the next frames, (T, H, W, 3) → (T, 468, 3); see :func:`face_mesh`."""
         mesh = np.full((len(frames), MESH_POINTS, 3), np.nan, np.float32)
         for index, frame in enumerate(frames):
             found = self._finder.process(frame).multi_face_landmarks
@@ -64,7 +60,7 @@ class MeshFinder:
         return mesh
 
     def close(self) -> None:
-        """Free what the model holds."""
+        """Free the resources of the model."""
         self._finder.close()
 
 
@@ -80,10 +76,10 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         ValueError: when more than a fifth of the frames show no face.
     """
-    seen = has_face(mesh)
-    if seen.mean() < FEWEST_FACES:
-        raise ValueError(f"expected a face in every frame, found one in {seen.sum()} of {seen.size}")
-    places, frames = np.flatnonzero(seen), np.arange(len(mesh))
+    found = has_face(mesh)
+    if found.mean() < FEWEST_FACES:
+        raise ValueError(f"expected a face in every frame, found one in {found.sum()} of {found.size}")
+    places, frames = np.flatnonzero(found), np.arange(len(mesh))
     after = places.searchsorted(frames).clip(0, len(places) - 1)
     before = (after - 1).clip(0)
     nearest = np.where(places[after] - frames < frames - places[before], after, before)
@@ -91,20 +87,20 @@ def fill_gaps(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def has_face(mesh: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """In which frames a face was found: (T, 468, D) → (T,)."""
-    seen: NDArray[np.bool_] = ~np.isnan(mesh).any((1, 2))
-    return seen
+    """Frames in which a face was found: (T, 468, D) → (T,)."""
+    found: NDArray[np.bool_] = ~np.isnan(mesh).any((1, 2))
+    return found
 
 
 def pose_of_mesh(mesh: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Fit the face template to the rigid points of each frame.
 
     Args:
-        mesh: (T, 468, 2) as shares of width and height.
+        mesh: (T, 468, 2) as fractions of width and height.
         size: height and width of the frames in pixels, so that the fit is a similarity in pixels.
 
     Returns:
-        (T, 2, 3) affine maps from template coordinates to shares of width and height; NaN where the mesh is.
+        (T, 2, 3) affine maps from template coordinates to fractions of width and height; NaN where the mesh is.
     """
     height, width = size
     scale = np.array([width, height], np.float32)
@@ -124,10 +120,10 @@ def _similarity(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mouth_of_mesh(mesh: NDArray[np.float32], pose: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mouth and chin points in template coordinates: free of the head's place, size and tilt.
+    """Mouth and chin points in template coordinates, independent of the head's position, size and tilt.
 
     Args:
-        mesh: (T, 468, 2) as shares of width and height.
+        mesh: (T, 468, 2) as fractions of width and height.
         pose: (T, 2, 3) of :func:`pose_of_mesh`.
 
     Returns:

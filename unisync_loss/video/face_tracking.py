@@ -1,7 +1,7 @@
-"""Faces of a video, whoever is in it: found, followed from cut to cut, and cropped as experts saw them in training.
+"""Face tracks of a video between scene cuts, with the crops that experts are trained on.
 
-Streaming: frames come one by one and some thirty of them are held, whatever the length of the video. Needs the
-``video`` extra unless the caller brings a finder.
+Streaming: about thirty frames are held for a video of any length. Needs the ``video`` extra unless the caller passes
+a finder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CROP_SIZE = 192  # pixels of a crop
 #: side of the crop in sides of MediaPipe's box (brows to chin), and its shift upwards in crop sides: measured on the
 #: training clips, whose crops are about 1.7 times the whole face
 CROP_SCALE, CROP_RISE = 1.85, 0.03
-DETECT_EVERY = 5  # frames between two looks for faces; every frame while one is lost
-LONGEST_GAP = 15  # frames without the face that a track bridges
-SHORTEST_TRACK = 30  # frames
-SMALLEST_FACE = 40  # pixels of the box's side
-SCENE_CUT = 20.0  # of 255: mean change of a coarse thumbnail from one frame to the next; talk and pans stay below 10
-_HALF_KERNEL = 10  # frames on either side that steady the crop
+DETECT_EVERY = 5  # frames between detections, 0.2 s; every frame while a face is lost
+LONGEST_GAP = 15  # frames without a detection after which a track ends, 0.6 s
+SHORTEST_TRACK = 30  # frames, 1.2 s
+SMALLEST_FACE = 40  # pixels of the box's side; a smaller one is enlarged to more than 2.5 times its pixels
+SCENE_CUT = 20.0  # of 255: mean change of the thumbnail between frames; speech and pans stay below 10
+_HALF_KERNEL = 10  # frames on either side over which the crop is smoothed
 _SIGMA = 5.0  # frames
 _THUMBNAIL = 16, 9, 8  # cells across, cells down, samples of a cell's side
 
@@ -37,9 +37,9 @@ class TrackPiece(NamedTuple):
     """The next crops of a track.
 
     Attributes:
-        track: number of the track, from 0 in order of appearance; dropped tracks use up numbers too.
-        start: frame of the video that ``crops[0]`` shows; pieces of a track follow one another without a gap.
-        crops: (n, 192, 192, 3) uint8 RGB; what lies outside the frame repeats its border.
+        track: number of the track, from 0 in order of appearance; dropped tracks are numbered too.
+        start: frame of the video that ``crops[0]`` shows; pieces of a track are consecutive.
+        crops: (n, 192, 192, 3) uint8 RGB; pixels outside the frame repeat its border.
         squares: (n, 3) centre x, centre y and side of each crop in pixels of the frame.
     """
 
@@ -55,8 +55,8 @@ class TrackEnd(NamedTuple):
     Attributes:
         track: its number.
         start: first frame.
-        frames: how many.
-        dropped: why none of its pieces came, empty for a track that was kept.
+        frames: number of frames.
+        dropped: why it was dropped without any piece; empty for a track that was kept.
     """
 
     track: int
@@ -66,18 +66,18 @@ class TrackEnd(NamedTuple):
 
 
 def track_faces(frames: Iterable[Frame], finder: FaceFinder | None = None) -> Iterator[TrackPiece | TrackEnd]:
-    """Follow every face of a video.
+    """Track every face of a video.
 
     A track ends at a scene cut, or when its face was not found for 0.6 s. Greedy association by intersection over union
-    as in syncnet_python's ``run_pipeline.py``; the crop is steadied by a Gaussian over ±0.4 s.
+    as in syncnet_python's ``run_pipeline.py``; the crop is smoothed by a Gaussian over ±0.4 s.
 
     Args:
         frames: (H, W, 3) uint8 RGB, all of one size, at 25 fps.
         finder: gives the boxes of a frame, whose number counts from 0 here; default MediaPipe.
 
     Yields:
-        Pieces of tracks as soon as they are known to be kept, and the end of every track, those dropped included
-        (shorter than 30 frames, or a face below 40 pixels).
+        Pieces of tracks as soon as these are kept, and the end of every track, including dropped ones (shorter than 30
+        frames, or a face below 40 pixels).
 
     Raises:
         ImportError: without MediaPipe, when no finder is given.
@@ -89,7 +89,7 @@ def track_faces(frames: Iterable[Frame], finder: FaceFinder | None = None) -> It
 
 
 def crop_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
-    """Cut a square out of a frame at fractions of a pixel, without aliasing.
+    """Crop a square at sub-pixel position, without aliasing.
 
     Args:
         frame: (H, W, 3) uint8.
@@ -97,7 +97,7 @@ def crop_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
         size: pixels of the result.
 
     Returns:
-        (size, size, 3) uint8; what lies outside the frame repeats its border.
+        (size, size, 3) uint8; pixels outside the frame repeat its border.
     """
     x, y, side = (float(value) for value in square)
     first = np.floor([y - side / 2, x - side / 2]).astype(int) - 1
@@ -107,20 +107,20 @@ def crop_square(frame: Frame, square: Boxes, size: int = CROP_SIZE) -> Frame:
     loose = np.ascontiguousarray(frame[rows, columns])
     if any((*above_below, *sides)):
         loose = np.pad(loose, (above_below, sides, (0, 0)), mode="edge")
-    picture = rearrange(torch.from_numpy(loose), "h w c -> 1 c h w")
-    # to about the size of the result with an anti-aliasing filter, then bilinear for what is left
+    pixels = rearrange(torch.from_numpy(loose), "h w c -> 1 c h w")
+    # to about the final size with an anti-aliasing filter, then bilinear
     fine = min(extent, max(size, round(extent * size / side)))
     if fine < extent:
-        picture = F.interpolate(picture, (fine, fine), mode="bilinear", antialias=True, align_corners=False)
+        pixels = F.interpolate(pixels, (fine, fine), mode="bilinear", antialias=True, align_corners=False)
     middle = [float(x - first[1]) / extent * 2 - 1, float(y - first[0]) / extent * 2 - 1]
     theta = torch.tensor([[side / extent, 0, middle[0]], [0, side / extent, middle[1]]])[None]
     grid = F.affine_grid(theta, [1, 3, size, size], align_corners=False)
-    cut = F.grid_sample(picture.float(), grid, padding_mode="border", align_corners=False)
+    cut = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     return rearrange(cut.round().byte(), "1 c h w -> h w c").contiguous().numpy()
 
 
 def _span(first: int, extent: int, limit: int) -> tuple[slice, tuple[int, int]]:
-    """What of ``extent`` pixels from ``first`` on lies within 0 … limit, one pixel at least, and what to repeat."""
+    """Part of ``extent`` pixels from ``first`` within 0 … limit, at least one pixel, and the padding on both sides."""
     low = min(max(first, 0), limit - 1)
     high = max(min(first + extent, limit), low + 1)
     before = min(max(low - first, 0), extent - (high - low))
@@ -128,7 +128,7 @@ def _span(first: int, extent: int, limit: int) -> tuple[slice, tuple[int, int]]:
 
 
 def thumbnail(frame: Frame) -> Boxes:
-    """Mean colours of 16 x 9 cells, (9, 16, 3), from a few samples of each."""
+    """Mean colours of 16 x 9 cells, (9, 16, 3), from a few pixels of each."""
     across, down, samples = _THUMBNAIL
     rows = np.linspace(0, frame.shape[0] - 1, down * samples).round().astype(int)
     columns = np.linspace(0, frame.shape[1] - 1, across * samples).round().astype(int)
@@ -138,16 +138,16 @@ def thumbnail(frame: Frame) -> Boxes:
 
 @dataclass
 class _Open:
-    """A track that goes on: boxes at the looks (keys), and what waits until it is known to be long enough."""
+    """An open track: boxes at detections (keys), and crops that wait until it is long enough."""
 
     number: int
-    first: int  # frame of the first look
-    start: int  # first frame of what is judged, later than ``first`` for a face that was too small at first
+    first: int  # frame of the first detection
+    start: int  # first frame of the part under test, later than ``first`` for a face that was too small at first
     next: int  # first frame not yet cropped
     keys: list[tuple[int, Boxes]]
     kept: bool = False
     waiting: list[tuple[Frame, Boxes]] = field(default_factory=list)
-    faces: list[float] = field(default_factory=list)  # sizes at looks that were forgotten
+    faces: list[float] = field(default_factory=list)  # sizes at detections that were removed
 
     @property
     def face(self) -> float:
@@ -155,7 +155,7 @@ class _Open:
         return float(np.median(self.faces + [float((box[2:] - box[:2]).mean()) for _, box in self.keys]))
 
     def forget(self) -> None:
-        """Drop looks that no later crop depends on."""
+        """Remove detections that no later crop depends on."""
         needed = self.next - _HALF_KERNEL
         passed = max((index for index, (time, _) in enumerate(self.keys) if time <= needed), default=0)
         if not self.kept:
@@ -163,7 +163,7 @@ class _Open:
         self.keys = self.keys[passed:]
 
     def squares(self, first: int, last: int) -> Boxes:
-        """Steadied squares of frames first … last, (n, 3)."""
+        """Smoothed squares of frames first … last, (n, 3)."""
         times = np.array([time for time, _ in self.keys])
         boxes = np.stack([box for _, box in self.keys])
         sides = (boxes[:, 2:] - boxes[:, :2]).mean(1) * CROP_SCALE
@@ -182,8 +182,8 @@ class _Tracker:
         self.time = -1
         self.held: deque[Frame] = deque()
         self.open: list[_Open] = []
-        self.begun = 0
-        self.last_look = -DETECT_EVERY
+        self.started = 0
+        self.last_detection = -DETECT_EVERY
         self.lost = False
         self.thumbnail: Boxes | None = None
 
@@ -196,8 +196,8 @@ class _Tracker:
             yield from self.finish()
         self.time += 1
         self.held.append(frame)
-        if cut or self.lost or self.time - self.last_look >= DETECT_EVERY:
-            yield from self._look(frame)
+        if cut or self.lost or self.time - self.last_detection >= DETECT_EVERY:
+            yield from self._detect(frame)
         oldest = min((track.next for track in self.open), default=self.time + 1)
         while self.held and self.time - len(self.held) + 1 < oldest:
             self.held.popleft()
@@ -205,13 +205,13 @@ class _Tracker:
     def finish(self) -> Iterator[TrackPiece | TrackEnd]:
         """End all tracks: after the last frame, or the last before a cut."""
         for track in self.open:
-            # the face was there at the last look and nothing says that it went
-            end = self.time if track.keys[-1][0] == self.last_look else track.keys[-1][0]
+            # the face was there at the last detection
+            end = self.time if track.keys[-1][0] == self.last_detection else track.keys[-1][0]
             yield from self._end(track, end)
         self.open = []
 
-    def _look(self, frame: Frame) -> Iterator[TrackPiece | TrackEnd]:
-        self.last_look = self.time
+    def _detect(self, frame: Frame) -> Iterator[TrackPiece | TrackEnd]:
+        self.last_detection = self.time
         boxes = np.asarray(self.finder(frame, self.time), np.float32).reshape(-1, 4)
         free = set(range(len(boxes)))
         if self.open and free:
@@ -227,12 +227,12 @@ class _Tracker:
         for track in self.open:
             yield from self._advance(track, track.keys[-1][0] - _HALF_KERNEL)
         for index in sorted(free):
-            self.open.append(_Open(self.begun, self.time, self.time, self.time, [(self.time, boxes[index])]))
-            self.begun += 1
+            self.open.append(_Open(self.started, self.time, self.time, self.time, [(self.time, boxes[index])]))
+            self.started += 1
         self.lost = any(track.keys[-1][0] < self.time for track in self.open)
 
     def _advance(self, track: _Open, last: int) -> Iterator[TrackPiece]:
-        """Crop the frames up to ``last`` and hand them on, or keep them until the track is long enough."""
+        """Crop the frames up to ``last``, and yield the crops once the track is long enough."""
         if last < track.next:
             return
         squares = track.squares(track.next, last)
@@ -246,12 +246,12 @@ class _Tracker:
         track.forget()
         if not track.kept and track.next - track.start >= SHORTEST_TRACK:
             track.kept = track.face >= SMALLEST_FACE
-            if not track.kept:  # it may come nearer: judged again later, from here on
+            if not track.kept:  # it may come nearer: tested again from here on
                 track.start, track.waiting, track.faces = track.next, [], []
         if track.kept:
-            pictures, places = zip(*track.waiting, strict=True)
+            ready, positions = zip(*track.waiting, strict=True)
             track.waiting = []
-            yield TrackPiece(track.number, last + 1 - len(pictures), np.stack(pictures), np.stack(places))
+            yield TrackPiece(track.number, last + 1 - len(ready), np.stack(ready), np.stack(positions))
 
     def _end(self, track: _Open, last: int) -> Iterator[TrackPiece | TrackEnd]:
         yield from self._advance(track, last)
@@ -261,5 +261,5 @@ class _Tracker:
         if not track.kept and track.face < SMALLEST_FACE:
             dropped = f"a face of {track.face:.0f} pixels, expected at least {SMALLEST_FACE}"
         elif not track.kept:
-            dropped = f"on show for {frames} frames ({frames / FPS:.1f} s), expected at least {SHORTEST_TRACK}"
+            dropped = f"visible for {frames} frames ({frames / FPS:.1f} s), expected at least {SHORTEST_TRACK}"
         yield TrackEnd(track.number, start, frames, dropped)

@@ -1,6 +1,6 @@
-"""Parsing maps painted from the mesh points that bound their groups: a whole map, or at once the mouth cut out of it.
+"""Parsing maps drawn from the mesh points that bound their groups: a whole map, or only its mouth region.
 
-Axes: T pictures, G points that bound groups (:data:`RINGS`), P groups.
+Axes: T frames, G points that bound groups (:data:`unisync_loss.representations.face_topology.RINGS`), P groups.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from unisync_loss.representations.face_topology import FACE_OVAL, LEFT_CORNER, N
 from unisync_loss.representations.parsing import LEAST_AREA, MOUTH_SHARE
 
 _PARTS = np.cumsum([len(FACE_OVAL), len(NOSE), len(OUTER_LIPS)])
-_FLAT = 1e-7  # area of what has none
-_AT_ONCE = 64  # pictures: what is computed on the way is several times as large as a map
-_LINES = 3  # in a row of pixels; along a line coverage is exact
+_FLAT = 1e-7  # area below which a polygon counts as having none
+_AT_ONCE = 64  # frames: temporary arrays are several times as large as a map
+_LINES = 3  # scan lines per row of pixels; along a line coverage is exact
 
 Floats = NDArray[np.float32]
 
 
 def paint(rings: Floats, size: int) -> Floats:
-    """Paint the groups: the oval of the face, the nose, both lips and what is between them.
+    """Draw the groups: the face oval, the nose, both lips and the area between them.
 
     Args:
-        rings: (T, G, 2) the mesh points :data:`RINGS` as shares of width and height, none NaN.
+        rings: (T, G, 2) the bounding mesh points as fractions of width and height, none NaN.
         size: pixels of the map's sides.
 
     Returns:
-        (T, P, size, size): how much of a pixel belongs to each of :data:`unisync_loss.config.PARSING_GROUPS`.
+        (T, P, size, size): fraction of each pixel that belongs to each of
+        :data:`unisync_loss.config.PARSING_GROUPS`.
     """
     maps = np.empty((len(rings), len(PARSING_GROUPS), size, size), np.float32)
     for start in range(0, len(rings), _AT_ONCE):
@@ -40,7 +41,7 @@ def paint(rings: Floats, size: int) -> Floats:
 
 def _paint(rings: Floats, size: int) -> Floats:
     oval, nose, outer, inner = np.split(rings, _PARTS, axis=1)
-    # both rings of the lips run along the lower side to the left corner and back along the upper one
+    # both lip rings run along the lower side to the left corner and back along the upper side
     turn = LEFT_CORNER + 1
     lower = np.concatenate([outer[:, :turn], inner[:, turn - 1 :: -1]], axis=1)
     upper = np.concatenate(
@@ -48,22 +49,22 @@ def _paint(rings: Floats, size: int) -> Floats:
     )
     left = np.ones((len(rings), size, size), np.float32)
     painted = {}
-    # what lies in front is painted first; the rest has what is left of a pixel
+    # groups in front are drawn first; later ones get the rest of a pixel
     for group, ring in {"mouth": inner, "lower_lip": lower, "upper_lip": upper, "nose": nose}.items():
         painted[group] = np.minimum(coverage(ring, size), left)
         left = left - painted[group]
-    # the oval holds all of these
+    # the oval contains all of these
     painted["skin"] = np.clip(coverage(oval, size) - (1 - left), 0, left)
     painted["other"] = left - painted["skin"]
     return np.stack([painted[group] for group in PARSING_GROUPS], axis=1)
 
 
 def paint_mouths(rings: Floats, side: int) -> Floats:
-    """Paint what :func:`unisync_loss.representations.parsing.mouth_of_maps` cuts out of a fine map, without the map.
+    """Draw the region that :func:`unisync_loss.representations.parsing.mouth_of_maps` crops, without the whole map.
 
     Args:
-        rings: (T, G, 2) the mesh points :data:`RINGS` as shares of width and height; nothing lies beyond the picture.
-        side: pixels of the cut.
+        rings: (T, G, 2) the bounding mesh points as fractions of width and height; clipped to the frame.
+        side: pixels of the crop's sides.
 
     Returns:
         (T, P, side, side), as :func:`paint`.
@@ -77,9 +78,9 @@ def paint_mouths(rings: Floats, side: int) -> Floats:
 
 
 def area_and_middle(polygons: Floats) -> tuple[Floats, Floats]:
-    """Area (T,) and centre of mass (T, 2) of polygons (T, V, 2); of one without area, the middle of the picture.
+    """Area (T,) and centroid (T, 2) of polygons (T, V, 2); without area, the centre of the frame.
 
-    A mouth that is beyond the picture has none, once it is cut at the edge.
+    A mouth outside the frame has no area once it is clipped to the edge.
     """
     x, y = polygons[..., 0], polygons[..., 1]
     next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
@@ -92,11 +93,11 @@ def area_and_middle(polygons: Floats) -> tuple[Floats, Floats]:
 
 
 def coverage(polygons: Floats, size: int) -> Floats:
-    """How much of each pixel lies inside a polygon.
+    """Fraction of each pixel inside a polygon.
 
     Args:
-        polygons: (T, V, 2) corners as shares of width and height, a polygon a picture; they may reach beyond it.
-        size: pixels of the sides.
+        polygons: (T, V, 2) corners as fractions of width and height, one polygon per map; they may reach beyond it.
+        size: pixels of the map's sides.
 
     Returns:
         (T, size, size) in [0, 1].
@@ -113,17 +114,17 @@ def coverage(polygons: Floats, size: int) -> Floats:
 
 
 def _coverage_in_box(corners: Floats, height: int, width: int) -> Floats:
-    """:func:`coverage` of polygons (T, V, 2) in pixels, on a picture of any shape."""
+    """:func:`coverage` of polygons (T, V, 2) in pixels, on a map of any shape."""
     lines = height * _LINES
     x, y = corners[..., 0], corners[..., 1] * _LINES - 0.5
     next_x, next_y = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
-    # every edge crosses the lines between the heights of its ends: one entry for each crossing
+    # every edge crosses the scan lines between the heights of its ends: one entry per crossing
     first, last = (np.ceil(end(y, next_y)).clip(0, lines).astype(np.int64).ravel() for end in (np.minimum, np.maximum))
     edge = np.repeat(np.arange(first.size), last - first)
     line = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - last, last - first)
     slope = ((next_x - x) / np.where(next_y == y, 1, next_y - y)).ravel()
     crossing = (x.ravel()[edge] + slope[edge] * (line - y.ravel()[edge])).clip(0, width)
-    # right of a crossing is inside, until the next one takes it back; the crossed pixel has its share
+    # pixels right of a crossing are inside until the next crossing; the crossed pixel is covered in part
     sign, column = np.sign(next_y - y).ravel()[edge], crossing.astype(np.int64)
     share = column + 1 - crossing
     place = (edge // corners.shape[1] * lines + line) * (width + 2) + column
