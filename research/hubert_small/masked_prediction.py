@@ -101,8 +101,8 @@ class MaskedPredictor(nn.Module):
         """Predict; see the class for shapes."""
         hidden = self.hubert(waveform, mask_time_indices=mask).last_hidden_state[mask]
         with torch.autocast(device_type=waveform.device.type, enabled=False):
-            seen = F.normalize(self.project(hidden.float()), dim=1)
-            return seen @ F.normalize(self.codes, dim=1).T / TEMPERATURE
+            projected = F.normalize(self.project(hidden.float()), dim=1)
+            return projected @ F.normalize(self.codes, dim=1).T / TEMPERATURE
 
 
 class Crops(NamedTuple):

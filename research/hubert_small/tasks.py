@@ -182,8 +182,8 @@ class HubertAudioTower(nn.Module):
         nothing = torch.zeros(len(waveform), steps_of(waveform.shape[1]), dtype=torch.bool, device=waveform.device)
         features = self.hubert(standardise(waveform), mask_time_indices=nothing).last_hidden_state
         starts = [2 * start for start in range(waveform.shape[1] // SAMPLES_PER_FRAME - WINDOW_FRAMES + 1)]
-        heard: Tensor = self.tower(features, starts)
-        return heard
+        embedding: Tensor = self.tower(features, starts)
+        return embedding
 
 
 class DistillationTask:
@@ -222,9 +222,9 @@ class DistillationTask:
         same, other = [], []
         for places in self.material.held_places(generator):
             waveform = self.drawer.waveforms(places)
-            heard, target = average(waveform).float(), self._target(waveform)
-            same.append(sync_probability(heard, target).mean())
-            other.append(sync_probability(heard, target.roll(target.shape[1] // 2, 1)).mean())
+            embedding, target = average(waveform).float(), self._target(waveform)
+            same.append(sync_probability(embedding, target).mean())
+            other.append(sync_probability(embedding, target.roll(target.shape[1] // 2, 1)).mean())
         agreement = {"held_out_agreement": torch.stack(same), "agreement_elsewhere": torch.stack(other)}
         return {name: values.mean().item() for name, values in agreement.items()}
 
@@ -235,9 +235,9 @@ class DistillationTask:
             ear: trained.
             hubert: folder where its HuBERT is saved.
         """
-        teacher, heard = self.expert.config, ear.config
+        teacher, config = self.expert.config, ear.config
         config = replace(
-            heard, visual=teacher.visual, visual_features=teacher.visual_features, hubert_model=str(hubert)
+            config, visual=teacher.visual, visual_features=teacher.visual_features, hubert_model=str(hubert)
         )
         expert = UniSyncExpert(config)
         for part in ("visual_input", "visual_tower"):

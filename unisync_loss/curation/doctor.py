@@ -142,7 +142,7 @@ class DoctorReport(TypedDict):
         clips: measurements of each clip, see :mod:`.measurements` and :func:`.checks.measure_sync`.
         problems: of clips, then of speakers and sources.
         verdicts: number of problems by verdict, most frequent first.
-        splits: by name; one with an empty name where nothing tells them apart.
+        splits: by name; one with an empty name if they are not separate.
         not_told: names of the clips without a problem whose sync is undecided.
     """
 
