@@ -50,7 +50,7 @@ def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[C
             print(f"skipped {entry.name}: {error}", file=sys.stderr)
             continue
         for name, expert in experts.items():
-            if expert.config.visual == "rgb":
+            if not expert.visual_input.needs_mesh:
                 video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
             else:
                 video = visual_of_mesh(expert.config, mesh, clip.frames.shape[1:3])

@@ -66,7 +66,7 @@ def load_demo_clip(video: Path, expert: UniSyncExpert) -> DemoClip:
             part; for an expert on another visual representation.
         FileNotFoundError: when there is no such file.
     """
-    if expert.config.visual != "rgb":
+    if expert.visual_input.needs_mesh:
         raise ValueError(f"expected an expert on rgb, got {expert.config.name}")
     clip = read_clip(video, max_frames=round(MAX_SECONDS * FPS))
     total, height, width = clip.frames.shape[:3]

@@ -96,7 +96,7 @@ def embed_clip(
 
 def visual_input(expert: UniSyncExpert, entry: ClipEntry, clip: Clip) -> Tensor:
     """Representation (1, T, …) that the expert takes of a clip; frames as bytes."""
-    if expert.config.visual == "rgb":
+    if not expert.visual_input.needs_mesh:
         return rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
     return visual_of_clip(expert.config, entry, clip)
 
@@ -123,15 +123,15 @@ def embed_video(
         visual = torch.cat(
             [
                 expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                for chunk in (_to_unit(part.to(device), expert.config.visual) for part in _overlapping(video))
+                for chunk in (_to_unit(part.to(device), expert) for part in _overlapping(video))
             ]
         )
     return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(waveform, len(visual)))
 
 
-def _to_unit(video: Tensor, visual: str) -> Tensor:
+def _to_unit(video: Tensor, expert: UniSyncExpert) -> Tensor:
     """Scale frames from bytes to [0, 1], chunk by chunk to save memory; other representations stay."""
-    return video.float() / 255 if visual == "rgb" else video
+    return video if expert.visual_input.needs_mesh else video.float() / 255
 
 
 def _overlapping(video: Tensor) -> Iterator[Tensor]:

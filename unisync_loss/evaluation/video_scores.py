@@ -236,7 +236,7 @@ class _TrackScorer:
         self.start, self.expert = start, expert
         self.device = next(expert.parameters()).device
         self.frames = 0
-        self.mesh_finder = None if expert.config.visual == "rgb" else MeshFinder()
+        self.mesh_finder = MeshFinder() if expert.visual_input.needs_mesh else None
         self.waiting: list[Frame | Array] = []  # crops, or the meshes found in them
         self.context: list[Frame | Array] = []  # earlier meshes: landmarks are taken relative to their recent mean
         self.tables: list[Array] = []
