@@ -1,0 +1,67 @@
+"""Tests mirror the package: unisync_loss/X/y.py is tested in tests/X/test_y.py."""
+
+import pytest
+from helpers.paths import ROOT
+from helpers.source import ADAPTERS, MODULES, PACKAGE
+
+#: modules tested through others, with the file that does; this list may only shrink
+ELSEWHERE = {
+    "cli/data.py": "cli/test_app.py",
+    "cli/train.py": "cli/test_app.py",
+    "demo/clip.py": "end_to_end/test_demo.py",
+    "demo/generator.py": "end_to_end/test_demo.py",
+    "demo/report.py": "end_to_end/test_demo.py",
+    "demo/results.py": "end_to_end/test_demo.py",
+    "demo/run.py": "end_to_end/test_demo.py",
+    "demo/scorer.py": "end_to_end/test_demo.py",
+    "evaluation/results.py": "evaluation/test_video_summary.py",
+    "models/layers.py": "models/test_paper.py",
+    "models/small.py": "models/test_expert.py",
+    "representations/base.py": "representations/test_coefficients.py",
+    "representations/face_topology.py": "representations/test_landmarks.py",
+    "representations/rgb.py": "models/test_expert.py",
+    "training/checkpoint.py": "training/test_trainer.py",
+    "training/data/batches.py": "training/data/test_dataset.py",
+    "training/data/cache_parts.py": "training/data/test_cache.py",
+    "training/data/frame_store.py": "training/data/test_dataset.py",
+    "training/data/loading.py": "training/test_trainer.py",
+    "training/data/sampler.py": "training/data/test_dataset.py",
+    "training/data/visual_frames.py": "training/data/test_dataset.py",
+    "training/losses.py": "training/test_stages.py",
+    "training/model.py": "training/test_stages.py",
+    "training/mouth_stages.py": "training/test_trainer.py",
+    "training/sanity_checks.py": "training/test_step.py",
+    "training/validation.py": "training/test_trainer.py",
+    "utils/distributed.py": "training/test_step.py",
+    "utils/hub.py": "models/test_pretrained_hub.py",
+    "utils/image.py": "models/test_mouth_aligner.py",
+    "utils/prefetch.py": "evaluation/test_video_scores.py",
+    "utils/process_pool.py": "data/test_preparation.py",
+    "video/face_detection.py": "video/test_face_tracking.py",
+}
+MIRRORED = [path for path in [*MODULES, *ADAPTERS] if not path.name.startswith("__")]
+
+
+def module_name(path):
+    return path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).as_posix()
+
+
+def test_of(name):
+    folder, _, file = name.rpartition("/")
+    return ROOT / "tests" / folder / f"test_{file}"
+
+
+test_of.__test__ = False
+
+
+@pytest.mark.parametrize("name", [module_name(path) for path in MIRRORED])
+def test_every_module_has_a_test_file(name):
+    if name in ELSEWHERE:
+        assert not test_of(name).is_file(), f"{name} has its test file: take it out of ELSEWHERE"
+        assert (ROOT / "tests" / ELSEWHERE[name]).is_file(), ELSEWHERE[name]
+    else:
+        assert test_of(name).is_file(), f"expected {test_of(name).relative_to(ROOT)}"
+
+
+def test_exceptions_are_modules():
+    assert set(ELSEWHERE) <= {module_name(path) for path in MIRRORED}
