@@ -97,7 +97,7 @@ def measure_sync(curve: Curve) -> dict[str, Any]:
     height = float(np.nanmax(mean)) if np.isfinite(mean).any() else 0.0
     best = int(np.clip(round(peak.offset) + len(mean) // 2, 1, len(mean) - 2))
     near = slice(best - 1, best + 2)
-    halves = (curve.total[:, near] / np.sqrt(np.maximum(curve.count[:, near], 1))).max(1)
+    halves = (curve.total[:, near] / np.sqrt(np.maximum(curve.counts[:, near], 1))).max(1)
     return {
         "offset_frames": round(peak.offset, 2),
         "offset_ms": round(peak.offset * 1000 / FPS),

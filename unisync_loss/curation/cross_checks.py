@@ -15,31 +15,31 @@ _ROWS = 512  # portraits compared with all others at a time, for memory
 
 
 def check_copies(
-    rows: Sequence[Row], digests: Sequence[str], sounds: Sequence[Repeat], pictures: Sequence[Repeat]
+    rows: Sequence[Row], digests: Sequence[str], audio_repeats: Sequence[Repeat], frame_repeats: Sequence[Repeat]
 ) -> list[Finding]:
     """Find clips that repeat others: per clip and verdict, the first clip that it repeats.
 
     Args:
         rows: measurements of the clips.
         digests: of the decoded clips; equal for exact copies, empty for unreadable ones.
-        sounds: pairs that share audio.
-        pictures: pairs that share frames.
+        audio_repeats: pairs that share audio.
+        frame_repeats: pairs that share frames.
 
     Returns:
         A finding for the later clip of each pair.
     """
     shared: dict[tuple[int, int], list[Repeat | None]] = {}
-    for place, repeats in enumerate((sounds, pictures)):
+    for place, repeats in enumerate((audio_repeats, frame_repeats)):
         for repeat in repeats:
             shared.setdefault((repeat.first, repeat.second), [None, None])[place] = repeat
     pairs: dict[tuple[int, int], tuple[str, str]] = {}
-    for (first, second), (sound, picture) in shared.items():
-        longest = max(repeat.seconds for repeat in (sound, picture) if repeat)
-        if sound and picture:
+    for (first, second), (audio, video) in shared.items():
+        longest = max(repeat.seconds for repeat in (audio, video) if repeat)
+        if audio and video:
             pairs[first, second] = ("duplicate", f"{longest:.1f} s of it also in")
-        elif sound and not (rows[first].get("source") and rows[first].get("source") == rows[second].get("source")):
+        elif audio and not (rows[first].get("source") and rows[first].get("source") == rows[second].get("source")):
             pairs[first, second] = ("same sound under other pictures", f"{longest:.1f} s of the audio of")
-        elif picture:
+        elif video:
             pairs[first, second] = ("same pictures under another sound", f"{longest:.1f} s of the frames of")
     earlier: dict[str, int] = {}
     for index, digest in enumerate(digests):

@@ -142,7 +142,7 @@ class DoctorReport(TypedDict):
         clips: measurements of each clip, see :mod:`.measurements` and :func:`.checks.measure_sync`.
         problems: of clips, then of speakers and sources.
         verdicts: number of problems by verdict, most frequent first.
-        splits: by name; one with an empty name if they are not separate.
+        splits: by name, which is empty where clips have no split.
         not_told: names of the clips without a problem whose sync is undecided.
     """
 
@@ -307,12 +307,13 @@ def _compare(reports: Sequence[ClipReport]) -> list[Finding]:
     firsts = [first[digest] == index for index, digest in enumerate(digests)]
     audio_prints = [each.audio_print if keep else _EMPTY for each, keep in zip(reports, firsts, strict=True)]
     frame_prints = [each.frame_print if keep else _EMPTY for each, keep in zip(reports, firsts, strict=True)]
-    sounds, pictures = find_repeats(audio_prints), find_repeats(frame_prints)
-    sounds, pictures = (
-        sounds + confirm_repeats(audio_prints, pictures),
-        pictures + confirm_repeats(frame_prints, sounds),
+    in_audio, in_frames = find_repeats(audio_prints), find_repeats(frame_prints)
+    copies = check_copies(
+        rows,
+        digests,
+        in_audio + confirm_repeats(audio_prints, in_frames),
+        in_frames + confirm_repeats(frame_prints, in_audio),
     )
-    copies = check_copies(rows, digests, sounds, pictures)
     return copies + check_faces(rows, [report.portrait for report in reports])
 
 

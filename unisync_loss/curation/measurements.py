@@ -138,10 +138,8 @@ def measure_face(frames: Picture, mesh: NDArray[np.float32]) -> FaceMeasurements
         "red_less_blue": round(_skin(frames, mesh), 1),
     }
     pose = torch.from_numpy(pose_of_mesh(mesh, (frames.shape[1], frames.shape[2])))
-    pictures = rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float()
-    portraits = rearrange(
-        sample_mouth(pictures, pose, size=_PORTRAIT, side=_PORTRAIT_SIDE).numpy(), "t c h w -> t h w c"
-    )
+    images = rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float()
+    portraits = rearrange(sample_mouth(images, pose, size=_PORTRAIT, side=_PORTRAIT_SIDE).numpy(), "t c h w -> t h w c")
     lips = portraits[:, _MOUTH[0], _MOUTH[1]].mean(-1)
     step = _LEAP // 2
     change = np.abs(lips[step:] - lips[:-step]).mean() if len(lips) > step else 0.0

@@ -24,22 +24,22 @@ class Curve(NamedTuple):
 
     Attributes:
         total: (2, K) sums over the windows of the first and of the second half of a clip.
-        count: (2, K) number of windows with audio at that offset.
+        counts: (2, K) number of windows with audio at that offset.
     """
 
     total: Array
-    count: Array
+    counts: Array
 
     @property
     def mean(self) -> Array:
         """(K,) mean over windows; NaN where fewer than five, or fewer than a third, have audio."""
-        total, count = self.total.sum(0), self.count.sum(0)
+        total, count = self.total.sum(0), self.counts.sum(0)
         return np.where(count >= max(5, count.max() / 3), total / np.maximum(count, 1), np.nan)
 
     @property
     def windows(self) -> int:
         """Number of windows."""
-        return int(self.count.sum(0).max())
+        return int(self.counts.sum(0).max())
 
 
 class Peak(NamedTuple):
@@ -88,7 +88,7 @@ def centred_offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
 
 def add_curves(curves: Sequence[Curve]) -> Curve:
     """Add the curves of several clips that share one offset."""
-    return Curve(np.sum([curve.total for curve in curves], axis=0), np.sum([curve.count for curve in curves], axis=0))
+    return Curve(np.sum([curve.total for curve in curves], axis=0), np.sum([curve.counts for curve in curves], axis=0))
 
 
 def find_peak(mean: Array) -> Peak:
@@ -113,7 +113,7 @@ def halves_differ(curve: Curve) -> float:
     best = int(np.nanargmax(curve.mean)) if np.isfinite(curve.mean).any() else 0
     near = slice(max(0, best - NEAR), best + NEAR + 1)
     peaks = []
-    for total, count in zip(curve.total, curve.count, strict=True):
+    for total, count in zip(curve.total, curve.counts, strict=True):
         mean = total[near] / np.maximum(count[near], 1)
         top = int(np.clip(mean.argmax(), 1, max(1, len(mean) - 2)))
         peaks.append(top + float(np.clip(_vertex(mean, top), -1, 1)))

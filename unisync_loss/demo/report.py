@@ -94,14 +94,14 @@ def draw_film_strip(videos: Mapping[str, Tensor], waveform: NDArray[np.float32])
     start = int(np.convolve(motion, np.ones(max(1, span - 1)), "valid").argmax())
     strip = np.concatenate([_montage(video[start : start + span : _STRIP_STEP]) for video in videos.values()])
     figure = new_figure(13, 13 * strip.shape[0] / strip.shape[1] + 0.9)
-    picture, wave = figure.subplots(2, 1, gridspec_kw={"height_ratios": (strip.shape[0], 70), "hspace": 0.02})
-    picture.imshow(strip, aspect="auto")
-    picture.spines[:].set_visible(False)
-    picture.set_xticks([])
+    film, wave = figure.subplots(2, 1, gridspec_kw={"height_ratios": (strip.shape[0], 70), "hspace": 0.02})
+    film.imshow(strip, aspect="auto")
+    film.spines[:].set_visible(False)
+    film.set_xticks([])
     rows = (np.arange(len(videos)) + 0.5) * strip.shape[0] / len(videos)
-    picture.set_yticks(rows, [LABELS[name].replace(" ", "\n", 1) for name in videos], weight="bold")
-    picture.tick_params(length=0, labelsize=11)
-    for label, name in zip(picture.get_yticklabels(), videos, strict=True):
+    film.set_yticks(rows, [LABELS[name].replace(" ", "\n", 1) for name in videos], weight="bold")
+    film.tick_params(length=0, labelsize=11)
+    for label, name in zip(film.get_yticklabels(), videos, strict=True):
         label.set_color(COLOURS[name])
     shown = waveform[start * SAMPLES_PER_FRAME : (start + span) * SAMPLES_PER_FRAME]
     draw_waveform(wave, shown, SAMPLE_RATE, start / FPS)
@@ -112,8 +112,8 @@ def draw_film_strip(videos: Mapping[str, Tensor], waveform: NDArray[np.float32])
 def _montage(frames: Tensor) -> Picture:
     """Put frames (T, 3, 96, 96) side by side, (H, W, 3), cropped towards the mouth."""
     side = 2 * frames.shape[-1]
-    pictures = _enlarge(frames, side)[:, side // 4 :, side // 8 : -side // 8]
-    framed = np.pad(pictures, ((0, 0), (0, 4), (2, 2), (0, 0)), constant_values=255)
+    crops = _enlarge(frames, side)[:, side // 4 :, side // 8 : -side // 8]
+    framed = np.pad(crops, ((0, 0), (0, 4), (2, 2), (0, 0)), constant_values=255)
     return rearrange(framed, "t h w c -> h (t w) c")
 
 
