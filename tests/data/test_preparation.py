@@ -24,10 +24,11 @@ from typer.testing import CliRunner
 
 from tools.synthetic.clip import synthesize_clip
 from unisync_loss.cli.app import app
-from unisync_loss.data.clips import list_clips
+from unisync_loss.data.clips import decode_clip, list_clips, stored_mesh
 from unisync_loss.data.datasets import list_sources
 from unisync_loss.data.preparation import Task, prepare, prepare_one, staged_name
 from unisync_loss.data.store import list_records, read_features, read_lines, read_record
+from unisync_loss.video.face_mesh import face_mesh
 
 #: `whole` is prepared by a process pool, most other stores without: they must be the same
 prepare_here = partial(prepare, engine=in_process)
@@ -291,12 +292,13 @@ def test_a_drawn_face_is_found_by_mediapipe(tmp_path):
     wide = np.full((len(clip.frames), 240, 320, 3), 128, np.uint8)
     wide[:, 24:216, 64:256] = clip.frames
     mux(tmp_path / "a.mkv", wide, clip.waveform)
-    (source,) = list_sources([tmp_path / "a.mkv"])
-    (tmp_path / "parts").mkdir()
-    prepare_one(Task(source, str(tmp_path / "parts"), None, True))
-    line = json.loads(next((tmp_path / "parts").glob("*.json")).read_text())
-    assert (line["status"], line["clips"]) == ("ok", 1), line
-    assert line["records"][0]["frames"] == 40
+    report = prepare_here([tmp_path / "a.mkv"], tmp_path / "store")
+    assert (report["ok"], report["clips"]) == (1, 1), report
+    (entry,) = list_clips(tmp_path / "store")
+    stored = stored_mesh(entry)
+    assert stored.shape == (40, 468, 3)
+    measured = face_mesh(decode_clip(entry).frames, depth=True)  # of frames that were compressed since
+    assert np.nanmean(np.abs(stored - measured)) < 0.01
 
 
 def test_lines_of_a_store_name_every_input_once(whole):

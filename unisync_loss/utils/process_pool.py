@@ -60,13 +60,13 @@ def run_tasks(
 
 # MediaPipe's and PyTorch's threads do not survive a fork. A fork server has no threads and has imported what the tasks
 # need, so that a new worker takes milliseconds instead of seconds; Windows has none.
-_START = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+_FORK_SERVER = "forkserver" in get_all_start_methods()
 
 
 class _Worker:
     def __init__(self, do: Callable[[Any], Any]) -> None:
-        context = get_context(_START)
-        if _START == "forkserver":
+        context = get_context("forkserver") if _FORK_SERVER else get_context("spawn")
+        if _FORK_SERVER:
             context.set_forkserver_preload([do.__module__])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, do), daemon=True)
