@@ -126,11 +126,11 @@ def test_streaming_equals_all_at_once(visual, build, film):
     assert np.nanstd(expected) > 1e-3
 
 
-def test_long_sound_is_heard_as_by_the_encoder(build, film, monkeypatch):
-    """Stretches of 2 s in place of 20 s; windows across a seam hear both its sides, here and there in other ways."""
+def test_long_audio_is_encoded_as_by_the_encoder(build, film, monkeypatch):
+    """Segments of 2 s in place of 20 s; windows across a seam differ, because either side has another context."""
     for name, steps in (("SEGMENT", 100), ("CONTEXT", 20), ("_WHOLE", 140)):
         monkeypatch.setattr(hubert, name, steps)
-    monkeypatch.setattr(HubertInput, "margin", 10)
+    monkeypatch.setattr(HubertInput, "context_frames", 10)
     monkeypatch.setattr(score, "_CHUNK", 50)
     expert, clip = build("hubert", "rgb"), read_clip(film)
     (track,) = score_video(film, expert, finder=whole).tracks
