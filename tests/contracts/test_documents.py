@@ -13,7 +13,7 @@ from helpers.source import ADAPTERS, MODULES, documents
 import unisync_loss
 from unisync_loss.evaluation.video_scores import TrackScores, VideoScores
 from unisync_loss.evaluation.video_summary import summarise_video
-from unisync_loss.lse import procedures as lse_video
+from unisync_loss.lse import results as lse_results
 
 EXAMPLES = [path for path in [*MODULES, *ADAPTERS] if ">>> " in path.read_text(encoding="utf-8")]
 
@@ -83,7 +83,7 @@ def test_every_figure_of_the_reports_is_explained():
     text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
     track = TrackScores(0, np.full((60, 31), 0.5, np.float32), np.full(60, 0.2, np.float32), [])
     judged = summarise_video("a.mp4", VideoScores([track], [], 2.6, []), 0.5)
-    figures = {*judged, *judged["tracks"][0], *lse_video.COLUMNS, "speaker_track", "sync_matrix", "n_tracks", "means"}
+    figures = {*judged, *judged["tracks"][0], *lse_results.COLUMNS, "speaker_track", "sync_matrix", "n_tracks", "means"}
     plain = {"video", "variant"}  # the file and the option
     assert [name for name in sorted(figures - plain) if f"`{name}`" not in text] == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unisync_loss.evaluation.compare import NamedVideo, compare, pair_videos
 from unisync_loss.evaluation.film import write_film
-from unisync_loss.evaluation.results import ScoredVideo, ScoreReport, VideoResult
+from unisync_loss.evaluation.results import Comparison, ScoredVideo, ScoreReport, VideoResult
 from unisync_loss.evaluation.video_page import draw_video, pack_matrices, write_score_page
 from unisync_loss.evaluation.video_scores import VideoScores, score_video
 from unisync_loss.evaluation.video_summary import summarise_video
@@ -62,26 +62,30 @@ def score_paths(
         watch = partial(_report, progress, index, share, label)
         try:
             scores = score_video(video, expert, finder=finder, on_progress=watch)
-            result = summarise_video(video.as_posix(), scores, threshold, seed)
+            scored = summarise_video(video.as_posix(), scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
             continue
-        result["group"] = group
-        videos.append(result)
+        scored["group"] = group
+        videos.append(scored)
         if report:
             name = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}"
-            result["sync_matrix"] = f"{name}.npz"
-            _write_figure(report / name, result, scores, threshold)
+            _write_figure(report / name, scored, scores, threshold)
             if film:
                 watch = partial(_report, progress, index + share, share, f"{label}, film")
                 write_film(video, scores, threshold, report / f"{name}.mp4", watch)
-    scored: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
+    result: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if reference:
-        real, *generated = ([video for video in videos if video["group"] == group] for group in groups)
-        scored["comparison"] = compare(real, dict(zip(list(groups)[1:], generated, strict=True)), seed)
+        result["comparison"] = _compare(videos, list(groups), seed)
     if report:
-        write_score_page(scored, report)
-    return scored
+        write_score_page(result, report)
+    return result
+
+
+def _compare(videos: Sequence[VideoResult], groups: Sequence[str], seed: int) -> list[Comparison]:
+    """Compare the videos of each later group with those of the first."""
+    real, *generated = ([video for video in videos if video["group"] == group] for group in groups)
+    return compare(real, dict(zip(groups[1:], generated, strict=True)), seed)
 
 
 def _check(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: bool, reference: bool) -> None:
@@ -101,7 +105,8 @@ def _check(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: b
 
 
 def _write_figure(path: Path, result: ScoredVideo, scores: VideoScores, threshold: float) -> None:
-    """Write figure and sync matrix of a video."""
+    """Write figure and sync matrix of a video, and note the name of the matrix in its result."""
+    result["sync_matrix"] = f"{path.name}.npz"
     write_atomically(path.with_name(f"{path.name}.npz"), pack_matrices(scores))
     write_atomically(path.with_name(f"{path.name}.png"), draw_video(result, scores, threshold))
 
