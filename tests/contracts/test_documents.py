@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
+import typer
 from helpers.paths import ROOT
 from helpers.source import ADAPTERS, MODULES, documents
 
 import unisync_loss
+from unisync_loss.cli import app
 from unisync_loss.evaluation.video_scores import TrackScores, VideoScores
 from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.lse import results as lse_results
@@ -101,3 +103,18 @@ def anchors(path):
     """Names that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_have_their_options(path):
+    """Every `unisync COMMAND … --option` of a document exists; the changelog also names options of the past."""
+    if path.name == "CHANGELOG.md":
+        return
+    commands = typer.main.get_command(app).commands
+    text = re.sub(r"\\?\n(?=--)", " ", path.read_text(encoding="utf-8"))
+    for name, arguments in re.findall(r"\bunisync (\w[\w-]*)([^`#;\n]*)", text):
+        known = (
+            {option for parameter in commands[name].params for option in parameter.opts} if name in commands else set()
+        )
+        wrong = set(re.findall(r"--[a-z][a-z-]+", arguments)) - known - {"--help"}
+        assert not wrong, f"unisync {name} has no {', '.join(sorted(wrong))}"

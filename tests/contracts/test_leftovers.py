@@ -49,3 +49,13 @@ def test_placeholders_are_found(line):
 def test_broken_tables_are_found():
     table = "| labels | clips | AUC |\n|---|---|---|\n| as found | 2,558 | 0.794 |\n| three rounds | 0.8 |\n"
     assert list(broken_rows(table)) == ["| three rounds | 0.8 |"]
+
+
+#: metaphors of perception: code encodes, computes and reports
+PERCEPTION = re.compile(r"\b(?:heard|hears|seen|sees|told|tells)\b")
+
+
+@pytest.mark.parametrize("path", [*CODE, *documents()], ids=relative)
+def test_no_metaphors_of_perception(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if PERCEPTION.search(line)] == []
