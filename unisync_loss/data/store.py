@@ -179,6 +179,16 @@ def read_features(record: Record) -> dict[str, NDArray[Any]]:
     return load(read_member(record, "safetensors"))
 
 
+def read_feature_shapes(record: Record) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of :func:`read_features` by name, read from the file's header alone."""
+    first, size = record.places["safetensors"]
+    length = int.from_bytes(_read_bytes(record.shard, first, 8), "little")
+    if length > size:
+        raise ValueError(f"{record.key}: expected a safetensors header of at most {size} bytes, got {length}")
+    header = json.loads(_read_bytes(record.shard, first + 8, length))
+    return {name: tuple(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
+
+
 def _read_bytes(path: Path, first: int, size: int) -> bytes:
     with path.open("rb") as file:
         file.seek(first)

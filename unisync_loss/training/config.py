@@ -13,6 +13,7 @@ import yaml
 
 from unisync_loss.config import RETIRED_FIELDS, UniSyncConfig
 from unisync_loss.models.pretrained import load_expert
+from unisync_loss.training.data.loading import stored_coefficients
 from unisync_loss.training.data.pairs import PairSampling
 from unisync_loss.training.mouth_stages import GeometryStage, JointStage, MouthAlignerStage, SyncStage
 from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, Stage
@@ -249,7 +250,11 @@ def resolve(
     inherited: dict[str, Any] = {}
     for init in config.init:
         inherited |= _inherited(init, expert)
-    return config, expert_config(**{**inherited, **expert})
+    expert = {**inherited, **expert}
+    if expert.get("visual") == "3dmm" and "visual_features" not in expert:
+        width = stored_coefficients(config.data)
+        expert |= {"visual_features": width} if width else {}
+    return config, expert_config(**expert)
 
 
 def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from unisync_loss.models.pretrained import load_expert, save_pretrained
 from unisync_loss.training.checkpoint import load_state, remove_unfinished, save_state
 from unisync_loss.training.config import TrainConfig, to_yaml
 from unisync_loss.training.data.dataset import CachedClipDataset
-from unisync_loss.training.data.loading import load_clips, standardise
+from unisync_loss.training.data.loading import list_folders, load_clips, standardise
 from unisync_loss.training.data.pairs import SHORTEST
+from unisync_loss.training.data.stored_features import check_trainable
 from unisync_loss.training.model import TrainingModel, build_hubert, copy_towers
 from unisync_loss.training.run_log import LOG, Log, PlateauWatch, diagnose, draw_curves, write_table
 from unisync_loss.training.stages import Stage
@@ -32,7 +33,6 @@ from unisync_loss.training.validation import validate
 from unisync_loss.utils.distributed import ProcessGroup
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
-from unisync_loss.video.extraction import check_provided
 
 SHORTEST_VAL = 7  # frames: two windows that are two frames apart
 _LOG_SECONDS = 10.0  # between records of progress
@@ -55,8 +55,7 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, lo
         FileExistsError: when ``OUT`` holds a run and ``resume`` is False.
         FloatingPointError: when the loss is not finite; the batch is saved.
     """
-    if expert_config.visual != "rgb":
-        check_provided(expert_config)
+    check_trainable(expert_config, list_folders([*config.data, *([config.val] if config.val else [])]))
     if not any(steps for name, _, steps, _ in config.stages(expert_config) if name not in TEACHING):
         raise ValueError("steps: expected some of a stage that learns sync, got 0")
     out = Path(config.out)

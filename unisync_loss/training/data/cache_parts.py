@@ -2,12 +2,13 @@
 
 ``mouth`` serves small experts on rgb: mouth crops, mouth points, a few whole faces and their poses. ``mesh`` serves
 experts on landmarks, parsing maps and coefficients: MediaPipe's face mesh, from which all three are made. ``crop``
-serves the ``paper`` architecture on rgb: whole face crops.
+serves the ``paper`` architecture on rgb: whole face crops. ``coefficients``, ``mouth_maps`` and ``maps``
+serve experts on 3dmm and parsing whose features a store has (``unisync prepare --features``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,14 +19,18 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.data.clips import ClipEntry, clip_mesh, decode_clip
+from unisync_loss.data.clips import ClipEntry, clip_features, clip_mesh, decode_clip
 from unisync_loss.data.store import read_waveform
 from unisync_loss.models.mouth_aligner import sample_mouth
+from unisync_loss.models.small import MOUTH_SIZE
+from unisync_loss.representations.parsing import ParsingInput, mouth_of_maps
 from unisync_loss.training.data.augment import CUT_SIDE
 from unisync_loss.training.data.face_features import MESH_CENTRE, features_of_mesh
-from unisync_loss.training.data.visual_frames import FaceCrops, FaceFeatures, MouthFrames, VisualFrames
+from unisync_loss.training.data.stored_features import stored_width
+from unisync_loss.training.data.visual_frames import FaceCrops, FaceFeatures, MouthFrames, ParsingMaps, VisualFrames
 from unisync_loss.utils.image import resize
 from unisync_loss.video.clip import Clip
+from unisync_loss.video.extraction import MAP_SIZE
 from unisync_loss.video.face_mesh import mouth_of_mesh, pose_of_mesh
 from unisync_loss.video.face_tracking import CROP_SIZE
 
@@ -136,6 +141,48 @@ def measure_crop(source: ClipSource) -> Arrays:
     return {"crops": _to_bytes(small), "waveform": source.clip.waveform}
 
 
+def measure_coefficients(source: ClipSource) -> Arrays:
+    """Stored coefficients.
+
+    Returns:
+        ``coefficients`` (T, E) float32; ``waveform``.
+    """
+    return {"coefficients": _stored(source, "3dmm"), "waveform": source.waveform}
+
+
+def measure_mouth_maps(source: ClipSource) -> Arrays:
+    """Mouths cut out of stored parsing maps.
+
+    Returns:
+        ``maps`` (T, 6, 48, 48) uint8, probabilities times 255; ``waveform``.
+    """
+    return {"maps": _convert_maps(source, lambda maps: mouth_of_maps(maps, MOUTH_SIZE)), "waveform": source.waveform}
+
+
+def measure_maps(source: ClipSource) -> Arrays:
+    """Stored parsing maps.
+
+    Returns:
+        ``maps`` (T, 6, 128, 128) uint8, probabilities times 255; ``waveform``.
+    """
+    return {"maps": _convert_maps(source, lambda maps: resize(maps, MAP_SIZE, MAP_SIZE)), "waveform": source.waveform}
+
+
+def _stored(source: ClipSource, visual: str) -> NDArray[Any]:
+    stored = clip_features(source.entry, visual)
+    if stored is None:
+        raise ValueError(f"{source.entry.name}: expected stored {visual} features, got none")
+    return stored
+
+
+def _convert_maps(source: ClipSource, convert: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.uint8]:
+    """Stored labels or probabilities as bytes, after a conversion of the probabilities (N, 6, H, W)."""
+    stored = torch.from_numpy(_stored(source, "parsing"))
+    check = ParsingInput(UniSyncConfig(visual="parsing"))
+    chunks = [convert(check(chunk[None])[0]) for chunk in stored.split(_CHUNK_FRAMES)]
+    return (torch.cat(chunks) * 255).round().clamp(0, 255).byte().numpy()
+
+
 def _smooth(pose: NDArray[np.float32]) -> NDArray[np.float32]:
     """Running mean over time: the measured pose jitters, a head does not."""
     padded = np.pad(pose, ((_SMOOTHING, _SMOOTHING), (0, 0), (0, 0)), mode="edge")
@@ -163,15 +210,37 @@ def _read_crop(config: UniSyncConfig, stored: Arrays, kept: slice) -> tuple[Arra
     return {"crops": stored["crops"][kept]}, {}
 
 
+def _read_coefficients(config: UniSyncConfig, stored: Arrays, kept: slice) -> tuple[Arrays, Arrays]:
+    per_frame = stored["coefficients"][kept][:, None]  # one view: the mirror image of arbitrary coefficients is unknown
+    return {"per_frame": per_frame}, {"clip_mean": per_frame.mean(axis=0)}
+
+
+def _read_maps(config: UniSyncConfig, stored: Arrays, kept: slice) -> tuple[Arrays, Arrays]:
+    maps = stored["maps"][kept]
+    return {"maps": maps}, {"clip_mean": maps.mean(axis=0).round().astype(np.uint8)}
+
+
 PARTS: dict[str, CachePart] = {
     "mouth": CachePart(measure_mouth, _read_mouth, MouthFrames, also=("mesh",)),
     "mesh": CachePart(measure_mesh, _read_mesh, FaceFeatures),
     "crop": CachePart(measure_crop, _read_crop, FaceCrops),
+    "coefficients": CachePart(measure_coefficients, _read_coefficients, FaceFeatures),
+    "mouth_maps": CachePart(measure_mouth_maps, _read_maps, ParsingMaps),
+    "maps": CachePart(measure_maps, _read_maps, ParsingMaps),
 }
 
 
-def part_of(config: UniSyncConfig) -> str:
-    """Name of the part that an expert is trained on."""
-    if config.visual != "rgb":
+def part_of(config: UniSyncConfig, entries: Sequence[ClipEntry]) -> str:
+    """Name of the part that an expert is trained on: stored features where the clips have them, else the mesh.
+
+    Raises:
+        ValueError: for clips of which only some have stored features.
+    """
+    small = config.architecture == "small"
+    if config.visual == "rgb":
+        return "mouth" if small else "crop"
+    if stored_width(entries, config.visual) is None:
         return "mesh"
-    return "mouth" if config.architecture == "small" else "crop"
+    if config.visual == "3dmm":
+        return "coefficients"
+    return "mouth_maps" if small else "maps"

@@ -42,7 +42,7 @@ def mel_features(config: UniSyncConfig, waveform: NDArray[np.float32]) -> NDArra
 
 
 def load_aligned(
-    entry: ClipEntry, folder: Path, config: UniSyncConfig, audio_features: AudioFeatures, shortest: int = WINDOW_FRAMES
+    entry: ClipEntry, folder: Path, config: UniSyncConfig, part: str, audio_features: AudioFeatures, shortest: int
 ) -> AlignedClip | None:
     """Read a cached clip, apply its offset, and compute its audio features.
 
@@ -50,6 +50,7 @@ def load_aligned(
         entry: the clip, cached.
         folder: of the cache.
         config: of the expert.
+        part: of the cache, see :func:`part_of`.
         audio_features: of the waveform that belongs to the frames.
         shortest: frames that must have audio once the offset is applied.
 
@@ -60,7 +61,6 @@ def load_aligned(
         SafetensorError: for a damaged file.
         KeyError: for a file of another part.
     """
-    part = part_of(config)
     stored = load(entry, folder, part)
     waveform = stored["waveform"]
     first, last = frames_with_audio(len(waveform) // SAMPLES_PER_FRAME, entry.offset)
@@ -81,6 +81,7 @@ class CachedClipDataset:
         entries: of the clips in ``store``.
         store: their frames and audio, finished.
         config: of the expert.
+        part: of the cache that they were read from.
         broken: clips left out, with the reason.
 
     Attributes:
@@ -89,12 +90,12 @@ class CachedClipDataset:
     """
 
     def __init__(
-        self, entries: list[ClipEntry], store: FrameStore, config: UniSyncConfig, broken: dict[str, str]
+        self, entries: list[ClipEntry], store: FrameStore, config: UniSyncConfig, part: str, broken: dict[str, str]
     ) -> None:
         self.entries, self.store, self.config, self.broken = entries, store, config, broken
         _, self.speaker = np.unique([entry.speaker for entry in entries], return_inverse=True)
         self.sampler = SegmentSampler(store.frames, self.speaker)
-        self._visual_frames = PARTS[part_of(config)].frames
+        self._visual_frames = PARTS[part].frames
 
     @classmethod
     def from_cache(
@@ -121,14 +122,14 @@ class CachedClipDataset:
             OSError: on a full disk.
         """
         audio_features = audio_features or partial(mel_features, config)
-        part = part_of(config)
+        part = part_of(config, entries)
         cached = [entry for entry in entries if is_cached(entry, folder, part)]
         store, kept, broken = FrameStore(folder), list[ClipEntry](), dict[str, str]()
         progress = Progress(log, len(cached), "clips read")
         for done, entry in enumerate(cached):
             progress.update(done)
             try:
-                clip = load_aligned(entry, folder, config, audio_features, max(shortest, WINDOW_FRAMES))
+                clip = load_aligned(entry, folder, config, part, audio_features, max(shortest, WINDOW_FRAMES))
             except (SafetensorError, KeyError, ValueError) as error:
                 broken[entry.name] = f"{cache_path(entry, folder, part).name} in the cache cannot be used: {error}"
                 continue
@@ -138,7 +139,7 @@ class CachedClipDataset:
         if not kept:
             raise ValueError(f"expected at least one clip of {shortest} frames with a face and a voice, got none")
         store.finish()
-        return cls(kept, store, config, broken)
+        return cls(kept, store, config, part, broken)
 
     def __len__(self) -> int:
         """Number of clips."""

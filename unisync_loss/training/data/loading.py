@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.data.clips import list_split
+from unisync_loss.data.clips import ClipEntry, list_split
+from unisync_loss.data.store import is_store
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.coefficients import MorphableInput
 from unisync_loss.training.data.cache import build_cache
 from unisync_loss.training.data.cache_parts import part_of
 from unisync_loss.training.data.dataset import AudioFeatures, CachedClipDataset
+from unisync_loss.training.data.stored_features import stored_width
 from unisync_loss.utils.progress import Progress
 
 
@@ -40,11 +42,11 @@ def load_clips(
     Raises:
         ValueError: for folders without a usable clip, or with several splits.
     """
-    entries = [entry for folder in folders for entry in list_split(folder)]
+    entries = list_folders(folders)
     what = ", ".join(folders)
     reasons: dict[str, str] = {}
     progress: Progress | None = None
-    for done, total, reasons in build_cache(entries, cache, workers, part_of(config)):  # noqa: B007
+    for done, total, reasons in build_cache(entries, cache, workers, part_of(config, entries)):  # noqa: B007
         progress = progress or Progress(log, total, "clips measured", done=done)
         progress.update(done)
     data = CachedClipDataset.from_cache(entries, cache, config, shortest, audio_features, log)
@@ -57,6 +59,21 @@ def load_clips(
         f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
     )
     return data
+
+
+def list_folders(folders: Sequence[str]) -> list[ClipEntry]:
+    """Clips of several data folders or stores, see :func:`list_split`."""
+    return [entry for folder in folders for entry in list_split(folder)]
+
+
+def stored_coefficients(folders: Sequence[str]) -> int | None:
+    """Number of 3DMM coefficients stored with the clips of stores; None for folders, and stores without.
+
+    Raises:
+        ValueError: when some clips have none, or numbers differ.
+    """
+    stores = [folder for folder in folders if is_store(folder) or is_store(Path(folder).parent)]
+    return stored_width(list_folders(stores), "3dmm")
 
 
 def standardise(expert: UniSyncExpert, data: CachedClipDataset) -> None:

@@ -125,7 +125,8 @@ class FaceFeatures(VisualFrames):
     """Landmarks, coefficients, or the points from which parsing maps are painted.
 
     Attributes:
-        per_frame: (N, L, V, E) of :mod:`unisync_loss.training.data.face_features`; V = 2 views, the second mirrored.
+        per_frame: (N, L, V, E) of :mod:`unisync_loss.training.data.face_features`; V = 2 views, the second mirrored;
+            V = 1 for stored coefficients of any face model, whose mirror image is unknown.
         clip_mean: (N, 1, V, E) mean over the clip.
     """
 
@@ -139,5 +140,30 @@ class FaceFeatures(VisualFrames):
         values = self.per_frame
         if config.architecture == "small":
             values = torch.cat([values, self.clip_mean], dim=1)
-        changed = augment_face_features(values, self.clip_mean, random_mask(len(values), 0.5))
+        changed = augment_face_features(
+            values, self.clip_mean, random_mask(len(values), 0.5 if values.shape[2] == 2 else 0.0)
+        )
         return VisualInputs(visual_of_features(config, changed, augment_points_crop))
+
+
+@dataclass(frozen=True)
+class ParsingMaps(VisualFrames):
+    """Stored parsing maps, or mouths cut out of them for small experts.
+
+    Attributes:
+        maps: (N, L, 6, H, W) uint8, probabilities times 255.
+        clip_mean: (N, 1, 6, H, W) uint8, mean over the clip.
+    """
+
+    maps: Tensor
+    clip_mean: Tensor
+
+    def inputs(self, config: UniSyncConfig, *, augmented: bool) -> VisualInputs:
+        """Maps (N, L, 6, H, W); augmented ones, in other crops, of small experts have the clip's mean as last frame."""
+        maps = self.maps
+        if augmented and config.architecture == "small":
+            maps = torch.cat([maps, self.clip_mean], dim=1)
+        frames = rearrange(maps, "n l g h w -> (n l) g h w").float() / 255
+        if augmented:
+            frames = augment_crops(frames, maps.shape[1])
+        return VisualInputs(rearrange(frames, "(n l) g h w -> n l g h w", l=maps.shape[1]))

@@ -1,0 +1,98 @@
+"""`unisync prepare --features`, `train` and `eval` with the user's own coefficients and parsing maps."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.small_store import write_feature_store
+from typer.testing import CliRunner
+
+from unisync_loss import load_expert
+from unisync_loss.cli import app
+from unisync_loss.training.data.loading import list_folders
+from unisync_loss.training.data.stored_features import stored_width
+from unisync_loss.video.clip import Clip
+
+pytest.importorskip("av")
+pytest.importorskip("mediapipe")
+
+#: features in which the mouth opens with the audio level
+HOOK = """
+import numpy as np
+
+def features(frames, waveform):
+    level = np.sqrt(np.square(waveform.reshape(-1, 640)).mean(1))
+    level /= max(level.max(), 1e-6)
+    axes = np.random.default_rng(0).normal(size=(1, 64))
+    noise = np.random.default_rng(len(frames)).normal(size=(len(frames), 64))
+    maps = np.zeros((len(frames), 64, 64), np.uint8)
+    maps[:, 8:60, 10:54] = 1  # skin
+    maps[:, 24:34, 28:36] = 2  # nose
+    for face, opening in zip(maps, (8 * level).round().astype(int)):
+        face[42:44, 24:40] = 3  # upper lip
+        face[44:44 + opening, 24:40] = 5  # mouth
+        face[44 + opening:46 + opening, 24:40] = 4  # lower lip
+    return {"3dmm": (level[:, None] * axes + 0.1 * noise).astype(np.float32), "parsing": maps}
+"""
+
+
+def unisync(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def store(folder, tmp_path_factory):
+    """Store with coefficients and parsing maps."""
+    root = tmp_path_factory.mktemp("features")
+    (root / "my_features.py").write_text(HOOK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root)
+        patch.chdir(root)
+        unisync("prepare", folder, "--out", root / "store", "--features", "my_features:features")
+    return root / "store"
+
+
+def train(store, out, visual, *overrides):
+    settings = ("clips=6", "segments=1", "ema=0.9", "workers=1", "device=cpu", *overrides)
+    return [str(part) for part in ("train", "--data", store, "--out", out, "--visual", visual, *settings)]
+
+
+@pytest.mark.parametrize(("visual", "width", "steps"), [("3dmm", 64, 40), ("parsing", 6, 20)])
+def test_an_expert_learns_from_stored_features(store, tmp_path, visual, width, steps):
+    unisync(*train(store, tmp_path / "run", visual, f"steps={steps}"))
+    expert = load_expert(tmp_path / "run" / "last")
+    assert expert.config.visual_features == width
+    if visual == "3dmm":
+        assert expert.visual_input.deviation.max() < 1  # that of the training clips, not the default
+    unisync("eval", "--model", tmp_path / "run" / "last", "--data", store, "--json", tmp_path / "eval.json")
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert report["clips"] == 6
+    assert report["pairs"]["auc"] > 0.6
+
+
+def test_features_that_do_not_fit_are_refused_before_any_work(store, folder, tmp_path):
+    cases = [
+        (store, "expert.visual_features=50", "expected 50 stored coefficients (expert.visual_features), got 64"),
+        (folder, "expert.visual_features=64", "prepare --features"),
+    ]
+    for data, override, message in cases:
+        refused = CliRunner().invoke(app, train(data, tmp_path / "run", "3dmm", override))
+        assert refused.exit_code == 1
+        assert message in str(refused.exception)
+        assert not (tmp_path / "run").exists()
+
+
+def test_clips_without_the_features_are_named(tmp_path):
+    clip = Clip(np.zeros((10, 192, 192, 3), np.uint8), np.zeros(6400, np.float32))
+    wide, narrow, bare = (tmp_path / name for name in ("wide", "narrow", "bare"))
+    for root, width in ((wide, 64), (narrow, 50)):
+        made = {"3dmm": lambda rng, frames, width=width: rng.normal(size=(frames, width))}
+        write_feature_store(root, {f"a/{root.name}/0": clip}, **made)
+    write_feature_store(bare, {"a/bare/0": clip})
+    assert stored_width(list_folders([wide]), "3dmm") == 64
+    assert stored_width(list_folders([bare]), "3dmm") is None
+    with pytest.raises(ValueError, match=r"of one size in every clip .* got 64 in a/wide/0\.mp4, 50 in a/narrow/0"):
+        stored_width(list_folders([wide, narrow]), "3dmm")
+    with pytest.raises(ValueError, match=r"got 64 in a/wide/0\.mp4, none in a/bare/0"):
+        stored_width(list_folders([wide, bare]), "3dmm")
