@@ -101,8 +101,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: for a root that does not exist.
-        ValueError: for a store with other settings, one that another run is writing, stores with equal keys, or a hook
-            that cannot be imported.
+        ValueError: for a store with other settings or in use, stores with equal keys, a hook that cannot be imported.
         ImportError: without PyAV, or without MediaPipe where faces have to be found.
         OSError: when the disk is full; finished clips stay, and the next run continues.
     """
@@ -122,8 +121,7 @@ def prepare(
         staging = out / f"{name}parts"
         writer = ShardWriter(out, name, shard_bytes)
         own = [source for source in sources if _shard_of(source, count) == index]
-        todo = _unprepared(own, [out, *stores])
-        tasks = [Task(source, str(staging), provider, workers == 1) for source in todo]
+        tasks = [Task(each, str(staging), provider, workers == 1) for each in _unprepared(own, [out, *stores])]
         with _cleaned_up(out, staging, writer):
             if index == 0:
                 _copy_stores(stores, out, writer)
