@@ -1,7 +1,7 @@
 """Share of randomly shifted real clips whose offset `unisync align` corrects.
 
     python benchmarks/align_shifts.py --data VAL --out OUT --json align_shifts.json
-    python benchmarks/align_shifts.py --data VAL --out OUT --json again.json -- --init mel-rgb joint_steps=100
+    python benchmarks/align_shifts.py --data VAL --out OUT --json again.json -- --init mel-rgb recipe.steps=100
 
 The audio is shifted by a uniform random offset within ±10 frames, fractions included, and the clips are re-encoded.
 The folder must be in sync (or have an offsets.csv). The same clips without a shift show how many a clean folder would

@@ -25,7 +25,8 @@ from unisync_loss import load_expert
 def command(options: argparse.Namespace, out: Path, *more: str) -> list[str]:
     """Command line of one training run."""
     fixed = ["--data", options.data, "--val", options.data, "--cache", str(options.out / "cache"), "--out", str(out)]
-    settings = ["save_minutes=0", f"steps={options.steps}", "val_every=20", "clips=4", "workers=1", *options.settings]
+    settings = ["run.save_minutes=0", f"recipe.steps={options.steps}", "run.val_every=20", "recipe.clips=4"]
+    settings += ["data.workers=1", *options.settings]
     return [sys.executable, "-m", "unisync_loss.cli", "train", "--visual", options.visual, *fixed, *more, *settings]
 
 

@@ -8,8 +8,8 @@ recipe (random pairs within one clip, no margin, Adam at 1e-4), ``paper`` and ``
 augmentation. ``ablations``: cross-speaker share and margins with random pairs; `pairs` protocol of ``unisync eval``
 on TEST with intervals. A repeated command continues; finished runs are skipped. All runs use the same number of
 samples (``--samples``), from scratch or from one expert (``--init``, which compares where a loss leads, not when it
-leaves the plateau). Settings of `unisync train` may follow, such as hubert=hubert-small or device=cuda
-precision=bf16.
+leaves the plateau). Settings of `unisync train` may follow, such as data.hubert=hubert-small or
+run.device=cuda optimiser.precision=bf16.
 """
 
 from __future__ import annotations
@@ -26,17 +26,25 @@ import numpy as np
 from unisync_loss import load_expert
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.evaluation import summarise
-from unisync_loss.training import config as recipe
+from unisync_loss.training.config import RandomPairsRecipe, TrainConfig
 from unisync_loss.training.data.loading import load_clips
 from unisync_loss.training.model import TrainingModel, build_hubert
-from unisync_loss.training.trainer import prepare_run
+from unisync_loss.training.settings import MARGINS as PAPER_MARGINS
+from unisync_loss.training.settings import resolve
+from unisync_loss.training.trainer import build_trainer
 from unisync_loss.training.validation import embed_data
 from unisync_loss.utils.files import write_atomically
 
 AUCS = (0.75, 0.8, 0.88)
 #: settings of all runs: the small network without its aligner (validation crops mouths by landmarks), augmented
-SMALL = ["expert.architecture=small", "align_steps=0", "augment=true"]
-WAV2LIP = ["cross_share=0", "betas=[0.9, 0.999]", "weight_decay=0", "expert.margin_same=0", "expert.margin_cross=0"]
+SMALL = ["expert.architecture=small", "data.augment=true"]
+WAV2LIP = [
+    "recipe.cross_share=0",
+    "optimiser.betas=[0.9, 0.999]",
+    "optimiser.weight_decay=0",
+    "expert.margin_same=0",
+    "expert.margin_cross=0",
+]
 CONVERGENCE = {
     "wav2lip": ("paper", WAV2LIP),
     "paper": ("paper", []),
@@ -48,27 +56,33 @@ MARGINS = ((0.0, 0.0), (0.1, 0.3), (0.3, 0.7))
 
 def ablations(audio: str) -> dict[str, tuple[str, list[str]]]:
     """Cells of Table V: shares of cross-speaker negatives at the paper's margins, and margins at its share."""
-    cells = {f"cross {share}": ("paper", [f"cross_share={share}"]) for share in SHARES}
+    cells = {f"cross {share}": ("paper", [f"recipe.cross_share={share}"]) for share in SHARES}
     for margins in MARGINS:
-        if margins != recipe.MARGINS[audio]:  # this cell is "cross 0.2"
+        if margins != PAPER_MARGINS[audio]:  # this cell is "cross 0.2"
             same, cross = margins
             settings = [f"expert.margin_same={same}", f"expert.margin_cross={cross}"]
             cells[f"margins {same} {cross}"] = ("paper", settings)
     return cells
 
 
-def budget(config: recipe.TrainConfig, samples: int) -> list[str]:
+def budget(config: TrainConfig, samples: int) -> list[str]:
     """Settings for a run of ``samples`` samples that is validated about every 11,520."""
-    segment = config.frames - WINDOW_FRAMES + 1
-    windows = config.batch if config.pairs == "random" else config.clips * config.segments * segment
-    windows *= config.accumulate
+    recipe = config.recipe
+    if isinstance(recipe, RandomPairsRecipe):
+        windows = recipe.batch
+    else:
+        windows = recipe.clips * recipe.segments * (recipe.frames - WINDOW_FRAMES + 1)
+    windows *= config.optimiser.accumulate
     steps = samples // windows
     if not steps:
         sys.exit(f"--samples: expected a batch of {windows} or more, got {samples}")
-    # stages of small experts on RGB; a run that starts from an expert has only the last stage
-    geometry, sync = (0, 0) if config.init else (steps // 6, steps // 5)
-    stages = {"steps": steps, "geometry_steps": geometry, "sync_steps": sync, "joint_steps": steps - geometry - sync}
-    return [*(f"{name}={count}" for name, count in stages.items()), f"val_every={max(1, 11_520 // windows)}"]
+    counts = {"steps": steps}
+    if recipe.name == "mouth_first":
+        geometry, sync = steps // 6, steps // 5
+        counts = {"geometry_steps": geometry, "sync_steps": sync, "joint_steps": steps - geometry - sync}
+    if recipe.name != "contrast":
+        counts["aligner_steps"] = 0
+    return [*(f"recipe.{name}={count}" for name, count in counts.items()), f"run.val_every={max(1, 11_520 // windows)}"]
 
 
 def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> Iterator[tuple[str, int, Path]]:
@@ -78,18 +92,18 @@ def runs(cells: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -
             out = options.out / name.replace(" ", "-").replace(",", "") / str(seed)
             done = out / "done"
             if not done.exists():
-                given = {"data": options.data, "val": options.val, "out": str(out), "preset": preset, "seed": seed}
+                given = {"folders": options.data, "val": options.val, "out": str(out), "preset": preset, "seed": seed}
                 given |= {"init": [options.init.format(seed=seed)]} if options.init else {}
                 given |= {"audio": options.audio, "visual": options.visual, "cache": str(options.out / "cache")}
                 own = [*SMALL, *settings]
-                config, _ = recipe.resolve(given, None, [*own, *options.settings])
+                config, _ = resolve(given, None, [*own, *options.settings])
                 bound = budget(config, options.samples)
-                config, expert = recipe.resolve(given, None, [*own, *bound, *options.settings])
+                config, expert = resolve(given, None, [*own, *bound, *options.settings])
                 log(f"{name}, seed {seed}")
-                run = prepare_run(config, expert, log)
-                run.begin(resume=True)
-                run.go()
-                if run.stopped:
+                trainer = build_trainer(config, expert, log)
+                trainer.begin(resume=True)
+                trainer.run()
+                if trainer.stopped:
                     sys.exit("stopped; the same command continues from here")
                 write_atomically(done, "")
             yield name, seed, out

@@ -1,6 +1,6 @@
 """Training samples per second compared with Wav2Lip's recipe, with the same network and clips, as a ratio.
 
-    python benchmarks/train_speed.py --data FOLDER --out out/speed --json out/speed.json [device=cuda …]
+    python benchmarks/train_speed.py --data FOLDER --out out/speed --json out/speed.json [run.device=cuda …]
 
 Wav2Lip's side reimplements the behaviour of its `color_syncnet_train.py`: frames as JPEG files on disk, the whole
 audio of a clip read and converted to a mel spectrogram for every sample, one window per sample, batches of 64, loader
@@ -18,6 +18,7 @@ import statistics
 import time
 import wave
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unisync_loss.representations import mel_spectrogram
-from unisync_loss.training.config import resolve
 from unisync_loss.training.data.batches import PairBatch
 from unisync_loss.training.data.cache import load
 from unisync_loss.training.data.pairs import FAR, POSITIVE, PairSampling
 from unisync_loss.training.data.visual_frames import MouthFrames
-from unisync_loss.training.stages import RandomPairStage
-from unisync_loss.training.trainer import Run, prepare_run
+from unisync_loss.training.settings import resolve
+from unisync_loss.training.stages import RandomPairStage, StageSpec
+from unisync_loss.training.trainer import Trainer, build_trainer
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.video.encoding import encode_wav
 
@@ -71,10 +72,10 @@ class Wav2LipLoader(Dataset[tuple[Tensor, Tensor, int]]):
         return torch.from_numpy(frames), mel[:, first : first + 16], POSITIVE if match else FAR
 
 
-def write_wav2lip_layout(run: Run, cache: Path, out: Path) -> list[Path]:
+def write_wav2lip_layout(trainer: Trainer, cache: Path, out: Path) -> list[Path]:
     """Write frames as JPEG and audio as WAV, one folder per clip."""
     folders = []
-    for number, entry in enumerate(run.engine.data.entries):
+    for number, entry in enumerate(trainer.stepper.data.entries):
         folder = out / str(number)
         clip = load(entry, cache, "mouth")
         if not (folder / "audio.wav").exists():
@@ -106,6 +107,12 @@ def rate(step: Callable[[], int], seconds: float, device: torch.device, before: 
     return samples / (time.perf_counter() - started)
 
 
+def advance(trainer: Trainer, steps: Iterator[object]) -> int:
+    """Take a step of our trainer; returns its samples."""
+    next(steps)
+    return trainer.stepper.windows
+
+
 def main() -> None:
     """Measure in turn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -119,40 +126,30 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     cache = options.out / "cache"
 
-    def start(preset: str, name: str) -> Run:
-        given = {"data": [options.data], "out": str(options.out / name), "preset": preset, "cache": str(cache)}
-        return prepare_run(
-            *resolve(given, None, ["expert.architecture=small", "augment=false", *options.settings]), print
-        )
+    def start(preset: str, name: str) -> Trainer:
+        given = {"folders": [options.data], "out": str(options.out / name), "preset": preset, "cache": str(cache)}
+        config, expert = resolve(given, None, ["expert.architecture=small", "data.augment=false", *options.settings])
+        stages = [replace(config.stages(expert)[-1], steps=10**9)]
+        return build_trainer(config, expert, print, stages)
 
-    runs = {preset: start(preset, preset) for preset in ("paper", "fast")}
-    device = runs["paper"].engine.device
-    folders = write_wav2lip_layout(runs["paper"], cache, options.out / "wav2lip")
+    trainers = {preset: start(preset, preset) for preset in ("paper", "fast")}
+    device = trainers["paper"].stepper.device
+    folders = write_wav2lip_layout(trainers["paper"], cache, options.out / "wav2lip")
     # as many items an epoch as there are clips, as there; loaders start anew each epoch, which a small folder must not
     # make them do all the time
     dataset = Wav2LipLoader(folders * (1 + 40 * BATCH // len(folders)))
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=options.workers, drop_last=True)
     stage = RandomPairStage(PairSampling(), BATCH, augment=False)
-    steps: dict[str, Callable[[], int]] = {}
-    for preset, run in runs.items():
-        _, own, _, peak = run.stages[-1]
-        run.engine.prepare(own, peak)
-        places = iter(range(10**9))
-
-        def ours(run: Run = run, places: Iterator[int] = places) -> int:
-            _, own, _, peak = run.stages[-1]
-            run.engine.step(own, (0, next(places)), 10**9, peak)
-            return run.engine.windows
-
-        steps[preset] = ours
-    peer = start("paper", "wav2lip-run").engine
-    peer.prepare(stage, 1e-4)
+    steps: dict[str, Callable[[], int]]
+    steps = {preset: partial(advance, trainer, trainer.steps()) for preset, trainer in trainers.items()}
+    peer = start("paper", "wav2lip-run").stepper
+    peer.prepare(StageSpec("pairs", stage, 10**9, 1e-4))
 
     def theirs(batches: Iterator[PairBatch]) -> int:
         batch = next(batches).to(device)
         assert peer.optimiser is not None
         peer.optimiser.zero_grad()
-        stage.loss(peer.learner, batch)["loss"].backward()
+        stage.loss(peer.model, batch)["loss"].backward()
         peer.optimiser.step()
         return BATCH
 
@@ -165,7 +162,7 @@ def main() -> None:
         rates["wav2lip"].append(rate(partial(theirs, batches), options.seconds, device, 3 + 2 * options.workers))
         batches.close()
     middle = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {name: round(middle[name] / middle["wav2lip"], 2) for name in runs}
+    ratios = {name: round(middle[name] / middle["wav2lip"], 2) for name in trainers}
     report = {
         "samples_per_second": rates,
         "ratio_to_wav2lip": ratios,
@@ -175,8 +172,8 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.json, json.dumps(report, indent=1) + "\n")
     print({name: round(value, 1) for name, value in middle.items()}, ratios)
-    for run in runs.values():
-        run.engine.close()
+    for trainer in trainers.values():
+        trainer.close()
     peer.close()
 
 

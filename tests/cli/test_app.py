@@ -13,7 +13,7 @@ import pytest
         (["eval", "--data", "FOLDER", "--model", "no-such-name"], 1, "no-such-name"),
         (["train", "--data", "gone", "--out", "OUT"], 1, "no such data folder: gone"),
         (["train", "--data", "FOLDER", "--out", "OUT", "--audio", "mfcc"], 1, "audio: expected one of mel, hubert"),
-        (["train", "--data", "FOLDER", "--out", "OUT", "speed=9"], 1, "unknown settings speed"),
+        (["train", "--data", "FOLDER", "--out", "OUT", "speed=9"], 1, "speed: expected a key of data"),
         (["train", "--out", "OUT", "--resume"], 1, "expected --data"),
         (["train", "--data", "FOLDER", "--out", "OUT", "--config", "gone.yaml"], 1, "gone.yaml"),
         (["demo", "--video", "gone.mp4", "--out", "OUT", "--model", "MODEL"], 1, "gone.mp4"),

@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
-from unisync_loss.training.config import TrainConfig, expert_config
 from unisync_loss.training.data.loading import load_clips
 from unisync_loss.training.model import TrainingModel, build_hubert, encode_audio_batch, encode_visual_batch
+from unisync_loss.training.settings import expert_config, resolve
 from unisync_loss.utils.distributed import ALONE
 
 GPU = torch.device("cuda", 0)
@@ -93,8 +93,11 @@ def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, 
     config = expert_config(audio, visual, architecture=architecture)
     config, listen = build_hubert(config, str(tiny_hubert) if audio == "hubert" else None, tmp_path)
     data = load_clips([str(folder)], cache, config, 13, 1, listen, lambda line: None)
-    settings = TrainConfig(data=("clips",), out="run", clips=4, batch=16, pairs=pairs)
-    stages = [(stage, TrainingModel(config)) for _, stage, _, _ in settings.stages(config)]
+    values = [f"expert.architecture={architecture}"]
+    values += ["recipe.name=random_pairs", "recipe.batch=16"] if pairs == "random" else ["recipe.clips=4"]
+    options = {"folders": ["clips"], "out": "run", "audio": audio, "visual": visual}
+    settings, _ = resolve(options, None, values)
+    stages = [(spec.objective, TrainingModel(config)) for spec in settings.stages(config)]
     drawn = [stage.draw(data, np.random.default_rng(0), ALONE) for stage, _ in stages]
     request.getfixturevalue("fake")
     for (stage, learner), batch in zip(stages, drawn, strict=True):

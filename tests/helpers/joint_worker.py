@@ -1,4 +1,4 @@
-"""One of the processes of test_engine's joint batch: ``torchrun joint_worker.py CLIPS CACHE OUT``."""
+"""One of the processes of a joint batch: ``torchrun joint_worker.py CLIPS CACHE OUT``."""
 
 import sys
 from pathlib import Path
@@ -22,21 +22,21 @@ STAGES = {
 
 
 def gradients(data, group, name):
-    """Loss and gradients of one step of a stage, without chance."""
+    """Loss and gradients of one step of a stage, without dropout."""
     torch.manual_seed(0)
-    learner, stage = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).double().train(), STAGES[name]
-    for module in learner.modules():
+    config, stage = UniSyncConfig(visual="landmarks", embedding=16), STAGES[name]
+    model = TrainingModel(config, group).double().train()
+    for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.eval()
     if group.size > 1:
-        convert_batch_norms(learner)
-    learner.group = group
-    loss = stage.loss(learner, stage.draw(data, np.random.default_rng(0), group))["loss"]
+        convert_batch_norms(model)
+    loss = stage.loss(model, stage.draw(data, np.random.default_rng(0), group))["loss"]
     loss.backward()
-    group.average_gradients(parameters_of(stage, learner))
+    group.average_gradients(parameters_of(stage, model))
     parts = group.gather(loss.detach()[None]).mean()
-    found = {key: value.grad for key, value in learner.named_parameters() if value.grad is not None}
-    running = {f"{key} ": value for key, value in learner.state_dict().items() if "running" in key}
+    found = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+    running = {f"{key} ": value for key, value in model.state_dict().items() if "running" in key}
     return {"loss": parts, **found, **running}
 
 

@@ -1,211 +1,225 @@
-"""Training from video files, with a real face tracker on drawn faces."""
+"""Runs: what they leave, how they stop and resume, what they start from."""
 
 import json
 import os
 import signal
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers.training import run, trainer
 
-from unisync_loss import UniSyncConfig, load_expert
+from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert, save_pretrained
 from unisync_loss.data.clips import list_clips
-from unisync_loss.training.config import TrainConfig
+from unisync_loss.evaluation.embeddings import embed_clips
+from unisync_loss.training.data.cache import load
 from unisync_loss.training.data.dataset import CachedClipDataset
-from unisync_loss.training.data.pairs import PairSampling
-from unisync_loss.training.losses import all_pairs, all_pairs_margin_loss, contrastive_loss, pair_kinds
-from unisync_loss.training.model import MOTION_FEATURES, TrainingModel, encode_audio_batch, motion_features
-from unisync_loss.training.mouth_stages import MouthAlignerStage, SyncStage, pose_error
-from unisync_loss.training.stages import BatchSize, sync_terms
-from unisync_loss.training.trainer import train
+from unisync_loss.training.data.face_features import features_of_mesh
+from unisync_loss.training.step import Stepper
+from unisync_loss.utils.distributed import ProcessGroup
+
+STEPS = {"aligner": 1, "geometry": 1, "sync": 2, "joint": 2}
 
 
-@pytest.fixture(scope="session")
-def data(folder, cache):
-    return CachedClipDataset.from_cache(list_clips(folder), cache, UniSyncConfig(), 13)
+def mouth_first(**changes):
+    """Overrides of a short run of four stages."""
+    return ["recipe.clips=3", *(f"recipe.{name}_steps={steps}" for name, steps in {**STEPS, **changes}.items())]
 
 
-def run_config(folder, cache, out, **changes):
-    steps = {"align_steps": 1, "geometry_steps": 1, "sync_steps": 2, "joint_steps": 2}
-    values = {
-        "data": (str(folder),),
-        "val": str(folder),
-        "out": str(out),
-        "cache": str(cache),
-        "clips": 3,
-        "val_every": 2,
-    }
-    return TrainConfig(**{**values, **steps, "save_minutes": 0.0, **changes})
+def read_log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-class TestObjective:
-    def test_kinds(self):
-        kinds = pair_kinds(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 0]))
-        assert kinds.same.int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-        assert kinds.ignored.int().tolist() == [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
-        assert kinds.cross.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
-
-    def test_two_silences_are_no_mismatch(self):
-        clip, speaker, time = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 9, 0, 9])
-        kinds = pair_kinds(clip, speaker, time, torch.tensor([True, True, True, False]))
-        assert kinds.same.int().tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
-        assert kinds.cross.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
-        assert kinds.ignored.int().tolist() == [[0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
-
-    def test_mismatches_of_a_clip_are_min_shift_apart(self, data):
-        torch.manual_seed(0)
-        learner = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).eval()
-        batch, visual = data.segments(np.array([2]), np.array([0]), 13), torch.rand(1, 9, 16)
-        probability = all_pairs(encode_audio_batch(learner, batch, augmented=False)[0], visual[0])
-        apart = (torch.arange(9)[:, None] - torch.arange(9)).abs()
-        for shift, nearest in ((1, 2), (2, 2), (4, 4)):
-            size = BatchSize(plan=PairSampling(min_shift=shift), skip_silence=False, augment=False)
-            terms = sync_terms(learner, batch, visual, size)
-            assert terms["p_same"].item() == pytest.approx(probability[apart >= nearest].mean().item(), rel=1e-5)
-
-    def test_all_pairs_know_which_windows_are_silent(self, folder, cache):
-        quiet = CachedClipDataset.from_cache(list_clips(folder), cache, UniSyncConfig(), 13)
-        quiet.store.voiced = np.arange(len(quiet.store.voiced)) % 3 > 0
-        batch = quiet.segments(np.array([2]), np.array([7]), 13)
-        assert batch.silent[0].tolist() == [(quiet.store.first_frame[2] + 7 + window) % 3 == 0 for window in range(9)]
-        torch.manual_seed(0)
-        learner = TrainingModel(UniSyncConfig(visual="landmarks", embedding=16)).eval()
-        size = BatchSize(augment=False)
-        visual = torch.randn(2, 9, 16)
-        batch = replace(
-            quiet.segments(np.array([0, 2]), np.array([0, 7]), 13), silent=torch.ones(2, 9, dtype=torch.bool)
-        )
-        asked, spared = (sync_terms(learner, batch, visual, replace(size, skip_silence=skip)) for skip in (False, True))
-        assert torch.isnan(spared["p_same"])  # nothing is left to compare
-        assert torch.isfinite(spared["loss"])
-        assert torch.isfinite(asked["p_same"])
-
-    def test_cross_speaker_pairs_really_are_of_two_speakers(self, data):
-        batch = data.draw(np.random.default_rng(0), 6, 2, 13)
-        clip, speaker, time = batch.window_labels()
-        kinds = pair_kinds(clip, speaker, time)
-        names = [data.entries[index].speaker for index in clip.tolist()]
-        rows, columns = kinds.cross.nonzero(as_tuple=True)
-        assert len(rows) > 0
-        assert all(names[i] != names[j] for i, j in zip(rows.tolist(), columns.tolist(), strict=True))
-
-    def test_constant_answers_sit_on_the_plateau(self):
-        clip = torch.arange(8).repeat_interleave(4)
-        kinds = pair_kinds(clip, clip, torch.arange(4).repeat(8) * 3)
-        constant = torch.full((32, 32), 0.3)
-        value = contrastive_loss(constant, kinds, torch.tensor(10.0))
-        assert value.item() == pytest.approx(0.2 * np.log(32) + 0.8 * np.log(4), rel=1e-5)
-        expected = (-np.log(0.5) - 0.8 * np.log(0.6) - 0.2 * np.log(0.8)) / 2
-        margin = all_pairs_margin_loss(torch.full((32, 32), 0.5), kinds, 0.1, 0.3)
-        assert margin.item() == pytest.approx(expected, rel=1e-5)
-
-    def test_a_batch_of_one_speaker_has_a_loss(self):
-        clip = torch.arange(8).repeat_interleave(4)
-        kinds = pair_kinds(clip, torch.zeros(32), torch.arange(4).repeat(8) * 3)
-        margin = all_pairs_margin_loss(torch.full((32, 32), 0.5), kinds, 0.1, 0.3)
-        assert margin.item() == pytest.approx((-np.log(0.5) - np.log(0.6)) / 2, rel=1e-5)
-
-    def test_right_answers_are_better(self):
-        clip = torch.arange(8).repeat_interleave(4)
-        kinds = pair_kinds(clip, clip, torch.arange(4).repeat(8) * 3)
-        right, constant = torch.eye(32) * 0.9, torch.full((32, 32), 0.3)
-        assert contrastive_loss(right, kinds, torch.tensor(20.0)) < 0.1
-        assert all_pairs_margin_loss(right, kinds, 0.1, 0.3) < all_pairs_margin_loss(constant, kinds, 0.1, 0.3)
-
-
-def test_the_aligner_learns(data):
-    learner, stage, generator = (
-        TrainingModel(UniSyncConfig(embedding=16)),
-        MouthAlignerStage(batch=32),
-        np.random.default_rng(0),
-    )
-    aligner = learner.visual.aligner
-    optimiser = torch.optim.Adam(aligner.parameters(), 2e-3)
-    aligner.train()
-    errors = []
-    for _ in range(40):
-        optimiser.zero_grad()
-        terms = stage.loss(learner, stage.draw(data, generator))
-        terms["loss"].backward()
-        optimiser.step()
-        errors.append(terms["loss"].item())
-    assert np.mean(errors[-5:]) < 0.75 * np.mean(errors[:5])
-
-
-def test_the_sync_stage_looks_at_no_picture(data):
-    torch.manual_seed(0)
-    learner = TrainingModel(UniSyncConfig())
-    stage = SyncStage(BatchSize(clips=3))
-    terms = stage.loss(learner, stage.draw(data, np.random.default_rng(0)))
-    terms["loss"].backward()
-    assert all(parameter.grad is None for parameter in learner.stem.parameters())
-    assert learner.visual.trunk[0].weight.grad[:, :MOTION_FEATURES].abs().sum() > 0
-    assert motion_features(torch.rand(2, 13, 52, 2)).shape == (2, 13, 192)
-
-
-def test_pose_error_is_in_units_of_the_face():
-    pose = torch.tensor([[[0.2, 0.0, 0.5], [0.0, 0.2, 0.4]]])
-    moved = pose.clone()
-    moved[:, 0, 2] += 0.02
-    assert pose_error(moved, pose).item() == pytest.approx(0.1)
+def equal(ours, theirs):
+    """Whether two checkpoints are equal to the bit."""
+    ours, theirs = load_expert(ours).state_dict(), load_expert(theirs).state_dict()
+    return all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 @pytest.fixture(scope="module")
 def finished(folder, cache, tmp_path_factory):
-    """Folder of an undisturbed run."""
+    """Folder of an undisturbed run on rgb."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    train(run_config(folder, cache, out), UniSyncConfig(), resume=False, log=lambda line: None)
+    run(folder, cache, out, *mouth_first(), visual="rgb", val=str(folder))
     return out
 
 
-class TestRun:
-    def test_leaves_what_it_promises(self, finished):
+class TestFolder:
+    def test_a_run_with_validation(self, finished):
         names = {path.name for path in finished.iterdir()}
         assert {"last", "best", "log.jsonl", "curves.png", "config.yaml", "state.safetensors"} <= names
         expert = load_expert(finished / "last")
         assert expert(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
-        log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+        log = read_log(finished)
         assert {record["stage"] for record in log} == {"align", "geometry", "sync", "joint"}
         assert any("val_auc" in record for record in log)
 
-    def test_a_resumed_run_equals_an_undisturbed_one(self, folder, cache, finished, tmp_path):
-        parts = run_config(folder, cache, tmp_path / "parts")
-        for attempt in range(20):
-            if not stop_after_two_steps(parts, resume=attempt > 0):
-                break
-        ours, theirs = (load_expert(run / "last").state_dict() for run in (tmp_path / "parts", finished))
-        assert attempt > 1
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    def test_a_run_without_validation(self, folder, cache, tmp_path):
+        run(folder, cache, tmp_path)
+        names = {path.name for path in tmp_path.iterdir()}
+        assert {"last", "log.jsonl", "log.csv", "curves.png", "config.yaml"} <= names
+        assert "best" not in names
 
     def test_an_existing_run_is_not_overwritten(self, folder, cache, tmp_path):
         (tmp_path / "log.jsonl").touch()
         with pytest.raises(FileExistsError, match="--resume"):
-            train(run_config(folder, cache, tmp_path), UniSyncConfig(), resume=False, log=print)
+            run(folder, cache, tmp_path)
+
+    def test_the_paper_architecture_on_rgb(self, folder, cache, tmp_path):
+        few = ["recipe.steps=1", "recipe.clips=2", "recipe.segments=1", "recipe.frames=5"]
+        run(folder, cache, tmp_path, "expert.architecture=paper", *few, visual="rgb")
+        expert = load_expert(tmp_path / "last")
+        assert expert(torch.rand(1, 5, 3, 96, 96), torch.rand(1, 3200)).shape == (1, 1)
+
+    @pytest.mark.parametrize("visual", ["landmarks", "3dmm", "parsing"])
+    def test_experts_on_other_representations(self, folder, cache, tmp_path, visual):
+        run(folder, cache, tmp_path, "recipe.steps=2", "recipe.clips=3", visual=visual, val=str(folder))
+        expert = load_expert(tmp_path / "best")
+        assert expert.config.visual == visual
+        assert {record["stage"] for record in read_log(tmp_path)} == {"sync"}
+        clip = next(embed_clips(expert, list_clips(folder)[:1]))
+        assert clip.visual.shape == clip.audio.shape == (26, 512)
+        if visual == "3dmm":  # standardised by the training clips
+            stored = [load(entry, cache, "mesh") for entry in list_clips(folder)]
+            values = [features_of_mesh(expert.config, clip["mesh"], clip["size"])[:, 0] for clip in stored]
+            mean, deviation = np.concatenate(values).mean(0), np.concatenate(values).std(0, ddof=1)
+            assert np.allclose(expert.visual_input.mean.numpy(), mean, atol=1e-4)
+            assert np.allclose(expert.visual_input.deviation.numpy(), deviation, rtol=1e-3)
+
+    def test_stages_without_steps_are_skipped(self, folder, cache, tmp_path):
+        options = {"visual": "rgb", "val": str(folder)}
+        lines = run(folder, cache, tmp_path / "run", *mouth_first(aligner=0, sync=0, joint=1), **options)
+        assert list(dict.fromkeys(record["stage"] for record in read_log(tmp_path / "run"))) == ["geometry", "joint"]
+        assert (tmp_path / "run" / "curves.png").exists()
+        # an untrained aligner cannot cut the mouths of the files
+        assert not any("choosing the threshold" in line for line in lines)
+        lines = run(folder, cache, tmp_path / "aligned", *mouth_first(geometry=0, sync=0, joint=1), **options)
+        assert any("choosing the threshold" in line for line in lines)
 
 
-def stop_after_two_steps(config, *, resume):
-    """Run until the process is asked to stop after two steps, as by SIGTERM; whether it was."""
-    from unisync_loss.training import mouth_stages as stages
+class TestHubert:
+    @pytest.mark.parametrize("visual", ["landmarks", "rgb"])
+    def test_the_model_is_stored_in_the_expert(self, folder, cache, tiny_hubert, tmp_path, visual):
+        steps = mouth_first(sync=1, joint=1) if visual == "rgb" else ["recipe.steps=1"]
+        run(folder, cache, tmp_path, *steps, visual=visual, audio="hubert", hubert=str(tiny_hubert))
+        expert = load_expert(tmp_path / "last")
+        config = expert.config
+        assert (config.audio, config.audio_features, config.hubert_model) == ("hubert", 32, str(tiny_hubert))
+        assert len(config.hubert_revision) == 64  # a folder is identified by the sha256 of its weights
+        assert (config.margin_same, config.margin_cross) == (0.3, 0.7)
+        assert len(list((cache / "hubert").iterdir())) == 6
+        clip = next(embed_clips(expert, list_clips(folder)[:1]))
+        assert clip.visual.shape == clip.audio.shape == (26, 512)
 
-    count = 0
-    original = stages.CachedClipDataset.draw
-    views = stages.CachedClipDataset.draw_views
+    def test_a_hubert_for_mel_is_refused(self, folder, cache, tiny_hubert, tmp_path):
+        with pytest.raises(ValueError, match="for an expert on hubert only"):
+            run(folder, cache, tmp_path / "run", hubert=str(tiny_hubert))
+        assert not (tmp_path / "run").exists()
 
-    def counted(function):
-        def wrapper(*arguments, **options):
+
+class TestResume:
+    def test_a_stopped_run_ends_as_an_undisturbed_one(self, folder, cache, finished, tmp_path, monkeypatch):
+        """SIGTERM after every second step, in every stage."""
+        count = 0
+
+        def counted(function):
+            def wrapper(*arguments, **options):
+                nonlocal count
+                count += 1
+                if count == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return function(*arguments, **options)
+
+            return wrapper
+
+        for name in ("draw", "draw_views"):
+            monkeypatch.setattr(CachedClipDataset, name, counted(getattr(CachedClipDataset, name)))
+        for attempt in range(20):
+            count = 0
+            options = {"visual": "rgb", "val": str(folder), "resume": attempt > 0}
+            lines = run(folder, cache, tmp_path / "parts", *mouth_first(), **options)
+            if not any("stopped" in line for line in lines):
+                break
+        assert attempt > 1
+        assert equal(tmp_path / "parts" / "last", finished / "last")
+
+    @pytest.mark.parametrize("recipe", ["contrast", "random_pairs"])
+    def test_a_killed_run_ends_as_an_undisturbed_one(self, folder, cache, tmp_path, recipe, monkeypatch):
+        size = "recipe.clips=4" if recipe == "contrast" else "recipe.batch=16"
+        settings = f"recipe.name={recipe}", size, "recipe.steps=4"
+        run(folder, cache, tmp_path / "whole", *settings, val=str(folder))
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / ".state.123.safetensors").write_bytes(b"half")  # killed while writing
+        step, count = Stepper.step, 0
+
+        def dying(self, *arguments):
             nonlocal count
             count += 1
-            if count == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return function(*arguments, **options)
+            if count in (3, 5):  # as if killed: everything since the last save is lost
+                raise KeyboardInterrupt
+            return step(self, *arguments)
 
-        return wrapper
+        monkeypatch.setattr(Stepper, "step", dying)
+        for attempt in range(3):
+            try:
+                run(folder, cache, tmp_path / "broken", *settings, val=str(folder), resume=attempt > 0)
+            except KeyboardInterrupt:
+                continue
+        assert count > 5
+        assert not list((tmp_path / "broken").glob(".state*"))
+        assert equal(tmp_path / "broken" / "best", tmp_path / "whole" / "best")
+        logs = [(tmp_path / name / "log.jsonl").read_text().count("val_auc") for name in ("broken", "whole")]
+        assert logs == [2, 2]
 
-    stages.CachedClipDataset.draw, stages.CachedClipDataset.draw_views = counted(original), counted(views)
-    lines = []
-    try:
-        train(config, UniSyncConfig(), resume=resume, log=lines.append)
-    finally:
-        stages.CachedClipDataset.draw, stages.CachedClipDataset.draw_views = original, views
-    return any("stopped" in line for line in lines)
+    def test_a_run_killed_before_its_first_state_starts_again(self, folder, cache, tmp_path):
+        (tmp_path / "log.jsonl").write_text('{"stage": "sync", "step": 1}\n{"stage": "sync", "st')
+        run(folder, cache, tmp_path, "recipe.steps=1", resume=True)
+        [record] = read_log(tmp_path)
+        assert "loss" in record
+
+    def test_all_processes_stop_after_the_same_step(self, folder, cache, tmp_path):
+        """A process that is asked to stop continues until the others know, or they would wait for it forever."""
+        one, flags = trainer(folder, cache, tmp_path), []
+
+        class Two(ProcessGroup):
+            def any(self, flag, device):
+                flags.append(flag)
+                return len(flags) == 3
+
+        one.group = Two()
+        one.begin(resume=False)
+        one._ask_to_stop(15, None)
+        one.run()
+        assert flags == [True] * 3
+        assert one.step == 3
+
+
+class TestStart:
+    def test_on_rgb_only_the_joint_stage_is_left(self, folder, cache, tmp_path):
+        few = ["recipe.steps=1", "recipe.clips=3"]
+        lines = run(folder, cache, tmp_path, *few, visual="rgb", init=("mel-rgb",))
+        assert {record["stage"] for record in read_log(tmp_path)} == {"joint"}
+        assert any("copied from mel-rgb: audio and visual" in line for line in lines)
+
+    def test_an_audio_tower_alone_has_no_mouth_aligner(self, folder, cache, tmp_path):
+        save_pretrained(UniSyncExpert(UniSyncConfig(visual="landmarks")), tmp_path / "start")
+        with pytest.raises(ValueError, match="expected an expert on rgb among them, whose mouth aligner is copied"):
+            run(folder, cache, tmp_path / "run", visual="rgb", init=(str(tmp_path / "start"),))
+        assert not (tmp_path / "run").exists()
+
+    def test_audio_of_one_and_visual_of_another_with_audio_frozen(self, folder, cache, tmp_path):
+        """The frozen tower stays the same to the bit, batch norm statistics included; the other tower learns."""
+        for visual in ("rgb", "landmarks"):
+            save_pretrained(UniSyncExpert(UniSyncConfig(visual=visual)), tmp_path / visual)
+        both = (str(tmp_path / "rgb"), str(tmp_path / "landmarks"))
+        lines = run(folder, cache, tmp_path / "run", "run.freeze=audio", "optimiser.ema=0.0", init=both)
+        assert any("rgb: audio" in line for line in lines)
+        assert any("landmarks: audio and visual" in line for line in lines)
+        trained, start = load_expert(tmp_path / "run" / "last").state_dict(), load_expert(both[1]).state_dict()
+        changed = {key.split("_")[0] for key, value in trained.items() if not torch.equal(value, start[key])}
+        assert changed == {"visual"}
+
+    def test_a_tower_without_a_start_cannot_be_frozen(self, folder, cache, tmp_path):
+        save_pretrained(UniSyncExpert(UniSyncConfig()), tmp_path / "start")
+        with pytest.raises(ValueError, match=r"freeze: expected a copied tower \(audio\), got visual"):
+            run(folder, cache, tmp_path / "run", "run.freeze=visual", init=(str(tmp_path / "start"),))

@@ -1,9 +1,10 @@
-"""The state of a run in one safetensors file, written under a temporary name and renamed: never half a state."""
+"""Checkpoints of a run: ``last``, ``best``, and the state that ``--resume`` reads."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,64 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from unisync_loss.data.clips import list_split
+from unisync_loss.evaluation.embeddings import embed_clips
+from unisync_loss.evaluation.protocols import best_threshold, score_pairs
+from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.pretrained import load_expert, save_pretrained
 from unisync_loss.utils.files import write_atomically
+
+STATE = "state.safetensors"
+
+
+class CheckpointKeeper:
+    """Writes ``RUN/last`` at every validation and ``RUN/best`` where the AUC is the highest so far.
+
+    Args:
+        out: folder of the run.
+
+    Attributes:
+        best: highest validation AUC so far.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self.best = out, 0.0
+
+    def keep(self, expert: UniSyncExpert, report: dict[str, float] | None) -> None:
+        """Save an expert with the threshold of its validation report, or 0.5 without validation."""
+        threshold = 0.5 if report is None else report["threshold"]
+        expert.config = replace(expert.config, threshold=round(threshold, 4))
+        save_pretrained(expert, self._out / "last")
+        if report is not None and report["val_auc"] > self.best:
+            self.best = report["val_auc"]
+            save_pretrained(expert, self._out / "best")
+
+    @property
+    def has_best(self) -> bool:
+        """Whether a best checkpoint has been saved."""
+        return (self._out / "best").is_dir()
+
+    def choose_threshold(self, folder: str) -> None:
+        """Set the best checkpoint's threshold on whole validation files, read as ``unisync eval`` reads them."""
+        expert = load_expert(self._out / "best")
+        scores = score_pairs(list(embed_clips(expert, list_split(folder))), seed=0)
+        expert.config = replace(expert.config, threshold=round(best_threshold(scores), 4))
+        save_pretrained(expert, self._out / "best")
 
 
 def save_state(
-    path: Path, learner: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer | None, place: dict[str, Any]
+    path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer | None, place: dict[str, Any]
 ) -> None:
     """Write networks, averaged networks, optimiser moments and the place reached.
 
     Args:
         path: of the file.
-        learner: as trained.
+        model: as trained.
         average: exponential moving average.
         optimiser: of the present stage; None between stages.
         place: JSON values.
     """
-    tensors = {f"learner.{key}": value for key, value in learner.state_dict().items()}
+    tensors = {f"learner.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
     if optimiser is not None:
         for index, moments in optimiser.state_dict()["state"].items():
@@ -44,7 +87,7 @@ def remove_unfinished(path: Path) -> None:
 
 def load_state(
     path: Path,
-    learner: nn.Module,
+    model: nn.Module,
     average: nn.Module,
     prepare: Callable[[int], torch.optim.Optimizer | None],
 ) -> dict[str, Any]:
@@ -52,7 +95,7 @@ def load_state(
 
     Args:
         path: of the file.
-        learner: filled in.
+        model: filled in.
         average: filled in.
         prepare: makes the optimiser of the stage whose number it is given; its moments are filled in.
 
@@ -66,7 +109,7 @@ def load_state(
         with safe_open(path, framework="pt") as file:
             place: dict[str, Any] = json.loads(file.metadata()["place"])
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
-        for name, module in (("learner.", learner), ("average.", average)):
+        for name, module in (("learner.", model), ("average.", average)):
             module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: expected the state of a run of these networks: {error}") from error

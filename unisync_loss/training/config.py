@@ -1,140 +1,64 @@
-"""What a training run depends on: presets, a YAML file, ``key=value``; and the stages that follow from it."""
+"""Settings of a training run, by section: data, optimiser, run and recipe."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import yaml
-
-from unisync_loss.config import RETIRED_FIELDS, UniSyncConfig
-from unisync_loss.models.pretrained import load_expert
-from unisync_loss.training.data.loading import stored_coefficients
-from unisync_loss.training.data.pairs import PairSampling
+from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.evaluation.offsets import MIN_SHIFT
+from unisync_loss.training.data.pairs import SHORTEST, PairSampling
 from unisync_loss.training.mouth_stages import GeometryStage, JointStage, MouthAlignerStage, SyncStage
-from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, Stage
-from unisync_loss.video.expressions import EXPRESSIONS
+from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, StageSpec
 
-#: eq. 1 margins of same-speaker and of cross-speaker negatives, the paper's best by audio (Table V)
-MARGINS = {"mel": (0.1, 0.3), "hubert": (0.3, 0.7)}
-#: what differs from the defaults of :class:`TrainConfig`, which are the preset ``fast``
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {},
-    "paper": {
-        "pairs": "random",
-        "skip_silence": False,
-        "augment": False,  # the paper names none
-        "learning_rate": 1e-4,
-        "optimiser": "adam",
-        "betas": (0.5, 0.999),
-        "weight_decay": 1e-4,
-        "schedule": "constant",
-        "warm_up": 0,
-        "clip_norm": 0.0,
-        "ema": 0.0,
-    },
-}
-_CHOICES = {
-    "preset": tuple(PRESETS),
-    "freeze": (None, "visual", "audio"),
-    "pairs": ("all", "random"),
-    "optimiser": ("adamw", "adam"),
-    "schedule": ("cosine", "constant"),
-    "precision": ("fp32", "bf16", "fp16"),
-}
-#: settings that a ``config.yaml`` of an earlier version may have, with what became of each
-_RETIRED = {
-    "hold": "was renamed freeze",
-    "mix": "was removed",
-    "far_shift": "was removed",
-    "curriculum_steps": "was removed",
-    "keep": "was removed",
-    **{name: "was removed" for name in RETIRED_FIELDS},
-}
+ALIGNER_RATE = 1e-3  # learning rate of the aligner stage before random pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(PairSampling):
-    """Everything that a run depends on beside the expert's own config; saved as ``RUN/config.yaml``.
-
-    The settings of random pairs are those of :class:`PairSampling`; of all pairs, ``cross_share`` weighs
-    negatives, and ``min_shift`` (2 at least) says how near those of a clip may be.
+class DataConfig:
+    """Clips to train on.
 
     Args:
-        data: training folders or stores.
-        out: folder of the run.
-        val: validation folder; none stops the run from keeping a best checkpoint and choosing a threshold.
-        cache: folder of the clip cache, shared by runs; default ``OUT/cache``.
-        init: experts to start from, as ``load_expert`` takes them: each gives the towers that see or hear the same, the
-            last one's count; others start at random.
-        freeze: ``"visual"`` or ``"audio"``: that tower, taken over by ``init``, is not trained.
-        hubert: HuBERT of the features, ``owner/name[@revision]`` or a folder; None is the expert's.
-        preset: ``"fast"`` or ``"paper"``, already applied to the values here.
-        seed: of everything drawn.
-        align_steps: steps of the aligner stage (small experts on rgb); with 0, the threshold is that of mouths cut by
-            landmarks.
-        geometry_steps: steps of the mouth-motion stage (the same, preset fast).
-        sync_steps: steps of contrast on the measured motion (the same).
-        joint_steps: steps of contrast with everything unfrozen (the same).
-        steps: steps of the one stage of all others.
-        pairs: ``"all"`` of a batch of segments, or ``"random"`` ones, see :class:`PairSampling`.
-        clips: clips of a batch of all pairs.
-        segments: segments of each clip.
-        frames: frames of a segment.
-        batch: random pairs of a batch.
-        skip_silence: two silent windows are no negative.
-        learning_rate: peak of the schedule.
-        joint_learning_rate: the same for the joint stage.
-        optimiser: ``"adamw"`` (decay of weights with more than one axis) or ``"adam"`` (coupled, of everything).
-        betas: of the optimiser.
-        weight_decay: of the optimiser.
-        schedule: ``"cosine"`` or ``"constant"``.
-        warm_up: steps; None is a tenth of the stage, at most 100.
-        clip_norm: largest norm of the gradient; 0 leaves it as it is.
-        accumulate: batches a step.
-        ema: decay of the averaged weights that are validated and saved; 0 saves the weights themselves.
+        folders: training folders or stores.
+        val: validation folder; without one, no best checkpoint is kept and no threshold is chosen.
+        cache: folder of the clip cache, which runs may share; None is ``OUT/cache``.
+        hubert: HuBERT of the audio features, ``owner/name[@revision]``, a bundled name or a folder; None is the
+            expert's.
+        workers: number of processes that fill the cache.
         augment: augmentation and dropout.
-        shuffle_labels: self-test: nothing can be learnt, the loss must stay on the plateau.
-        overfit: self-test: so many windows and no others, without augmentation; 0 trains.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` autocast; the probability is always fp32.
-        compile: compile the networks.
-        device: ``"cpu"``, ``"cuda"``; None is a GPU where there is one.
-        val_every: steps between validations.
-        plateau_steps: steps on the plateau before a diagnosis.
-        save_minutes: minutes between saves of the state.
-        workers: processes that fill the cache.
-
-    Raises:
-        ValueError: for a value outside its choices or range.
     """
 
-    data: tuple[str, ...]
-    out: str
+    folders: tuple[str, ...]
     val: str | None = None
     cache: str | None = None
-    init: tuple[str, ...] = ()
-    freeze: str | None = None
     hubert: str | None = None
-    preset: str = "fast"
-    seed: int = 0
-    align_steps: int = 3000
-    geometry_steps: int = 800
-    sync_steps: int = 1000
-    joint_steps: int = 3000
-    steps: int = 3000
-    pairs: str = "all"
-    clips: int = 32
-    segments: int = 2
-    frames: int = 13
-    batch: int = 64
-    skip_silence: bool = True
-    learning_rate: float = 1e-3
-    joint_learning_rate: float = 7e-4
-    optimiser: str = "adamw"
+    workers: int = os.cpu_count() or 1
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least(self, "data", 1, "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """Optimiser, learning rate schedule and arithmetic of a step.
+
+    Args:
+        kind: ``"adamw"`` (decays weights with more than one axis) or ``"adam"`` (L2 term on all parameters).
+        betas: two numbers.
+        weight_decay: of the optimiser.
+        schedule: ``"cosine"`` or ``"constant"``, after the warm-up.
+        warm_up: number of steps; None is a tenth of the stage, at most 100.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        accumulate: batches per step.
+        ema: decay of the averaged weights that are validated and saved; 0 saves the weights themselves.
+        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` autocast; sync probabilities are always float32.
+        compile: compile the networks.
+    """
+
+    kind: str = "adamw"
     betas: tuple[float, ...] = (0.9, 0.98)
     weight_decay: float = 0.2
     schedule: str = "cosine"
@@ -142,213 +66,278 @@ class TrainConfig(PairSampling):
     clip_norm: float = 5.0
     accumulate: int = 1
     ema: float = 0.998
-    augment: bool = True
-    shuffle_labels: bool = False
-    overfit: int = 0
     precision: str = "fp32"
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges."""
+        _one_of("optimiser.kind", self.kind, ("adamw", "adam"))
+        _one_of("optimiser.schedule", self.schedule, ("cosine", "constant"))
+        _one_of("optimiser.precision", self.precision, ("fp32", "bf16", "fp16"))
+        _at_least(self, "optimiser", 0, "weight_decay", "clip_norm")
+        _at_least(self, "optimiser", 1, "accumulate")
+        if self.warm_up is not None:
+            _at_least(self, "optimiser", 0, "warm_up")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimiser.betas: expected two numbers in [0, 1), got {list(self.betas)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"optimiser.ema: expected a number in [0, 1), got {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run writes, what it starts from, and how often it validates and saves.
+
+    Args:
+        out: folder of the run.
+        seed: of all random draws.
+        device: ``"cpu"`` or ``"cuda"``; None is a GPU if there is one.
+        init: experts to start from, as ``load_expert`` takes them. Each gives the towers that match the trained expert;
+            a later one overrides an earlier one, and towers without a match start at random.
+        freeze: ``"visual"`` or ``"audio"``: the tower that ``init`` gives and that is not trained.
+        val_every: steps between validations.
+        plateau_steps: steps at the chance-level loss before a diagnosis; 0 for none.
+        save_minutes: minutes between saves of the state.
+    """
+
+    out: str
+    seed: int = 0
     device: str | None = None
+    init: tuple[str, ...] = ()
+    freeze: str | None = None
     val_every: int = 200
     plateau_steps: int = 1000
     save_minutes: float = 3.0
-    workers: int = os.cpu_count() or 1
 
     def __post_init__(self) -> None:
-        """Check what no type says."""
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {getattr(self, name)!r}")
-        for name in ("clips", "segments", "batch", "accumulate", "val_every", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("align_steps", "geometry_steps", "sync_steps", "joint_steps", "steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.frames < 5:
-            raise ValueError(f"frames: expected 5 or more, got {self.frames}")
-        if len(self.betas) != 2:
-            raise ValueError(f"betas: expected two numbers, got {list(self.betas)}")
+        """Check choices and ranges."""
+        _one_of("run.freeze", self.freeze, (None, "visual", "audio"))
+        _at_least(self, "run", 1, "val_every")
+        _at_least(self, "run", 0, "seed", "plateau_steps", "save_minutes")
         if self.freeze and not self.init:
-            raise ValueError(f"freeze: expected an expert to take the {self.freeze} tower from (init), got none")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: expected a number in [0, 1), got {self.ema}")
-        super().__post_init__()
+            raise ValueError(f"run.freeze: expected an expert to take the {self.freeze} tower from (--init), got none")
 
-    def stages(self, expert: UniSyncConfig) -> list[tuple[str, Stage[Any], int, float]]:
-        """Name, objective, steps and learning rate of every stage.
 
-        Args:
-            expert: small experts on rgb have stages of their own, of which a run that starts from an expert (``init``)
-                has the last one only.
-        """
-        augment, shuffled = self.augment, self.shuffle_labels
-        size = BatchSize(self.clips, self.segments, self.frames, self, self.skip_silence, augment, shuffled)
-        align: tuple[str, Stage[Any], int, float] = ("align", MouthAlignerStage(), self.align_steps, 1e-3)
-        if self.pairs == "random":
-            pairs = RandomPairStage(self, self.batch, augment, self.skip_silence, shuffled)
-            before = [align] if expert.has_mouth_aligner and not self.init else []
-            return [*before, ("pairs", pairs, self.steps, self.learning_rate)]
-        if not expert.has_mouth_aligner:
-            return [("sync", ContrastStage(size), self.steps, self.learning_rate)]
-        joint: tuple[str, Stage[Any], int, float] = (
-            "joint",
-            JointStage(size),
-            self.joint_steps,
-            self.joint_learning_rate,
+@dataclass(frozen=True, kw_only=True)
+class _SegmentRecipe:
+    """What recipes on all pairs of a batch of segments share."""
+
+    clips: int = 32
+    segments: int = 2
+    frames: int = 13
+    cross_share: float = 0.2
+    min_shift: int = MIN_SHIFT
+    skip_silence: bool = True
+
+    positive_share: ClassVar[float] = 0.5  # each window's match weighs as much as all its mismatches
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least(self, "recipe", 1, "clips", "segments")
+        _at_least(self, "recipe", WINDOW_FRAMES, "frames")
+        if not 0 <= self.cross_share <= 1:
+            raise ValueError(f"recipe.cross_share: expected a share in [0, 1], got {self.cross_share}")
+        if not MIN_SHIFT <= self.min_shift < WINDOW_FRAMES:
+            raise ValueError(
+                f"recipe.min_shift: expected {MIN_SHIFT} to {WINDOW_FRAMES - 1} frames, got {self.min_shift}"
+            )
+
+    @property
+    def shortest(self) -> int:
+        """Frames that a training clip must have."""
+        return self.frames
+
+    def _batch(self, augment: bool, shuffled: bool) -> BatchSize:
+        return BatchSize(
+            self.clips,
+            self.segments,
+            self.frames,
+            self.cross_share,
+            self.min_shift,
+            self.skip_silence,
+            augment,
+            shuffled,
         )
-        if self.init:
-            return [joint]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastRecipe(_SegmentRecipe):
+    """Contrast of all pairs of a batch, in one stage. For every expert except a new ``small`` one on rgb.
+
+    Args:
+        steps: number of steps.
+        learning_rate: peak of the schedule.
+        clips: clips per batch.
+        segments: segments per clip.
+        frames: frames per segment.
+        cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
+        min_shift: smallest distance in frames between the windows of a same-clip negative.
+        skip_silence: two silent windows are not a negative.
+    """
+
+    name: ClassVar[str] = "contrast"
+    steps: int = 3000
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        _at_least(self, "recipe", 1, "steps")
+        _at_least(self, "recipe", 0, "learning_rate")
+
+    def stages(self, expert: UniSyncConfig, fresh: bool, augment: bool, shuffled: bool) -> list[StageSpec]:
+        """See :meth:`TrainConfig.stages`."""
+        batch = self._batch(augment, shuffled)
+        if expert.has_mouth_aligner:
+            return [StageSpec("joint", JointStage(batch), self.steps, self.learning_rate)]
+        return [StageSpec("sync", ContrastStage(batch), self.steps, self.learning_rate)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthFirstRecipe(_SegmentRecipe):
+    """Four stages for a new ``small`` expert on rgb; see :mod:`unisync_loss.training.mouth_stages`.
+
+    Args:
+        aligner_steps: steps of the mouth aligner. With 0 the threshold is that of mouths cut by landmarks.
+        geometry_steps: steps of mouth motion from pixels.
+        sync_steps: steps of contrast on the measured motion.
+        joint_steps: steps of contrast on pixels, with everything but the aligner trained.
+        learning_rate: peak of the schedule of the first three stages.
+        joint_learning_rate: the same of the joint stage.
+        clips: clips per batch.
+        segments: segments per clip.
+        frames: frames per segment.
+        cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
+        min_shift: smallest distance in frames between the windows of a same-clip negative.
+        skip_silence: two silent windows are not a negative.
+    """
+
+    name: ClassVar[str] = "mouth_first"
+    aligner_steps: int = 3000
+    geometry_steps: int = 800
+    sync_steps: int = 1000
+    joint_steps: int = 3000
+    learning_rate: float = 1e-3
+    joint_learning_rate: float = 7e-4
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        _at_least(self, "recipe", 0, "aligner_steps", "geometry_steps", "sync_steps", "joint_steps")
+        _at_least(self, "recipe", 0, "learning_rate", "joint_learning_rate")
+        if self.sync_steps + self.joint_steps == 0:
+            raise ValueError("recipe.joint_steps: expected 1 or more where sync_steps is 0, got 0")
+
+    def stages(self, expert: UniSyncConfig, fresh: bool, augment: bool, shuffled: bool) -> list[StageSpec]:
+        """See :meth:`TrainConfig.stages`."""
+        batch = self._batch(augment, shuffled)
         return [
-            ("align", MouthAlignerStage(), self.align_steps, self.learning_rate),
-            ("geometry", GeometryStage(size), self.geometry_steps, self.learning_rate),
-            ("sync", SyncStage(size), self.sync_steps, self.learning_rate),
-            joint,
+            StageSpec("align", MouthAlignerStage(), self.aligner_steps, self.learning_rate),
+            StageSpec("geometry", GeometryStage(batch), self.geometry_steps, self.learning_rate),
+            StageSpec("sync", SyncStage(batch), self.sync_steps, self.learning_rate),
+            StageSpec("joint", JointStage(batch), self.joint_steps, self.joint_learning_rate),
         ]
 
 
-def resolve(
-    options: Mapping[str, Any], file: Path | None = None, overrides: Sequence[str] = ()
-) -> tuple[TrainConfig, UniSyncConfig]:
-    """Put a run's settings together: the preset's, then the file's, then the options', then ``key=value``.
+@dataclass(frozen=True, kw_only=True)
+class RandomPairsRecipe(PairSampling):
+    """The paper's recipe: random pairs and eq. 1 (section III-C). Shares and shifts are those of :class:`PairSampling`.
 
     Args:
-        options: of the command line by name, among them ``audio``, ``visual`` and ``preset``; None was not given. Where
-            there is an ``init``, the expert is like it in all that is not said.
-        file: YAML as ``RUN/config.yaml``: ``train:`` and ``expert:`` with the fields of :class:`TrainConfig` and
-            :class:`UniSyncConfig`, any of them.
-        overrides: ``key=value``, ``expert.key=value`` for the expert's; the value is YAML.
-
-    Returns:
-        Settings of the run and of the expert.
-
-    Raises:
-        ValueError: for an unknown key, a value of another type or out of range, no data or no folder of the run.
-        FileNotFoundError: without the file.
+        steps: number of steps.
+        learning_rate: peak of the schedule.
+        batch: pairs per batch.
+        aligner_steps: steps of the mouth aligner before, at a learning rate of 1e-3. Only a new ``small`` expert on rgb
+            has one (3000 unless given); 0 for all others.
+        skip_silence: two silent windows are not a negative.
     """
-    train, expert = _read(file) if file is not None else ({}, {})
-    for name, value in options.items():
-        if value is not None:
-            (expert if name in ("audio", "visual") else train)[name] = value
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"expected key=value, got {override!r}")
-        target, name = (expert, key.removeprefix("expert.")) if key.startswith("expert.") else (train, key)
-        try:
-            target[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{key}: expected a value in YAML, got {text!r}") from error
-    preset = str(train.get("preset", "fast"))
-    # a preset that a file was resolved from is in its values already
-    train = {**PRESETS.get(preset, {}), **train}
-    missing = [name for name in ("data", "out") if not train.get(name)]
-    if missing:
-        raise ValueError(f"expected {' and '.join(f'--{name}' for name in missing)}, or {missing[0]}: in --config")
-    if preset == "paper":
-        expert = {"architecture": "paper", **expert}
-    config = TrainConfig(**_typed(TrainConfig, train))
-    inherited: dict[str, Any] = {}
-    for init in config.init:
-        inherited |= _inherited(init, expert)
-    expert = {**inherited, **expert}
-    if expert.get("visual") == "3dmm" and "visual_features" not in expert:
-        width = stored_coefficients(config.data)
-        expert |= {"visual_features": width} if width else {}
-    return config, expert_config(**expert)
+
+    name: ClassVar[str] = "random_pairs"
+    shortest: ClassVar[int] = SHORTEST
+    steps: int = 3000
+    learning_rate: float = 1e-3
+    batch: int = 64
+    aligner_steps: int = 0
+    skip_silence: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        _at_least(self, "recipe", 1, "steps", "batch")
+        _at_least(self, "recipe", 0, "aligner_steps", "learning_rate")
+
+    def stages(self, expert: UniSyncConfig, fresh: bool, augment: bool, shuffled: bool) -> list[StageSpec]:
+        """See :meth:`TrainConfig.stages`."""
+        pairs = RandomPairStage(self, self.batch, augment, self.skip_silence, shuffled)
+        aligner = StageSpec("align", MouthAlignerStage(), self.aligner_steps, ALIGNER_RATE)
+        last = StageSpec("pairs", pairs, self.steps, self.learning_rate)
+        return [aligner, last] if expert.has_mouth_aligner and fresh else [last]
 
 
-def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:
-    """What an expert has of the one it starts from, where it is not said: sizes, and what is seen and heard."""
-    trained = load_expert(init).config
-    values: dict[str, Any] = {"architecture": trained.architecture, "embedding": trained.embedding}
-    sides = {
-        "audio": ("audio_features", "mel_padding", "hubert_model", "hubert_revision", "hubert_layer"),
-        "visual": ("visual_features",),
-    }
-    for side, names in sides.items():
-        if expert.get(side, getattr(trained, side)) == getattr(trained, side):
-            values |= {name: getattr(trained, name) for name in (side, *names)}
-    return values
+Recipe = ContrastRecipe | MouthFirstRecipe | RandomPairsRecipe
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.name: recipe for recipe in (ContrastRecipe, MouthFirstRecipe, RandomPairsRecipe)
+}
 
 
-def expert_config(audio: str = "mel", visual: str = "rgb", **values: object) -> UniSyncConfig:
-    """What is trained from video files unless asked otherwise: margins by audio, coefficients of our own face model.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that a run depends on besides the expert's own config; saved as ``RUN/config.yaml``.
 
-    Raises:
-        ValueError: for an unknown field or representation.
+    Args:
+        data: clips.
+        optimiser: optimiser and schedule.
+        run: folder, seed, start, intervals.
+        recipe: stages, batches and learning rates.
     """
-    same, cross = MARGINS.get(audio, MARGINS["mel"])
-    usual: dict[str, Any] = {"margin_same": same, "margin_cross": cross}
-    if visual == "3dmm":
-        usual["visual_features"] = EXPRESSIONS
-    return UniSyncConfig.from_dict({"audio": audio, "visual": visual, **usual, **_typed(UniSyncConfig, values)})
+
+    data: DataConfig
+    run: RunConfig
+    recipe: Recipe
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+    def check(self, expert: UniSyncConfig) -> None:
+        """Check that the recipe fits the expert.
+
+        Raises:
+            ValueError: if it does not, or if one of its settings would have no effect.
+        """
+        name, usual = self.recipe.name, usual_recipe(expert, self.run.init)
+        fresh = expert.has_mouth_aligner and not self.run.init
+        if name not in (usual, "random_pairs"):
+            start = "that starts from --init" if self.run.init else "from scratch"
+            raise ValueError(
+                f"recipe.name: expected {usual} or random_pairs for a {expert.architecture} expert on {expert.visual} "
+                f"{start}, got {name}"
+            )
+        if isinstance(self.recipe, RandomPairsRecipe) and self.recipe.aligner_steps and not fresh:
+            raise ValueError(
+                "recipe.aligner_steps: expected 0 for an expert without a mouth aligner to train, "
+                f"got {self.recipe.aligner_steps}"
+            )
+
+    def stages(self, expert: UniSyncConfig, *, shuffled: bool = False) -> list[StageSpec]:
+        """Stages of the recipe.
+
+        Args:
+            expert: config of the expert to be trained.
+            shuffled: pair audio with other clips' video, so that nothing can be learnt.
+        """
+        return self.recipe.stages(expert, not self.run.init, self.data.augment, shuffled)
 
 
-def to_yaml(train: TrainConfig, expert: UniSyncConfig) -> str:
-    """The settings as a file that :func:`resolve` takes."""
-    values = {"train": asdict(train), "expert": asdict(expert)}
-    plain = {part: {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()} for part, row in values.items()}
-    return yaml.safe_dump(plain, sort_keys=False)
+def usual_recipe(expert: UniSyncConfig, init: tuple[str, ...]) -> str:
+    """Name of the recipe of preset ``fast``: four stages for a new small expert on rgb, one for all others."""
+    return "mouth_first" if expert.has_mouth_aligner and not init else "contrast"
 
 
-def for_overfitting(config: TrainConfig) -> TrainConfig:
-    """The settings of the self-test: few windows, nothing random, every step on the same batch.
-
-    Raises:
-        ValueError: for a number of windows that is no multiple of eight.
-    """
-    if config.overfit % 8 or config.overfit < 16:
-        raise ValueError(f"overfit: expected 16, 24, 32 … windows, got {config.overfit}")
-    return replace(
-        config,
-        clips=config.overfit // 8,
-        segments=1,
-        frames=12,  # eight windows
-        batch=config.overfit,
-        augment=False,
-        skip_silence=False,  # what is asked in the end is every pair
-        ema=0.0,
-        weight_decay=0.0,
-        val=None,
-        warm_up=0,
-        schedule="constant",
-    )
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: expected YAML, got text that does not parse ({error})") from error
-    if not isinstance(values, dict) or not set(values) <= {"train", "expert"}:
-        raise ValueError(f"{file}: expected the parts train: and expert:, got {values if values else 'nothing'}")
-    return dict(values.get("train") or {}), dict(values.get("expert") or {})
-
-
-def _typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values in the types of the fields of a dataclass; numbers as YAML writes them."""
-    hints = get_type_hints(kind)
-    retired = [f"{name} {_RETIRED[name]}" for name in values if name in _RETIRED]
-    if retired:
-        raise ValueError(f"settings of an earlier version: {', '.join(retired)}")
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(hints)}")
-    return {name: _cast(name, value, hints[name]) for name, value in values.items()}
-
-
-def _cast(name: str, value: object, hint: object) -> object:
-    if value is None and type(None) in get_args(hint):
-        return None
-    wanted = next((part for part in get_args(hint) if part is not type(None)), hint) if get_args(hint) else hint
-    if get_origin(hint) is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_cast(name, item, get_args(hint)[0]) for item in items)
-    if wanted not in (str, bool, int, float):
-        return value  # a choice of the expert's config, which checks it
-    if wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
-            return float(value)  # YAML reads 1e-4 as text
-    if type(value) is wanted:
-        return value
-    raise ValueError(f"{name}: expected {wanted.__name__}, got {value!r}")
+def _at_least(config: object, section: str, lowest: int, *names: str) -> None:
+    for name in names:
+        value: Any = getattr(config, name)
+        if not value >= lowest:
+            raise ValueError(f"{section}.{name}: expected {lowest} or more, got {value}")

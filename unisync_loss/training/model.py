@@ -1,4 +1,4 @@
-"""What a run starts from: clips, the model that listens, weights of an earlier expert."""
+"""The networks in training: forward passes of a batch, HuBERT features, towers copied from another expert."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unisync_loss.representations.hubert_encoder import HubertEncoder, cached_fe
 from unisync_loss.training.data.augment import augment_features, augment_mel, random_mask
 from unisync_loss.training.data.batches import AudioVisualBatch
 from unisync_loss.training.data.dataset import AudioFeatures
-from unisync_loss.utils.distributed import ALONE
+from unisync_loss.utils.distributed import ALONE, ProcessGroup
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
@@ -29,19 +29,27 @@ HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in t
 
 
 class TrainingModel(nn.Module):
-    """The expert and what is thrown away after training."""
+    """An expert and the parts that only training needs.
 
-    def __init__(self, config: UniSyncConfig) -> None:
-        """Build the expert and the softmax scale."""
+    Args:
+        config: of the expert.
+        group: processes that train together.
+
+    Attributes:
+        log_scale: logarithm of the softmax scale of the contrastive loss.
+    """
+
+    def __init__(self, config: UniSyncConfig, group: ProcessGroup = ALONE) -> None:
         super().__init__()
+        self.group = group
         self.expert = UniSyncExpert(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.has_mouth_aligner:
             first = self.visual.trunk[0]
             assert isinstance(first, nn.Conv1d)
-            with torch.no_grad():  # the trunk meets features other than motion in the last stage: it starts without
+            # features other than motion are 0 until the joint stage, so the trunk starts without weights for them
+            with torch.no_grad():
                 first.weight[:, MOTION_FEATURES:] = 0
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-        self.group = ALONE
 
     @property
     def visual(self) -> DenseVisualTower:
@@ -56,13 +64,13 @@ class TrainingModel(nn.Module):
         return self.visual.stem
 
 
-def mouth_features(learner: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
+def mouth_features(model: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
     """Frame features (N, L, 192) of mouth crops, augmented or not, and the motion they show (N, L, 104)."""
     with autocast_disabled(batch.audio):
-        mouths, motion = batch.visual_inputs(learner.expert.config, augmented=augmented)
+        mouths, motion = batch.visual_inputs(model.expert.config, augmented=augmented)
         assert motion is not None
     pixels = rearrange(mouths, "n l c h w -> (n l) c h w")
-    features = learner.stem(pixels.contiguous(memory_format=torch.channels_last))
+    features = model.stem(pixels.contiguous(memory_format=torch.channels_last))
     return rearrange(features, "(n l) c -> n l c", n=len(motion)), motion_features(motion)[..., :MOTION_FEATURES]
 
 
@@ -71,13 +79,13 @@ def hide_features(features: Tensor) -> Tensor:
     return rearrange(F.dropout1d(rearrange(features, "n l c -> n c l"), HIDDEN_FEATURES), "n c l -> n l c")
 
 
-def encode_audio_batch(learner: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> Tensor:
+def encode_audio_batch(model: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> Tensor:
     """Audio embeddings (N, W, D), augmented or not."""
     audio = batch.audio
     if augmented:
         with autocast_disabled(audio):
-            audio = augment_mel(audio) if learner.expert.config.audio == "mel" else augment_features(audio)
-    return learner.expert.encode_audio(audio, batch.frames)
+            audio = augment_mel(audio) if model.expert.config.audio == "mel" else augment_features(audio)
+    return model.expert.encode_audio(audio, batch.frames)
 
 
 def autocast_disabled(value: Tensor) -> torch.autocast:
@@ -91,24 +99,24 @@ def motion_features(motion: Tensor) -> Tensor:
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
 
-def encode_visual_batch(learner: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> Tensor:
+def encode_visual_batch(model: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> Tensor:
     """Visual embeddings (N, W, D), augmented or not; mouths of small experts on rgb are cropped by landmarks."""
-    config = learner.expert.config
+    config = model.expert.config
     if config.has_mouth_aligner:
-        features, _ = mouth_features(learner, batch, augmented=augmented)
-        return learner.visual.encode_frames(features)
+        features, _ = mouth_features(model, batch, augmented=augmented)
+        return model.visual.encode_frames(features)
     with autocast_disabled(batch.audio):
         video, _ = batch.visual_inputs(config, augmented=augmented)
     if config.architecture == "paper":
-        return learner.expert.encode_visual(video)
-    crops = video if config.visual == "parsing" else learner.expert.visual_input(video)
-    frames = learner.visual.frame_features_from_crops(crops.to(learner.log_scale.dtype))
+        return model.expert.encode_visual(video)
+    crops = video if config.visual == "parsing" else model.expert.visual_input(video)
+    frames = model.visual.frame_features_from_crops(crops.to(model.log_scale.dtype))
     if not augmented:
-        return learner.visual.encode_frames(frames - frames.mean(1, keepdim=True))
+        return model.visual.encode_frames(frames - frames.mean(1, keepdim=True))
     segment, clip = frames[:, :-1], frames[:, -1:]
     # experts are applied to whole clips and to short segments
     own = random_mask(len(frames), 0.5)[:, None, None]
-    return learner.visual.encode_frames(segment - torch.where(own, segment.mean(1, keepdim=True), clip))
+    return model.visual.encode_frames(segment - torch.where(own, segment.mean(1, keepdim=True), clip))
 
 
 CPU = torch.device("cpu")

@@ -42,21 +42,23 @@ class MouthAlignerStage:
 
     batch: int = 128
 
-    def trained(self, learner: TrainingModel) -> list[nn.Module]:
+    learns_sync: ClassVar[bool] = False
+
+    def trained(self, model: TrainingModel) -> list[nn.Module]:
         """Train the aligner."""
-        assert learner.visual.aligner is not None
-        return [learner.visual.aligner]
+        assert model.visual.aligner is not None
+        return [model.visual.aligner]
 
     def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> AlignerBatch:
         """Draw views of faces."""
         return data.draw_views(rng, self.batch, group)
 
-    def loss(self, learner: TrainingModel, batch: AlignerBatch) -> dict[str, Tensor]:
+    def loss(self, model: TrainingModel, batch: AlignerBatch) -> dict[str, Tensor]:
         """Distance of the mouth cut's corners from where they should be, in template units."""
-        assert learner.visual.aligner is not None
+        assert model.visual.aligner is not None
         with autocast_disabled(batch.views):
             views, poses = augment_views(batch.views, batch.poses)
-            first, second = (pose_error(look, poses) for look in learner.visual.aligner.predict_two_stage(views))
+            first, second = (pose_error(look, poses) for look in model.visual.aligner.predict_two_stage(views))
         return {"loss": first.mean() + second.mean(), "first_look": first.median(), "second_look": second.median()}
 
 
@@ -79,21 +81,23 @@ def pose_error(predicted: Tensor, true: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GeometryStage:
-    """The frame network learns to read the mouth's motion from one picture."""
+    """The frame network learns to predict the mouth's motion from single frames."""
 
     batch: BatchSize
 
-    def trained(self, learner: TrainingModel) -> list[nn.Module]:
+    learns_sync: ClassVar[bool] = False
+
+    def trained(self, model: TrainingModel) -> list[nn.Module]:
         """Train the frame network."""
-        return [learner.stem]
+        return [model.stem]
 
     def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw a segment of each of many clips."""
         return data.draw(rng, self.batch.clips * self.batch.segments, 1, self.batch.frames, group)
 
-    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
+    def loss(self, model: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Distance from the measured motion, and the share of it that is left unexplained."""
-        features, motion = mouth_features(learner, batch)
+        features, motion = mouth_features(model, batch)
         error = features[..., :MOTION_FEATURES] - motion
         return {"loss": error.abs().mean(), "unexplained": error.square().mean() / motion.square().mean()}
 
@@ -103,22 +107,22 @@ class SyncStage:
     """Audio network and visual trunk learn sync from the measured motion: no picture is looked at, which is cheap."""
 
     batch: BatchSize
-    contrasts: ClassVar[bool] = True
+    learns_sync: ClassVar[bool] = True
 
-    def trained(self, learner: TrainingModel) -> list[nn.Module]:
+    def trained(self, model: TrainingModel) -> list[nn.Module]:
         """Train audio network and visual trunk."""
-        return [learner.visual.trunk, learner.expert.audio_tower]
+        return [model.visual.trunk, model.expert.audio_tower]
 
     def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw segments of clips."""
         return self.batch.draw(data, rng, group)
 
-    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
+    def loss(self, model: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
         assert isinstance(batch.visual, MouthFrames)
         with autocast_disabled(batch.audio):
             motion = mirror_motion(augment_motion(batch.visual.motion), random_mask(len(batch.clip), 0.5))
-        return sync_terms(learner, batch, learner.visual.encode_frames(motion_features(motion)), self.batch)
+        return sync_terms(model, batch, model.visual.encode_frames(motion_features(motion)), self.batch)
 
 
 @dataclass(frozen=True)
@@ -132,20 +136,20 @@ class JointStage:
 
     batch: BatchSize
     motion_weight: float = 0.2
-    contrasts: ClassVar[bool] = True
+    learns_sync: ClassVar[bool] = True
 
-    def trained(self, learner: TrainingModel) -> list[nn.Module]:
+    def trained(self, model: TrainingModel) -> list[nn.Module]:
         """Train all networks but the aligner."""
-        return [learner.stem, learner.visual.trunk, learner.expert.audio_tower]
+        return [model.stem, model.visual.trunk, model.expert.audio_tower]
 
     def draw(self, data: CachedClipDataset, rng: np.random.Generator, group: ProcessGroup = ALONE) -> SegmentBatch:
         """Draw segments of clips."""
         return self.batch.draw(data, rng, group)
 
-    def loss(self, learner: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
+    def loss(self, model: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`, and the error of the motion."""
-        features, motion = mouth_features(learner, batch, augmented=self.batch.augment)
+        features, motion = mouth_features(model, batch, augmented=self.batch.augment)
         trusted = hide_features(features) if self.batch.augment else features
-        terms = sync_terms(learner, batch, learner.visual.encode_frames(trusted), self.batch)
+        terms = sync_terms(model, batch, model.visual.encode_frames(trusted), self.batch)
         error = (features[..., :MOTION_FEATURES] - motion).abs().mean()
         return terms | {"loss": terms["loss"] + self.motion_weight * error, "motion_error": error}

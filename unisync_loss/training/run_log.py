@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import secrets
 import shutil
@@ -21,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from unisync_loss.functional import margin_plateau
+from unisync_loss.training.stages import StageSpec
 from unisync_loss.utils.files import write_atomically
 
 _PATIENCE = 30.0  # seconds for W&B to begin, and to upload what is left at the end
@@ -158,40 +157,49 @@ def _folders(out: Path) -> list[Path]:
 
 
 LOG = "log.jsonl"
-_NEAR = 0.97  # of the plateau: below it something has been learnt
-_MEMORY = 0.98  # of the running mean of the loss that is compared with the plateau
 
 
-class Log:
-    """``RUN/log.jsonl``, and the boards that show the same.
+class RunLog:
+    """``RUN/log.jsonl``, and the optional loggers that show the same numbers.
 
     Args:
         out: folder of the run.
+        stages: of the run.
         log: takes lines of progress.
+        enabled: whether this process writes.
     """
 
-    def __init__(self, out: Path, log: Callable[[str], None]) -> None:
-        """Show nothing yet but lines."""
-        self.out, self.path, self.log = out, out / LOG, log
+    def __init__(self, out: Path, stages: Sequence[StageSpec], log: Callable[[str], None], *, enabled: bool) -> None:
+        self._out, self._path, self._enabled = out, out / LOG, enabled
+        self.log = log if enabled else lambda line: None
+        self._names = [spec.name for spec in stages]
+        before = accumulate((spec.steps for spec in stages), initial=0)
+        self._before = dict(zip(self._names, before, strict=False))
         self._boards: list[Board] = []
-        self._before: dict[str, int] = {}
 
-    def open(self, stages: Sequence[tuple[str, int]], settings: Mapping[str, Any]) -> None:
-        """Open the boards that are installed, and show there what the log has.
+    def begin(self, stage: int, step: int, settings: Mapping[str, Any]) -> None:
+        """Remove records written after a resumed state, and open the installed loggers.
 
         Args:
-            stages: name and number of steps of each.
+            stage: index of the stage at which the run starts or resumes.
+            step: the same of the step.
             settings: of the run.
         """
-        done = accumulate((steps for _, steps in stages), initial=0)
-        self._before = {name: before for (name, _), before in zip(stages, done, strict=False)}
-        self._boards = open_boards(self.out, settings, self.log)
-        for record in read_log(self.out):
+        if not self._enabled:
+            return
+        records = read_log(self._out)
+        kept = [record for record in records if (self._names.index(record["stage"]), record["step"]) <= (stage, step)]
+        if self._path.exists():
+            write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._boards = open_boards(self._out, settings, self.log)
+        for record in kept:
             self._show(record)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write a record everywhere."""
-        with self.path.open("a", encoding="utf-8") as file:
+        """Write a record with ``stage`` and ``step`` to the log, the loggers and the lines of progress."""
+        if not self._enabled:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.log("  ".join(f"{key} {value}" for key, value in record.items()))
         self._show(record)
@@ -202,17 +210,14 @@ class Log:
         for board in self._boards:
             board.add(stage, step, self._before[stage] + step, numbers)
 
-    def rewind(self, stages: list[str], stage: int, step: int) -> None:
-        """Forget what a killed run wrote after the state it is resumed from."""
-        if not self.path.exists():
-            return
-        kept = [
-            record for record in read_log(self.out) if (stages.index(record["stage"]), record["step"]) <= (stage, step)
-        ]
-        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+    def summarise(self) -> None:
+        """Write ``RUN/log.csv`` and draw ``RUN/curves.png``."""
+        if self._enabled:
+            write_table(self._out)
+            draw_curves(self._out)
 
     def close(self) -> None:
-        """Let the boards finish."""
+        """Finish the loggers."""
         for board in self._boards:
             board.close()
 
@@ -225,62 +230,6 @@ def read_log(out: Path) -> list[dict[str, Any]]:
             with suppress(json.JSONDecodeError):  # half a line, written while the run was killed
                 records.append(json.loads(line))
     return records
-
-
-class PlateauWatch:
-    """Whether eq. 1 is where a model stays that has learnt nothing.
-
-    Args:
-        margins: of same-speaker and cross-speaker negatives.
-        cross_share: of the latter among the negatives.
-        positive_share: of positives among all.
-        patience: steps on the plateau before a diagnosis.
-    """
-
-    def __init__(self, margins: tuple[float, float], cross_share: float, positive_share: float, patience: int) -> None:
-        """Compute the plateau."""
-        self.value = margin_plateau(*margins, cross_share, positive_share)
-        self.patience, self.steps, self.mean = patience, 0, math.nan
-
-    def look(self, margin_loss: float) -> bool:
-        """Take in a step; whether it is time for a diagnosis."""
-        self.mean = margin_loss if math.isnan(self.mean) else _MEMORY * self.mean + (1 - _MEMORY) * margin_loss
-        self.steps = self.steps + 1 if self.on else 0
-        return self.patience > 0 and self.steps > 0 and self.steps % self.patience == 0
-
-    @property
-    def on(self) -> bool:
-        """Whether the running mean is on the plateau."""
-        return self.mean >= _NEAR * self.value
-
-
-def diagnose(terms: dict[str, float], watch: PlateauWatch, clips: int, data: tuple[str, ...]) -> list[str]:
-    """Likely causes of a run that does not leave the plateau, most telling first, and what to do.
-
-    Args:
-        terms: of the last step.
-        watch: on the plateau.
-        clips: of the training set.
-        data: folders.
-    """
-    lines = [
-        f"{watch.steps} steps on the plateau: eq. 1 is {watch.mean:.3f}, a model that has learnt nothing has "
-        f"{watch.value:.3f} with these margins (0.693 only without)"
-    ]
-    for name in ("audio", "visual"):
-        if terms.get(f"dead_{name}", 0.0) > 0.9:
-            share = terms[f"dead_{name}"]
-            lines.append(f"{share:.0%} of the {name} units are dead: lower learning_rate, or start from --init mel-rgb")
-    positive, same = terms.get("p_positive", math.nan), terms.get("p_same", math.nan)
-    if abs(positive - same) < 0.02:
-        cause = "picture and sound may not belong together, or lie at other offsets"
-        lines.append(f"matches ({positive:.3f}) and mismatches ({same:.3f}) look alike: {cause}")
-    if clips < 50:
-        lines.append(f"{clips} clips are few: hundreds of people are needed, or start from --init mel-rgb")
-    folder = data[0]
-    lines.append(f"look at the data: unisync doctor {folder}; put it into sync: unisync align {folder}")
-    lines.append("look at the trainer: unisync train … --overfit 64 must reach 99 % in minutes")
-    return lines
 
 
 def write_table(out: Path) -> None:

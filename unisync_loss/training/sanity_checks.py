@@ -1,4 +1,4 @@
-"""Does the trainer learn this data at all, and does it learn only what is there? Both answered in minutes."""
+"""Sanity checks of data and trainer: a few windows must be learnt, shuffled labels must not."""
 
 from __future__ import annotations
 
@@ -13,108 +13,130 @@ from einops import rearrange
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.evaluation.protocols import PairScores, accuracy_at, best_threshold
 from unisync_loss.functional import sync_probability
-from unisync_loss.training.config import TrainConfig, for_overfitting
+from unisync_loss.training.config import RandomPairsRecipe, TrainConfig
 from unisync_loss.training.data.batches import PairBatch, SegmentBatch
 from unisync_loss.training.data.pairs import POSITIVE
 from unisync_loss.training.losses import all_pairs, pair_kinds
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
-from unisync_loss.training.run_log import PlateauWatch, diagnose
-from unisync_loss.training.trainer import Run, prepare_run
+from unisync_loss.training.trainer import Trainer, build_trainer
+from unisync_loss.training.validation import PlateauWatch, diagnose
 
 STEPS = 300
-ENOUGH = 0.99  # accuracy on the windows that were learnt by heart
-_EVERY = 10  # steps between looks
+ENOUGH = 0.99  # accuracy on the windows of an overfit run
+_EVERY = 10  # steps between progress lines
 
 
-def overfit(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> dict[str, Any]:
-    """Learn a few windows by heart, without augmentation.
-
-    Args:
-        config: of the run; ``overfit`` is the number of windows.
-        expert_config: what to build.
-        log: takes lines of progress.
-
-    Returns:
-        ``steps``, ``accuracy`` (balanced, on all pairs of the windows), ``seconds``.
-
-    Raises:
-        ValueError: when they cannot be learnt in 300 steps; it says why not, as far as can be told.
-    """
-    run = prepare_run(for_overfitting(config), expert_config, log)
-    _, stage, _, rate = run.stages[-1]
-    run.engine.prepare(stage, rate)
-    started, watch = time.monotonic(), run.watch()
-    batch = stage.draw(run.engine.data, run.engine.generator(0, 0)[0], run.group)
-    accuracy = 0.0
-    for step in range(STEPS):
-        terms = run.engine.step(stage, (0, step), STEPS, rate)
-        watch.look(terms["margin"].item())
-        if step % _EVERY == _EVERY - 1:
-            accuracy = batch_accuracy(run.engine.average, batch)
-            log(f"step {step + 1}  accuracy {accuracy:.4f}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
-        if accuracy > ENOUGH:
-            break
-    run.engine.close()
-    seconds = round(time.monotonic() - started, 1)
-    if accuracy <= ENOUGH:
-        raise ValueError(_why_not(run, watch, {key: value.item() for key, value in terms.items()}, accuracy))
-    return {"windows": config.overfit, "steps": step + 1, "accuracy": round(accuracy, 4), "seconds": seconds}
-
-
-def _why_not(run: Run, watch: PlateauWatch, terms: dict[str, float], accuracy: float) -> str:
-    causes = diagnose(terms, watch, len(run.engine.data), run.config.data)
-    told = f"overfit: expected an accuracy above {ENOUGH} after {STEPS} steps, got {accuracy:.3f}"
-    return "; ".join([told, *(causes if watch.on else ["the loss is falling: a larger learning_rate may do"])])
-
-
-def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> dict[str, Any]:
-    """Train with sounds that belong to other faces: the loss must stay on the plateau.
+def overfit(
+    config: TrainConfig, expert_config: UniSyncConfig, windows: int, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Overfit a few windows, without augmentation.
 
     Args:
         config: of the run.
-        expert_config: what to build.
+        expert_config: of the expert.
+        windows: number of windows, a multiple of eight from 16.
+        log: takes lines of progress.
+
+    Returns:
+        ``windows``, ``steps``, ``accuracy`` (balanced, on all pairs of the windows), ``seconds``.
+
+    Raises:
+        ValueError: if they are not learnt in 300 steps, with likely causes.
+    """
+    config = for_overfitting(config, windows)
+    stages = [replace(config.stages(expert_config)[-1], steps=STEPS)]
+    trainer = build_trainer(config, expert_config, log, stages, repeat=True)
+    started, watch = time.monotonic(), trainer.plateau_watch()
+    batch = stages[0].objective.draw(trainer.stepper.data, trainer.stepper.rng(0, 0)[0], trainer.group)
+    accuracy, last = 0.0, {}
+    for terms in trainer.steps():
+        last = terms
+        watch.update(terms["margin"].item())
+        if trainer.step % _EVERY == 0:
+            accuracy = batch_accuracy(trainer.stepper.average, batch)
+            log(f"step {trainer.step}  accuracy {accuracy:.4f}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
+        if accuracy > ENOUGH:
+            break
+    trainer.close()
+    if accuracy <= ENOUGH:
+        raise ValueError(_why_not(trainer, watch, {key: value.item() for key, value in last.items()}, accuracy))
+    seconds = round(time.monotonic() - started, 1)
+    return {"windows": windows, "steps": trainer.step, "accuracy": round(accuracy, 4), "seconds": seconds}
+
+
+def for_overfitting(config: TrainConfig, windows: int) -> TrainConfig:
+    """Settings that overfit one batch: nothing random, no regularisation.
+
+    Raises:
+        ValueError: for a number of windows that is not a multiple of eight from 16.
+    """
+    if windows % 8 or windows < 16:
+        raise ValueError(f"--overfit: expected 16, 24, 32 … windows, got {windows}")
+    recipe = config.recipe
+    if isinstance(recipe, RandomPairsRecipe):
+        recipe = replace(recipe, batch=windows, skip_silence=False)
+    else:
+        # 12 frames are eight windows; accuracy counts every pair, so silent ones must be learnt, too
+        recipe = replace(recipe, clips=windows // 8, segments=1, frames=12, skip_silence=False)
+    return replace(
+        config,
+        data=replace(config.data, augment=False, val=None),
+        optimiser=replace(config.optimiser, ema=0.0, weight_decay=0.0, warm_up=0, schedule="constant"),
+        recipe=recipe,
+    )
+
+
+def _why_not(trainer: Trainer, watch: PlateauWatch, terms: dict[str, float], accuracy: float) -> str:
+    causes = diagnose(terms, watch, len(trainer.stepper.data), trainer.config.data.folders)
+    result = f"overfit: expected an accuracy above {ENOUGH} after {STEPS} steps, got {accuracy:.3f}"
+    return "; ".join([result, *(causes if watch.on else ["the loss falls: try a larger recipe.learning_rate"])])
+
+
+def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> dict[str, Any]:
+    """Train with mismatched audio and video: the loss must stay at its chance level.
+
+    Args:
+        config: of the run.
+        expert_config: of the expert.
         log: takes lines of progress.
 
     Returns:
         ``steps``, ``margin`` (running mean of eq. 1) and ``plateau``.
 
     Raises:
-        ValueError: when something is learnt all the same: labels leak.
+        ValueError: if something is learnt all the same, because labels leak.
     """
-    run = prepare_run(replace(config, shuffle_labels=True), expert_config, log)
-    _, stage, _, rate = run.stages[-1]
-    run.engine.prepare(stage, rate)
-    watch = run.watch()
-    for step in range(STEPS):
-        watch.look(run.engine.step(stage, (0, step), STEPS, rate)["margin"].item())
-        if step % _EVERY == _EVERY - 1:
-            log(f"step {step + 1}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
-    run.engine.close()
+    stages = [replace(config.stages(expert_config, shuffled=True)[-1], steps=STEPS)]
+    trainer = build_trainer(config, expert_config, log, stages)
+    watch = trainer.plateau_watch()
+    for terms in trainer.steps():
+        watch.update(terms["margin"].item())
+        if trainer.step % _EVERY == 0:
+            log(f"step {trainer.step}  margin {watch.mean:.4f}  plateau {watch.value:.4f}")
+    trainer.close()
     if not watch.on:
         raise ValueError(
-            f"shuffle-labels: expected a loss on the plateau of {watch.value:.4f}, got {watch.mean:.4f} after {STEPS} "
-            "steps: something else than sync tells which pairs match"
+            f"shuffle-labels: expected a loss at its chance level of {watch.value:.4f}, got {watch.mean:.4f} after "
+            f"{STEPS} steps: pairs can be told apart by something other than sync"
         )
     return {"steps": STEPS, "margin": round(watch.mean, 4), "plateau": round(watch.value, 4)}
 
 
 @torch.inference_mode()
-def batch_accuracy(learner: TrainingModel, batch: SegmentBatch | PairBatch) -> float:
+def batch_accuracy(model: TrainingModel, batch: SegmentBatch | PairBatch) -> float:
     """Balanced accuracy on the pairs of a batch, at the best threshold."""
-    device = next(learner.parameters()).device
+    device = next(model.parameters()).device
     batch = batch.to(device)
     with device:
-        seen, heard = (
-            encode_visual_batch(learner, batch, augmented=False),
-            encode_audio_batch(learner, batch, augmented=False),
-        )
+        visual = encode_visual_batch(model, batch, augmented=False)
+        audio = encode_audio_batch(model, batch, augmented=False)
         if isinstance(batch, PairBatch):
-            probability, match = sync_probability(heard[:, 0], seen[:, 0]), batch.kind == POSITIVE
+            probability, match = sync_probability(audio[:, 0], visual[:, 0]), batch.kind == POSITIVE
             positive, negative = probability[match], probability[~match]
         else:
-            table = all_pairs(*(rearrange(values, "n w d -> (n w) d") for values in (heard, seen)))
+            table = all_pairs(*(rearrange(values, "n w d -> (n w) d") for values in (audio, visual)))
             kinds = pair_kinds(*batch.window_labels())
             positive, negative = table.diagonal(), table[kinds.same | kinds.cross]
-    right, wrong = positive.double().cpu().numpy(), negative.double().cpu().numpy()
-    scores = PairScores(right, wrong, right.astype(int), right > 0)
+    positives, negatives = positive.double().cpu().numpy(), negative.double().cpu().numpy()
+    scores = PairScores(positives, negatives, positives.astype(int), positives > 0)
     return accuracy_at(scores, best_threshold(scores))

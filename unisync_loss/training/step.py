@@ -1,4 +1,4 @@
-"""AdamW that decays matrices only, and a running average of the weights."""
+"""Optimiser steps: batches drawn ahead, precision, schedule, averaged weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unisync_loss.training.config import TrainConfig
+from unisync_loss.training.config import OptimiserConfig, TrainConfig
 from unisync_loss.training.data.batches import TrainingBatch
 from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.model import TrainingModel
-from unisync_loss.training.stages import Stage, parameters_of, trained_modules
-from unisync_loss.utils.distributed import ProcessGroup, convert_batch_norms
+from unisync_loss.training.stages import Stage, StageSpec, parameters_of, trained_modules
+from unisync_loss.utils.distributed import convert_batch_norms
 from unisync_loss.utils.schedule import linear_warm_up, warm_up_cosine
 
 
@@ -36,11 +36,11 @@ def adamw(
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, learner: nn.Module, decay: float, step: int) -> None:
-    """Move averaged weights towards the learner's; ``step`` counts from 1 and lets a young average follow closely."""
-    # without this it would remember the random start
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Update the moving average of the weights; ``step`` counts from 1."""
+    # a young average follows closely, or it would be dominated by the random start
     decay = min(decay, step / (step + 10))
-    for mean, value in zip(average.state_dict().values(), learner.state_dict().values(), strict=True):
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, 1 - decay)
         else:
@@ -50,80 +50,86 @@ def update_average(average: nn.Module, learner: nn.Module, decay: float, step: i
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class _Next(NamedTuple):
-    """The batches of a step and the seed of what is drawn on the device."""
+class _Batches(NamedTuple):
+    """The batches of a step, and for each the seed of the random draws on the device."""
 
     seeds: list[int]
     batches: list[Any]
 
 
-class Engine:
+class Stepper:
     """Networks, averaged networks and the optimiser of the present stage.
 
     Args:
         config: of the run.
-        learner: to be trained, on its device.
+        model: to be trained, on its device.
         data: training clips.
-        group: processes that share the work.
+        repeat: take every step on the batch of the first.
+
+    Attributes:
+        average: exponential moving average of the networks.
+        waited: seconds spent waiting for batches.
+        windows: windows of the last step, of all processes.
     """
 
     def __init__(
-        self, config: TrainConfig, learner: TrainingModel, data: CachedClipDataset, group: ProcessGroup
+        self, config: TrainConfig, model: TrainingModel, data: CachedClipDataset, *, repeat: bool = False
     ) -> None:
-        """Copy the networks for the average."""
-        self.config, self.learner, self.data, self.group = config, learner, data, group
-        self.device = next(learner.parameters()).device
-        learner.group = group
-        self.average = copy.deepcopy(learner).eval()
-        if group.size > 1:
-            convert_batch_norms(learner)
+        self.config, self.model, self.data, self.group = config, model, data, model.group
+        self.device = next(model.parameters()).device
+        self.average = copy.deepcopy(model).eval()
+        if self.group.size > 1:
+            convert_batch_norms(model)
         self.optimiser: torch.optim.Optimizer | None = None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")  # type: ignore[attr-defined]
-        self.waited = 0.0  # seconds in which batches were not there yet
-        self.windows = 0  # of the last step, of all processes
-        self._drawer = ThreadPoolExecutor(1)
-        self._drawn: tuple[tuple[int, int], Future[_Next]] | None = None
+        fp16 = config.optimiser.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)  # type: ignore[attr-defined]
+        self.waited = 0.0
+        self.windows = 0
+        self._repeat = repeat
+        self._thread = ThreadPoolExecutor(1)
+        self._next: tuple[tuple[int, int], Future[_Batches]] | None = None
 
-    def prepare(self, stage: Stage[Any], rate: float) -> None:
-        """Freeze what the stage does not train, and make its optimiser; moments are kept where there are some."""
-        self.learner.eval().requires_grad_(False)
-        freeze = self.config.freeze
-        for module in trained_modules(stage, self.learner, freeze):
+    def prepare(self, spec: StageSpec) -> None:
+        """Freeze what the stage does not train, and make its optimiser; existing moments are kept."""
+        self.model.eval().requires_grad_(False)
+        freeze = self.config.run.freeze
+        for module in trained_modules(spec.objective, self.model, freeze):
             module.train()
-            if self.config.compile:
-                module.compile(dynamic=False)  # a stage's batches are all of one shape
-        for module in self.learner.modules():
-            if isinstance(module, nn.Dropout) and not self.config.augment:
+            if self.config.optimiser.compile:
+                module.compile(dynamic=False)  # all batches of a stage have one shape
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout) and not self.config.data.augment:
                 module.eval()
-        parameters = [parameter.requires_grad_(True) for parameter in parameters_of(stage, self.learner, freeze)]
+        parameters = [value.requires_grad_(True) for value in parameters_of(spec.objective, self.model, freeze)]
         moments = self.optimiser.state_dict() if self.optimiser is not None else None
-        self.optimiser = make_optimiser(parameters, self.config, rate)
+        self.optimiser = make_optimiser(parameters, self.config.optimiser, spec.learning_rate)
         if moments is not None:
             self.optimiser.load_state_dict(moments)
 
-    def step(self, stage: Stage[Any], place: tuple[int, int], steps: int, rate: float) -> dict[str, Tensor]:
+    def step(self, spec: StageSpec, place: tuple[int, int]) -> dict[str, Tensor]:
         """Take a step.
 
         Args:
-            stage: prepared.
-            place: number of the stage, and of the step, from 0.
-            steps: of the stage.
-            rate: peak learning rate.
+            spec: the stage, prepared.
+            place: index of the stage, and of the step in it.
 
         Returns:
-            Means of the terms, on the device: nobody waits for a GPU here.
+            Mean terms over the batches of the step, on the device: reading them would wait for a GPU.
+
+        Raises:
+            FloatingPointError: if the loss is not finite; the batch is saved.
         """
         assert self.optimiser is not None
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * learning_share(place[1], steps, self.config)
+            group["lr"] = spec.learning_rate * learning_share(place[1], spec.steps, self.config.optimiser)
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        seeds, batches = self._take(stage, place, place[1] + 1 < steps)
+        seeds, batches = self._take(spec, place)
         for seed, batch in zip(seeds, batches, strict=True):
             torch.manual_seed(seed)
-            terms = self._terms(stage, batch.to(self.device))
+            terms = self._terms(spec.objective, batch.to(self.device))
             if not torch.isfinite(terms["loss"]):
-                self.fail(batch, place, terms)
+                self._fail(batch, place, terms)
             self.scaler.scale(terms["loss"] / len(batches)).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / len(batches)
@@ -131,95 +137,95 @@ class Engine:
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.group.average_gradients(parameters)
         self.scaler.unscale_(self.optimiser)
-        if self.config.clip_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        if self.config.optimiser.clip_norm > 0:
+            nn.utils.clip_grad_norm_(parameters, self.config.optimiser.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        update_average(self.average, self.learner, self.config.ema, place[1] + 1)
+        update_average(self.average, self.model, self.config.optimiser.ema, place[1] + 1)
         return sums
 
     def _terms(self, stage: Stage[Any], batch: TrainingBatch) -> dict[str, Tensor]:
-        precision = _DTYPES.get(self.config.precision)
-        # what augmentation draws is made on the device
+        precision = _DTYPES.get(self.config.optimiser.precision)
+        # random numbers of the augmentation are drawn on the device
         with self.device, torch.autocast(self.device.type, precision or torch.bfloat16, enabled=precision is not None):
-            return stage.loss(self.learner, batch)
+            return stage.loss(self.model, batch)
 
-    def _take(self, stage: Stage[Any], place: tuple[int, int], more: bool) -> _Next:
-        """The batches of this step; those of the next are drawn while it is computed."""
-        if self._drawn is None or self._drawn[0] != place:
-            self._drawn = (place, self._drawer.submit(self._draw, stage, place))
+    def _take(self, spec: StageSpec, place: tuple[int, int]) -> _Batches:
+        """Batches of this step; those of the next are drawn in the background meanwhile."""
+        if self._next is None or self._next[0] != place:
+            self._next = (place, self._thread.submit(self._draw, spec.objective, place))
         began = time.perf_counter()
-        drawn = self._drawn[1].result()
+        batches = self._next[1].result()
         self.waited += time.perf_counter() - began
         following = (place[0], place[1] + 1)
-        self._drawn = (following, self._drawer.submit(self._draw, stage, following)) if more else None
-        return drawn
+        more = following[1] < spec.steps
+        self._next = (following, self._thread.submit(self._draw, spec.objective, following)) if more else None
+        return batches
 
-    def _draw(self, stage: Stage[Any], place: tuple[int, int]) -> _Next:
-        step = 0 if self.config.overfit else place[1]
+    def _draw(self, stage: Stage[Any], place: tuple[int, int]) -> _Batches:
+        step = 0 if self._repeat else place[1]
+        accumulate = self.config.optimiser.accumulate
         seeds, batches = [], []
-        for number in range(step * self.config.accumulate, (step + 1) * self.config.accumulate):
-            generator, seed = self.generator(place[0], number)
+        for number in range(step * accumulate, (step + 1) * accumulate):
+            rng, seed = self.rng(place[0], number)
             seeds.append(seed + self.group.rank)
-            batches.append(stage.draw(self.data, generator, self.group))
-        return _Next(seeds, batches)
+            batches.append(stage.draw(self.data, rng, self.group))
+        return _Batches(seeds, batches)
 
-    def generator(self, stage: int, number: int) -> tuple[np.random.Generator, int]:
-        """Source of chance of a batch, and the seed of what is drawn while it is computed."""
-        generator = np.random.default_rng([self.config.seed, stage, number])
-        return generator, int(generator.integers(2**62))
+    def rng(self, stage: int, number: int) -> tuple[np.random.Generator, int]:
+        """Random generator of a stage's batch, and the seed of the draws made while its loss is computed."""
+        rng = np.random.default_rng([self.config.run.seed, stage, number])
+        return rng, int(rng.integers(2**62))
 
-    def fail(self, batch: TrainingBatch, place: tuple[int, int], terms: dict[str, Tensor]) -> None:
-        """Save the batch whose loss is not a number, and stop.
-
-        Raises:
-            FloatingPointError: always.
-        """
-        path = Path(self.config.out) / f"bad-batch-{place[0]}-{place[1]}-{self.group.rank}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)  # a self-test has made none
+    def _fail(self, batch: TrainingBatch, place: tuple[int, int], terms: dict[str, Tensor]) -> None:
+        """Save the batch whose loss is not finite, and stop."""
+        path = Path(self.config.run.out) / f"bad-batch-{place[0]}-{place[1]}-{self.group.rank}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)  # check-training has no folder of its own
         save_file({name: value.cpu().contiguous() for name, value in batch.tensors().items()}, path)
         shown = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
         raise FloatingPointError(
             f"step {place[1]} of stage {place[0]}: expected a finite loss, got {shown}; the batch is in {path}. The "
-            "last saved state is whole: --resume with a smaller learning_rate, or with precision=fp32"
+            "last saved state is intact: --resume with a smaller recipe.learning_rate, or with optimiser.precision=fp32"
         )
 
     def close(self) -> None:
-        """Let the drawing thread go."""
-        self._drawer.shutdown(cancel_futures=True)
+        """Stop the thread that draws batches."""
+        self._thread.shutdown(cancel_futures=True)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile something small: what is missing is told before a run has begun.
+    """Compile a small function, so that a missing compiler is an error before the run begins.
 
     Args:
         device: to compile for.
 
     Raises:
-        ValueError: without a compiler that works.
+        ValueError: without a working compiler.
     """
-    torch.compiler.reset()  # several runs of one process would use up the number of networks that are compiled
+    torch.compiler.reset()  # several runs in one process would exhaust the recompilation limit
     try:
         torch.compile(torch.sin)(torch.ones(8, device=device))
     except Exception as error:
         wanted = "a C++ compiler such as g++" if device.type == "cpu" else "Triton and a C compiler"
         [reason, *_] = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"compile: expected {wanted} that works, got: {reason}; without, set compile=false") from error
+        raise ValueError(
+            f"optimiser.compile: expected {wanted} that works, got: {reason}; or set optimiser.compile=false"
+        ) from error
 
 
-def make_optimiser(parameters: Sequence[Tensor], config: TrainConfig, rate: float) -> torch.optim.Optimizer:
-    """The optimiser of a recipe.
+def make_optimiser(parameters: Sequence[Tensor], config: OptimiserConfig, rate: float) -> torch.optim.Optimizer:
+    """Build the optimiser of a stage.
 
-    ``adam`` adds the decay to the gradient, of all parameters: the paper's L2 term once, as PyTorch's Adam has it
-    (peers.md 8.3). ``adamw`` decays weights with more than one axis only.
+    ``adam`` adds the decay to the gradient of all parameters: the paper's L2 term, as PyTorch's Adam implements it.
+    ``adamw`` decays weights with more than one axis only.
     """
     betas = (config.betas[0], config.betas[1])
-    if config.optimiser == "adam":
+    if config.kind == "adam":
         return torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=config.weight_decay)
     return adamw(parameters, rate, config.weight_decay, betas)
 
 
-def learning_share(step: int, steps: int, config: TrainConfig) -> float:
+def learning_share(step: int, steps: int, config: OptimiserConfig) -> float:
     """Share of the peak learning rate at a step: warm-up, then a cosine or a constant."""
     warm_up = min(100, steps // 10 + 1) if config.warm_up is None else config.warm_up
     if config.schedule == "constant":

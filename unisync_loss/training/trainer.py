@@ -1,11 +1,10 @@
-"""Train an expert; leaves ``last``, ``best``, ``log.jsonl``, ``log.csv``, ``curves.png``, ``config.yaml``."""
+"""Training of an expert, stage by stage; leaves ``last``, ``best``, ``log.jsonl`` and ``config.yaml`` in its folder."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,29 +14,24 @@ import torch
 from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.data.clips import list_split
-from unisync_loss.evaluation.embeddings import embed_clips
-from unisync_loss.evaluation.protocols import best_threshold, score_pairs
-from unisync_loss.models.pretrained import load_expert, save_pretrained
-from unisync_loss.training.checkpoint import load_state, remove_unfinished, save_state
-from unisync_loss.training.config import TrainConfig, to_yaml
+from unisync_loss.training.checkpoint import STATE, CheckpointKeeper, load_state, remove_unfinished, save_state
+from unisync_loss.training.config import TrainConfig
 from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.data.loading import list_folders, load_clips, standardise
-from unisync_loss.training.data.pairs import SHORTEST
 from unisync_loss.training.data.stored_features import check_trainable
 from unisync_loss.training.model import TrainingModel, build_hubert, copy_towers
-from unisync_loss.training.run_log import LOG, Log, PlateauWatch, diagnose, draw_curves, write_table
-from unisync_loss.training.stages import Stage
-from unisync_loss.training.step import Engine, check_compiler
-from unisync_loss.training.validation import validate
+from unisync_loss.training.mouth_stages import MouthAlignerStage
+from unisync_loss.training.run_log import LOG, RunLog
+from unisync_loss.training.settings import as_dict, to_yaml
+from unisync_loss.training.stages import StageSpec
+from unisync_loss.training.step import Stepper, check_compiler
+from unisync_loss.training.validation import PlateauWatch, diagnose, validate
 from unisync_loss.utils.distributed import ProcessGroup
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 
 SHORTEST_VAL = 7  # frames: two windows that are two frames apart
-_LOG_SECONDS = 10.0  # between records of progress
-STATE = "state.safetensors"
-TEACHING = ("align", "geometry")  # stages that learn from landmarks, without a voice
+_LOG_SECONDS = 10.0  # between records
 
 
 def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, log: Callable[[str], None]) -> None:
@@ -45,250 +39,268 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, lo
 
     Args:
         config: of the run.
-        expert_config: what to build; for HuBERT, model and width are filled in.
-        resume: go on from ``OUT/state.safetensors`` where there is one.
+        expert_config: of the expert; for HuBERT, model and width are filled in.
+        resume: continue from the state in the run's folder, if there is one.
         log: takes lines of progress.
 
     Raises:
-        ValueError: for an expert that cannot be trained from video files, unusable data, or nothing to do.
+        ValueError: for an expert that cannot be trained from video files, or unusable data.
         OSError: on a full disk.
-        FileExistsError: when ``OUT`` holds a run and ``resume`` is False.
-        FloatingPointError: when the loss is not finite; the batch is saved.
+        FileExistsError: if the folder holds a run and ``resume`` is False.
+        FloatingPointError: if the loss is not finite; the batch is saved.
     """
-    check_trainable(expert_config, list_folders([*config.data, *([config.val] if config.val else [])]))
-    if not any(steps for name, _, steps, _ in config.stages(expert_config) if name not in TEACHING):
-        raise ValueError("steps: expected some of a stage that learns sync, got 0")
-    out = Path(config.out)
+    out = Path(config.run.out)
     if (out / LOG).exists() and not resume:
-        raise FileExistsError(f"{out} holds a run: pass --resume to go on, or choose another --out")
-    run = prepare_run(config, expert_config, log)
-    run.begin(resume=resume)
-    run.go()
-    run.group.destroy()
+        raise FileExistsError(f"{out} holds a run: pass --resume to continue it, or choose another --out")
+    trainer = build_trainer(config, expert_config, log)
+    trainer.begin(resume=resume)
+    trainer.run()
+    trainer.group.destroy()
 
 
-def prepare_run(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[str], None]) -> Run:
-    """Read the data and build the networks.
+def build_trainer(
+    config: TrainConfig,
+    expert_config: UniSyncConfig,
+    log: Callable[[str], None],
+    stages: Sequence[StageSpec] | None = None,
+    *,
+    repeat: bool = False,
+) -> Trainer:
+    """Load the clips and build the networks.
 
     Args:
         config: of the run.
-        expert_config: what to build.
+        expert_config: of the expert.
         log: takes lines of progress.
+        stages: in place of those of the recipe.
+        repeat: take every step on the batch of the first.
+
+    Raises:
+        ValueError: as :func:`train`.
     """
-    group, device = ProcessGroup.init(config.device)
+    folders = [*config.data.folders, *([config.data.val] if config.data.val else [])]
+    check_trainable(expert_config, list_folders(folders))
+    group, device = ProcessGroup.init(config.run.device)
     log = log if group.is_main else lambda line: None
-    if config.compile:
-        log("compile: looking for a compiler; then the first steps of each stage take minutes")
+    if config.optimiser.compile:
+        log("compile: checking the compiler; the first steps of each stage will take minutes")
         check_compiler(device)
-    out = Path(config.out)
-    cache = Path(config.cache or out / "cache")
-    expert_config, listen = build_hubert(expert_config, config.hubert, cache / "hubert", device)
-    torch.manual_seed(config.seed)
-    learner = TrainingModel(expert_config)
-    taken: set[str] = set()
-    for init in config.init:
-        taken |= (sides := copy_towers(learner.expert, init))
-        log(f"taken over from {init}: {' and '.join(sorted(sides))}")
-    if taken == {"audio"} and expert_config.has_mouth_aligner:
-        raise ValueError(f"init: expected one that sees rgb, too, for it finds the mouth; got {', '.join(config.init)}")
-    if config.freeze and config.freeze not in taken:
-        raise ValueError(f"freeze: expected a tower taken over ({', '.join(taken)}), got {config.freeze}")
+    cache = Path(config.data.cache or Path(config.run.out) / "cache")
+    expert_config, listen = build_hubert(expert_config, config.data.hubert, cache / "hubert", device)
+    torch.manual_seed(config.run.seed)
+    model = TrainingModel(expert_config, group)
+    copied = _copy_inits(model, config, log)
     load = partial(
-        load_clips, cache=cache, config=expert_config, workers=config.workers, audio_features=listen, log=log
+        load_clips, cache=cache, config=expert_config, workers=config.data.workers, audio_features=listen, log=log
     )
     if not group.is_main:
-        group.wait()  # the first process fills the cache
-    shortest = SHORTEST if config.pairs == "random" else config.frames
-    data = load(config.data, shortest=shortest)
-    val = load([config.val], shortest=SHORTEST_VAL) if config.val else None
+        group.wait()  # for the main process, which fills the cache
+    data = load(config.data.folders, shortest=config.recipe.shortest)
+    val = load([config.data.val], shortest=SHORTEST_VAL) if config.data.val else None
     if group.is_main:
         group.wait()
-    if "visual" not in taken:
-        standardise(learner.expert, data)
-    engine = Engine(config, learner.to(device), data, group)
-    return Run(config, engine, val, log)
+    if "visual" not in copied:
+        standardise(model.expert, data)
+    stepper = Stepper(config, model.to(device), data, repeat=repeat)
+    return Trainer(config, stepper, config.stages(expert_config) if stages is None else stages, val, log)
 
 
-class Run:
-    """A run's place, and what it leaves behind.
+def _copy_inits(model: TrainingModel, config: TrainConfig, log: Callable[[str], None]) -> set[str]:
+    """Copy the towers of ``run.init``; returns the sides that were copied."""
+    copied: set[str] = set()
+    for init in config.run.init:
+        copied |= (sides := copy_towers(model.expert, init))
+        log(f"copied from {init}: {' and '.join(sorted(sides))}")
+    if copied == {"audio"} and model.expert.config.has_mouth_aligner:
+        raise ValueError(
+            "run.init: expected an expert on rgb among them, whose mouth aligner is copied; "
+            f"got {', '.join(config.run.init)}"
+        )
+    if config.run.freeze and config.run.freeze not in copied:
+        raise ValueError(f"run.freeze: expected a copied tower ({', '.join(copied)}), got {config.run.freeze}")
+    return copied
+
+
+class Trainer:
+    """The loop over stages and steps of a run.
 
     Args:
         config: of the run.
-        engine: takes the steps.
+        stepper: takes the steps.
+        stages: of the run.
         val: validation clips.
         log: takes lines of progress.
+
+    Attributes:
+        stage: index of the present stage.
+        step: steps taken in it.
+        samples: windows and views that have entered a loss.
+        stopped: whether the run was asked to stop; all processes stop after the same step.
     """
 
     def __init__(
-        self, config: TrainConfig, engine: Engine, val: CachedClipDataset | None, log: Callable[[str], None]
+        self,
+        config: TrainConfig,
+        stepper: Stepper,
+        stages: Sequence[StageSpec],
+        val: CachedClipDataset | None,
+        log: Callable[[str], None],
     ) -> None:
-        """Start at the first step of the first stage."""
-        self.config, self.engine, self.val, self.log = config, engine, val, log
-        self.out, self.group, self.expert = Path(config.out), engine.group, engine.learner.expert
-        self.stages = config.stages(self.expert.config)
-        self.run_log = Log(self.out, log) if self.group.is_main else None
-        self.stage, self.step, self.best = 0, 0, 0.0
-        self.samples = 0  # windows and views that entered a loss
-        self.asked = False  # this process, to stop
-        self.stopped = False  # as all processes do after the same step
+        self.config, self.stepper, self.stages, self.val, self.log = config, stepper, stages, val, log
+        self.out, self.group, self.expert = Path(config.run.out), stepper.group, stepper.model.expert
+        self.run_log = RunLog(self.out, stages, log, enabled=self.group.is_main)
+        self.checkpoints = CheckpointKeeper(self.out)
+        self.stage, self.step, self.samples = 0, 0, 0
+        self.stopped = False
+        self._asked_to_stop = False  # this process
 
     def begin(self, *, resume: bool) -> None:
-        """Make the folder, and go back to the last saved state if told."""
-        settings, lengths = self.config, [(name, steps) for name, _, steps, _ in self.stages]
-        if self.run_log is not None:
+        """Make the folder, and load the last saved state if there is one to resume."""
+        settings = as_dict(self.config) | {"expert": vars(self.expert.config)}
+        if self.group.is_main:
             self.out.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.out / STATE)
-            write_atomically(self.out / "config.yaml", to_yaml(settings, self.expert.config))
+            write_atomically(self.out / "config.yaml", to_yaml(self.config, self.expert.config))
         self.group.wait()
         if resume and (self.out / STATE).exists():
             self.load()
-        if self.run_log is not None:
-            self.run_log.rewind([name for name, _ in lengths], self.stage, self.step)
-            self.run_log.open(lengths, {**asdict(settings), "expert": asdict(self.expert.config)})
+        self.run_log.begin(self.stage, self.step, settings)
 
-    def go(self) -> None:
-        """Run what is left."""
-        previous = signal.signal(signal.SIGTERM, self._stop)
+    def run(self) -> None:
+        """Run the remaining stages. SIGTERM saves the state and stops."""
+        previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
         try:
             while self.stage < len(self.stages) and not self.stopped:
-                self._run_stage(*self.stages[self.stage])
+                self._run_stage()
             if self.stopped:
                 self.save()
-                self.log("stopped; --resume goes on from here")
+                self.log("stopped; --resume continues from here")
         finally:
             signal.signal(signal.SIGTERM, previous)
-            self.engine.close()
-            if self.run_log is not None:
-                self.run_log.close()
-        if self.stopped:
-            return
-        aligned = self.expert.config.has_mouth_aligner and self.config.align_steps > 0
-        if self.group.is_main and self.config.val and (self.out / "best").is_dir() and aligned:
-            self._choose_threshold(self.config.val)  # the aligner has not been asked yet
+            self.close()
+        # validation cut mouths by landmarks; scoring a file cuts them by the aligner, which moves the scores
+        aligned = self.expert.config.has_mouth_aligner and (self.config.run.init or self._trains_aligner())
+        if not self.stopped and self.group.is_main and self.config.data.val and self.checkpoints.has_best and aligned:
+            self.log("choosing the threshold on the validation files")
+            self.checkpoints.choose_threshold(self.config.data.val)
 
-    def _choose_threshold(self, folder: str) -> None:
-        """Set the best checkpoint's threshold on whole validation files, just as ``unisync eval`` reads them."""
-        self.log("choosing the threshold on the validation files")
-        expert = load_expert(self.out / "best")
-        scores = score_pairs(list(embed_clips(expert, list_split(folder))), seed=0)
-        expert.config = replace(expert.config, threshold=round(best_threshold(scores), 4))
-        save_pretrained(expert, self.out / "best")
+    def _trains_aligner(self) -> bool:
+        return any(isinstance(spec.objective, MouthAlignerStage) and spec.steps > 0 for spec in self.stages)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._asked_to_stop = True
 
-    def _run_stage(self, name: str, stage: Stage[Any], steps: int, rate: float) -> None:
-        engine, config = self.engine, self.config
-        engine.prepare(stage, rate)
-        contrasts, watch = name not in TEACHING, self.watch()
-        throughput, saved, terms = _Throughput(engine, self.step, steps), time.monotonic(), {}
-        while self.step < steps and not self.stopped:
-            terms = engine.step(stage, (self.stage, self.step), steps, rate)
+    def steps(self) -> Iterator[dict[str, Tensor]]:
+        """Take the remaining steps of the present stage, and yield the terms of each."""
+        spec = self.stages[self.stage]
+        self.stepper.prepare(spec)
+        while self.step < spec.steps and not self.stopped:
+            terms = self.stepper.step(spec, (self.stage, self.step))
             self.step += 1
-            self.samples += engine.windows
-            stuck = contrasts and watch.look(terms["margin"].item())
-            now = time.monotonic()
-            if now - throughput.last > _LOG_SECONDS or self.step == steps or stuck:
-                self._log_step(name, terms, throughput.since(self.step, now), watch if contrasts else None)
-            if stuck:
-                values = {key: value.item() for key, value in terms.items()}
-                for line in diagnose(values, watch, len(engine.data), config.data):
-                    self.log(line)
-            if contrasts and (self.step % config.val_every == 0 or self.step == steps):
-                self._validate(name)
-            self.stopped = self.group.any(self.asked, engine.device)
-            if now - saved > 60 * config.save_minutes and self.step < steps:
+            self.samples += self.stepper.windows
+            yield terms
+
+    def _run_stage(self) -> None:
+        spec, config = self.stages[self.stage], self.config.run
+        watch = self.plateau_watch() if spec.objective.learns_sync else None
+        rates, saved = _Throughput(self.stepper, self.step, spec.steps), time.monotonic()
+        for terms in self.steps():
+            last, now = self.step == spec.steps, time.monotonic()
+            stuck = watch is not None and watch.update(terms["margin"].item())
+            if now - rates.last > _LOG_SECONDS or last or stuck:
+                self._log_step(spec, terms, watch, rates.since(self.step, now))
+            if stuck and watch is not None:
+                self._diagnose(terms, watch)
+            if spec.objective.learns_sync and (self.step % config.val_every == 0 or last):
+                self._validate(spec)
+            self.stopped = self.group.any(self._asked_to_stop, self.stepper.device)
+            if now - saved > 60 * config.save_minutes and not last:
                 self.save()
                 saved = now
         if not self.stopped:
-            self.stage, self.step, engine.optimiser = self.stage + 1, 0, None
+            self.stage, self.step, self.stepper.optimiser = self.stage + 1, 0, None
             self.save()
-            self._summarise()
+            self.run_log.summarise()
 
-    def watch(self) -> PlateauWatch:
-        """A fresh watch over this run's plateau."""
-        expert, config = self.expert.config, self.config
+    def plateau_watch(self) -> PlateauWatch:
+        """Build a watch over the chance-level loss of this run's margins."""
+        expert, recipe = self.expert.config, self.config.recipe
         margins = expert.margin_same, expert.margin_cross
-        positive = config.positive_share if config.pairs == "random" else 0.5
-        return PlateauWatch(margins, config.cross_share, positive, config.plateau_steps)
+        return PlateauWatch(margins, recipe.cross_share, recipe.positive_share, self.config.run.plateau_steps)
 
-    def _log_step(self, name: str, terms: dict[str, Tensor], rates: dict[str, Any], watch: PlateauWatch | None) -> None:
-        if self.run_log is None:
-            return
-        record = {"stage": name, "step": self.step}
+    def _diagnose(self, terms: dict[str, Tensor], watch: PlateauWatch) -> None:
+        values = {key: value.item() for key, value in terms.items()}
+        for line in diagnose(values, watch, len(self.stepper.data), self.config.data.folders):
+            self.log(line)
+
+    def _log_step(
+        self, spec: StageSpec, terms: dict[str, Tensor], watch: PlateauWatch | None, rates: dict[str, Any]
+    ) -> None:
+        record: dict[str, Any] = {"stage": spec.name, "step": self.step}
         record |= {key: round(value.item(), 4) for key, value in terms.items() if torch.isfinite(value)}
         if watch is not None:
             record |= {"plateau": round(watch.value, 4), "on_plateau": watch.on}
         self.run_log.write(record | rates)
 
-    def _validate(self, stage: str) -> None:
-        if not self.group.is_main:
-            return self.group.wait()
-        assert self.run_log is not None
-        if self.val is None:
-            self._save_checkpoint("last", 0.5)
-        else:
-            report = validate(self.engine.average, self.val)
-            self.run_log.write({"stage": stage, "step": self.step, "samples": self.samples, **report})
-            self._save_checkpoint("last", report["threshold"])
-            if report["val_auc"] > self.best:
-                self.best = report["val_auc"]
-                self._save_checkpoint("best", report["threshold"])
-        self._summarise()
-        self.group.wait()
-
-    def _summarise(self) -> None:
+    def _validate(self, spec: StageSpec) -> None:
+        """Validate and save the averaged networks, in the main process; the others wait."""
         if self.group.is_main:
-            write_table(self.out)
-            draw_curves(self.out)
-
-    def _save_checkpoint(self, name: str, threshold: float) -> None:
-        expert = self.engine.average.expert
-        expert.config = replace(expert.config, threshold=round(threshold, 4))
-        save_pretrained(expert, self.out / name)
+            report = validate(self.stepper.average, self.val) if self.val is not None else None
+            if report is not None:
+                self.run_log.write({"stage": spec.name, "step": self.step, "samples": self.samples, **report})
+            self.checkpoints.keep(self.stepper.average.expert, report)
+            self.run_log.summarise()
+        self.group.wait()
 
     def save(self) -> None:
         """Write the whole state, atomically."""
+        stepper = self.stepper
         if not self.group.is_main:
             return
-        if not all(torch.isfinite(weights).all() for weights in self.engine.learner.parameters()):
-            return  # the next loss stops the run; the state of before is whole
-        place: dict[str, Any] = {"stage": self.stage, "step": self.step, "best": self.best, "samples": self.samples}
-        place |= {"config": asdict(self.config), "scaler": self.engine.scaler.state_dict()}
-        save_state(self.out / STATE, self.engine.learner, self.engine.average, self.engine.optimiser, place)
+        if not all(torch.isfinite(weights).all() for weights in stepper.model.parameters()):
+            return  # the next loss stops the run, and the state of before stays
+        place: dict[str, Any] = {"stage": self.stage, "step": self.step, "best": self.checkpoints.best}
+        place |= {"samples": self.samples, "config": as_dict(self.config), "scaler": stepper.scaler.state_dict()}
+        save_state(self.out / STATE, stepper.model, stepper.average, stepper.optimiser, place)
 
     def load(self) -> None:
-        """Go back to the last saved state."""
+        """Return to the last saved state."""
+        stepper = self.stepper
 
         def prepare(stage: int) -> torch.optim.Optimizer | None:
             if stage < len(self.stages):
-                self.engine.prepare(self.stages[stage][1], self.stages[stage][3])
-            return self.engine.optimiser
+                stepper.prepare(self.stages[stage])
+            return stepper.optimiser
 
-        place = load_state(self.out / STATE, self.engine.learner, self.engine.average, prepare)
-        self.stage, self.step, self.best = place["stage"], place["step"], place["best"]
-        self.samples = place.get("samples", 0)
-        if place.get("scaler"):
-            self.engine.scaler.load_state_dict(place["scaler"])
+        place = load_state(self.out / STATE, stepper.model, stepper.average, prepare)
+        self.stage, self.step, self.samples = place["stage"], place["step"], place["samples"]
+        self.checkpoints.best = place["best"]
+        if place["scaler"]:
+            stepper.scaler.load_state_dict(place["scaler"])
         self.log(f"resumed at stage {self.stage}, step {self.step}")
+
+    def close(self) -> None:
+        """Stop the drawing thread and finish the loggers."""
+        self.stepper.close()
+        self.run_log.close()
 
 
 class _Throughput:
     """Samples per second, share of the time spent waiting for data, and time left."""
 
-    def __init__(self, engine: Engine, step: int, steps: int) -> None:
-        self.engine, self.step = engine, step
+    def __init__(self, stepper: Stepper, step: int, steps: int) -> None:
+        self.stepper, self.step = stepper, step
         self.progress = Progress(lambda line: None, steps, done=step)
         self.last = time.monotonic()
-        self.waited = engine.waited
+        self.waited = stepper.waited
 
     def since(self, step: int, now: float) -> dict[str, Any]:
         """Values since the last call."""
         seconds, done = max(now - self.last, 1e-9), step - self.step
-        waited = self.engine.waited - self.waited
-        self.last, self.step, self.waited = now, step, self.engine.waited
+        waited = self.stepper.waited - self.waited
+        self.last, self.step, self.waited = now, step, self.stepper.waited
         return {
-            "samples_per_second": round(done * self.engine.windows / seconds, 1),
+            "samples_per_second": round(done * self.stepper.windows / seconds, 1),
             "data_wait": round(waited / seconds, 3),
             "seconds_left": round(self.progress.seconds_left(step)),
         }

@@ -7,7 +7,7 @@ a joint sum adds the gradients of all processes; :meth:`ProcessGroup.average_gra
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -152,9 +152,7 @@ class _JointBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 # captured by torch.compile, all_reduce would lose its gradient without an error
-@torch.compiler.disable
-def _joint_sum(value: Tensor) -> Tensor:
-    return all_reduce(value)
+_joint_sum: Callable[[Tensor], Tensor] = torch.compiler.disable(all_reduce)
 
 
 def convert_batch_norms(module: nn.Module) -> nn.Module:

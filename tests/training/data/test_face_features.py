@@ -10,9 +10,9 @@ from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.data.clips import list_clips, load_clip
 from unisync_loss.models.small import MOUTH_SIZE
 from unisync_loss.representations.parsing import mouth_of_maps
-from unisync_loss.training.config import expert_config
 from unisync_loss.training.data.cache import build_cache, cache_path, load
 from unisync_loss.training.data.face_features import features_of_mesh, rings_of, shape_and_place, visual_of_features
+from unisync_loss.training.settings import expert_config
 from unisync_loss.video.expressions import mirrored_points
 from unisync_loss.video.extraction import visual_of_frames
 
