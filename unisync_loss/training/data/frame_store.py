@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unisync_loss.training.data.memmap import AppendOnlyArray
 from unisync_loss.utils.tensors import Array
 
 
@@ -32,6 +33,46 @@ class AlignedClip:
     per_clip: dict[str, NDArray[Any]]
     audio: NDArray[np.float16]
     voiced: NDArray[np.bool_]
+
+
+class AppendOnlyArray:
+    """Chunks of rows, one after the other.
+
+    The file is removed with the last array that maps it, or with the process, however that ends.
+
+    Args:
+        folder: where there is room; the system's temporary folder is used where it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder) if os.access(folder, os.W_OK) else gettempdir()
+        self._file = TemporaryFile(dir=self._folder)
+        self._rows = 0
+        self._kind: tuple[np.dtype[Any], tuple[int, ...]] | None = None  # dtype and shape of a row
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Append rows (N, …).
+
+        Raises:
+            ValueError: for rows of another shape or dtype than those before.
+            OSError: on a full disk; the folder is named.
+        """
+        kind = rows.dtype, rows.shape[1:]
+        if kind != (self._kind or kind):
+            raise ValueError(f"expected rows of {self._kind}, got {kind}")
+        try:
+            self._file.write(np.ascontiguousarray(rows).data)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._folder) from error
+        self._rows, self._kind = self._rows + len(rows), kind
+
+    def array(self) -> NDArray[Any]:
+        """All rows, read-only; nothing can be added afterwards. There must be a row."""
+        assert self._kind is not None
+        dtype, row = self._kind
+        with self._file as file:
+            return np.memmap(file, dtype, "r", shape=(self._rows, *row))
 
 
 class FrameStore:

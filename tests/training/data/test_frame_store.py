@@ -1,4 +1,4 @@
-"""Append-only arrays: content, order, and no files left behind."""
+"""Append-only arrays of the frame store: content, order, and no files left behind."""
 
 import gc
 import resource
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unisync_loss.training.data.memmap import AppendOnlyArray
+from unisync_loss.training.data.frame_store import AppendOnlyArray
 
 
 def fill(rows):
