@@ -99,6 +99,7 @@ class MouthAligner(nn.Module):
 
     def predict_two_stage(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Poses after the first and the second stage; no gradient flows from the second to the first."""
+        # one pose from the whole crop is imprecise where the face is small in it: the second stage magnifies the face
         first = self.coarse(resize(frames, FACE_SIZE, FACE_SIZE))
         region = compose_affine(first.detach(), self.from_mean_pose)
         view = sample_region(frames, region)

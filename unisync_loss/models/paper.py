@@ -37,6 +37,7 @@ def paper_visual_stem(config: UniSyncConfig, *, is_image: bool) -> nn.Sequential
     """ε1: images (N, 5·C, 48, 96) or vectors (N, 1, 5, E) → (N, 128, 12, 12)."""
     if is_image:
         layers = [
+            # Wav2Lip's first layers (its models/syncnet.py): 48 x 96 → 46 x 47 → 23 x 24
             ConvBlock(WINDOW_FRAMES * config.visual_features, 32, 7, 1, 3),
             ConvBlock(32, 64, 5, (1, 2), 1),
             *residuals(64, 2),
@@ -44,12 +45,15 @@ def paper_visual_stem(config: UniSyncConfig, *, is_image: bool) -> nn.Sequential
             *residuals(128, 3),
         ]
     else:
+        # "smaller-scale features are subjected to dimensionality increase" (section III-A), by channels and pooling
         layers = [ConvBlock(1, 32), ConvBlock(32, 64), ConvBlock(64, 128)]
+    # adaptive pooling brings all representations to one size (Fig. 2); 12 x 12 gives the multiply-adds of Table III
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((12, 12)))
 
 
 def paper_visual_trunk(config: UniSyncConfig) -> nn.Sequential:
     """ε2: (N, 128, 12, 12) → (N, D, 1, 1) before ReLU."""
+    # strides and the last unpadded kernel: 12 → 6 → 3 → 1
     return nn.Sequential(
         ConvBlock(128, 256),
         *residuals(256, 2),
@@ -65,6 +69,7 @@ def paper_visual_trunk(config: UniSyncConfig) -> nn.Sequential:
 def paper_audio_stem() -> nn.Sequential:
     """ε3: (N, 1, L, F) → (N, 64, 10, 14)."""
     layers = [ConvBlock(1, 32), *residuals(32, 2), ConvBlock(32, 64, 3, (1, 3)), *residuals(64, 2)]
+    # 10 steps, as HuBERT has per window; 14 columns, for the multiply-adds of Table III
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((10, 14)))
 
 
@@ -101,7 +106,7 @@ class WindowTower(nn.Module):
 
     def forward(self, x: Tensor, starts: Sequence[int], mask: Tensor | None = None) -> Tensor:
         """Encode the windows at ``starts``; ``mask`` changes nothing here, because windows are independent."""
-        x = lower_half(x) if self.is_image else x
+        x = lower_half(x) if self.is_image else x  # as Wav2Lip's color_syncnet_train.py
         index = torch.tensor(starts, device=x.device)[:, None] + torch.arange(self.steps, device=x.device)
         windows = x[:, index]  # (B, W, steps, …)
         if self.is_image:

@@ -18,8 +18,11 @@ from unisync_loss.models.mouth_aligner import PATCH_SIZE, MouthAligner
 from unisync_loss.representations.parsing import mouth_of_maps
 from unisync_loss.utils.image import standardise_images
 
-FRAME_FEATURES = 192  # per frame, of the visual stem
-MOUTH_SIZE = 48  # pixels of the mouth cut out of a parsing map; less than PATCH_SIZE, as maps have no texture
+#: per frame, of the visual stem: more than the 104 numbers of the mouth's motion, which training puts first
+FRAME_FEATURES = 192
+#: pixels of the mouth cut out of a parsing map, less than PATCH_SIZE, as maps have no texture; with it the AUC of
+#: mel-parsing on val was 0.859 after 200 steps (docs/scores.md)
+MOUTH_SIZE = 48
 
 
 class FrameStem(nn.Module):
@@ -36,6 +39,7 @@ class FrameStem(nn.Module):
     def __init__(self, channels: int, side: int = PATCH_SIZE) -> None:
         super().__init__()
         self.layers = nn.Sequential(
+            # four strides of 2: 64 → 4 pixels, or 48 → 3
             ConvBlock(channels, 24, 5, 2, 2),
             ConvBlock(24, 48, 3, 2),
             *residuals(48, 1),
@@ -72,7 +76,7 @@ class FrameTrunk(nn.Sequential):
             nn.ReLU(),
             nn.Dropout(0.3),
             nn.Conv1d(320, config.embedding, 1, bias=False),
-            nn.BatchNorm1d(config.embedding),
+            nn.BatchNorm1d(config.embedding),  # ReLU follows in sync_probability (UniSync, section III-B)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -108,6 +112,7 @@ class DenseVisualTower(nn.Module):
         """Encode the windows at ``starts``; frames where ``mask`` (B, T) is False are excluded from the mean."""
         features = self.frame_features(x)
         if self.aligner is None:
+            # raised the AUC of mel-landmarks on val from 0.848 to 0.870 (docs/scores.md)
             features = features - mean_over_frames(features, mask)
         return self.encode_frames(features)[:, list(starts)]
 
@@ -135,7 +140,7 @@ def mean_over_frames(features: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return features.mean(1, keepdim=True)
     kept = features.where(mask[:, :, None], 0)  # not a product: padding may be NaN
-    return kept.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
+    return kept.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]  # a clip may be masked as a whole
 
 
 class DenseAudioTower(nn.Module):
@@ -166,6 +171,7 @@ def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
     Unpadded in time, six kernels of 3 steps and one of 4 span the 16 steps of a window.
     """
     time_unpadded = (1, 0)
+    # strides in frequency only, 80 → 5 bins: windows begin at any step, 3.2 to a frame
     return nn.Sequential(
         ConvBlock(1, 32, 3, (2, 1), time_unpadded),
         ConvBlock(32, 64, 3, (2, 1), time_unpadded),

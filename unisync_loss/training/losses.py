@@ -1,4 +1,4 @@
-"""What the trainer minimises: all pairs of a batch at once, and eq. 1 on the same pairs."""
+"""Losses of training over all pairs of a batch: contrast, and eq. 1 with margins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from unisync_loss.evaluation.offsets import MIN_SHIFT
 from unisync_loss.functional import margin_loss, unit_rectified
 
-WITHIN_SHARE = 0.8  # of the contrast within a clip: across clips, who speaks can be guessed instead of what is said
+WITHIN_SHARE = 0.8  # of the contrast within a clip: across clips, matching the speaker's face and voice is enough
 
 
 class PairKinds(NamedTuple):
@@ -20,7 +20,7 @@ class PairKinds(NamedTuple):
     Attributes:
         same: same clip, at least two frames apart.
         cross: two speakers.
-        ignored: same clip, one frame apart; and what else nobody is asked.
+        ignored: neither positive nor negative: same clip and less than two frames apart, or both silent.
     """
 
     same: Tensor
@@ -37,10 +37,11 @@ def pair_kinds(
         clip: (N,) index of the clip.
         speaker: (N,) index of the speaker.
         time: (N,) first frame of the window.
-        silent: (N,) windows without a voice: two of them are no mismatch, nobody could tell.
-        nearest: frames between the windows of a mismatch of one clip, at least.
+        silent: (N,) windows without speech: two of them are not a negative, because their audio is the same.
+        nearest: smallest distance in frames between the windows of a same-clip negative.
     """
     same_clip = clip[:, None] == clip[None]
+    # one frame off counts as correct in every offset metric (TOLERANCE), so it is not a negative
     near = (time[:, None] - time[None]).abs() < max(nearest, MIN_SHIFT)
     own = torch.eye(len(clip), dtype=torch.bool, device=clip.device)
     same, cross, ignored = same_clip & ~near, speaker[:, None] != speaker[None], same_clip & near
@@ -65,6 +66,7 @@ def contrastive_loss(probability: Tensor, kinds: PairKinds, scale: Tensor) -> Te
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     within = logits.masked_fill(~(kinds.same | own), -torch.inf)
     target = torch.arange(len(logits), device=logits.device)
+    # rows choose the audio of a video, columns the video of an audio
     across, inside = (
         (F.cross_entropy(table, target) + F.cross_entropy(table.T, target)) / 2 for table in (logits, within)
     )
@@ -86,16 +88,18 @@ def all_pairs_margin_loss(
     Returns:
         Scalar.
     """
-    positive = margin_loss(probability.diagonal(), torch.ones(()), 0.0).mean()
+    positive = margin_loss(probability.diagonal(), torch.ones(()), 0.0).mean()  # eq. 1 has no margin for positives
     same = margin_loss(probability[kinds.same], torch.zeros(()), margin_same)
     cross = margin_loss(probability[kinds.cross], torch.zeros(()), margin_cross)
     if not len(cross) or not len(same):  # a batch of one speaker, or of segments of one window
         present = torch.cat([same, cross])
         return (positive + (present.mean() if len(present) else 0.0)) / 2
+    # shares of the paper (0.2 of two speakers is the best in Table V) by weights: all pairs are used
     return (positive + (1 - cross_share) * same.mean() + cross_share * cross.mean()) / 2
 
 
 def all_pairs(audio: Tensor, visual: Tensor) -> Tensor:
     """Sync probability of all pairs of (N, D) embeddings, (N, N) in float32 at least; rows visual, columns audio."""
+    # bfloat16 has no number between 0.996 and 1, where the positives are; float32 rounds some cosines above 1
     with torch.autocast(device_type=audio.device.type, enabled=False):
         return (unit_rectified(visual) @ unit_rectified(audio).T).clamp(max=1)

@@ -25,7 +25,9 @@ from unisync_loss.utils.distributed import ALONE, ProcessGroup
 
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
-HIDDEN_FEATURES = 0.15  # share of a frame's features hidden from the trunk in the last stage
+#: share of a frame's features hidden from the trunk in the last stage: AUC was 0.958 on training clips and 0.895 on val
+#: before this and stronger augmentation (model card of mel-rgb)
+HIDDEN_FEATURES = 0.15
 
 
 class TrainingModel(nn.Module):
@@ -49,6 +51,7 @@ class TrainingModel(nn.Module):
             # features other than motion are 0 until the joint stage, so the trunk starts without weights for them
             with torch.no_grad():
                 first.weight[:, MOTION_FEATURES:] = 0
+        # at 10, logits of cosines span 0 … 10 at the start; learned in the logarithm, as the temperature of CLIP
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
     @property
@@ -59,7 +62,7 @@ class TrainingModel(nn.Module):
 
     @property
     def stem(self) -> FrameStem:
-        """The network that looks at a frame."""
+        """The network that encodes a frame."""
         assert isinstance(self.visual.stem, FrameStem)
         return self.visual.stem
 
@@ -75,7 +78,7 @@ def mouth_features(model: TrainingModel, batch: AudioVisualBatch, *, augmented: 
 
 
 def hide_features(features: Tensor) -> Tensor:
-    """Silence some features (N, L, 192) all through a segment: no single one is to be trusted."""
+    """Set some features (N, L, 192) to 0 throughout a segment, so that none is indispensable."""
     return rearrange(F.dropout1d(rearrange(features, "n l c -> n c l"), HIDDEN_FEATURES), "n c l -> n l c")
 
 
@@ -89,7 +92,7 @@ def encode_audio_batch(model: TrainingModel, batch: AudioVisualBatch, *, augment
 
 
 def autocast_disabled(value: Tensor) -> torch.autocast:
-    """Float32 for places and augmentation, whatever autocast says: bfloat16 knows a place only to a percent."""
+    """Float32 for positions and augmentation, also under autocast: bfloat16 holds a position only to a percent."""
     return torch.autocast(device_type=value.device.type, enabled=False)
 
 
@@ -125,10 +128,10 @@ CPU = torch.device("cpu")
 def build_hubert(
     config: UniSyncConfig, model: str | None, folder: Path, device: torch.device = CPU
 ) -> tuple[UniSyncConfig, AudioFeatures | None]:
-    """Load the HuBERT that an expert listens through, and write its identity into the expert's config.
+    """Load the HuBERT of an expert, and write its identity into the expert's config.
 
     Args:
-        config: of the expert; one on mel has no use for a model.
+        config: of the expert; one on mel needs no model.
         model: ``owner/name[@revision]`` on the Hub, a bundled name or a folder; None is that of the config.
         folder: of the feature cache.
         device: to encode on.
@@ -137,7 +140,7 @@ def build_hubert(
         The config with model, commit and width filled in, and the function that encodes a waveform; None for mel.
 
     Raises:
-        ValueError: for a model that cannot be had, or one given for mel.
+        ValueError: for a model that cannot be loaded, or one given for mel.
     """
     if config.audio != "hubert":
         if model is not None:
@@ -150,23 +153,23 @@ def build_hubert(
         name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
     encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.hubert_layer, device=device)
     # a branch moves on: what is stored is the commit, or the sha256 of a folder's weights
-    told = replace(config, hubert_model=name, hubert_revision=encoder.identity, audio_features=encoder.width)
+    resolved = replace(config, hubert_model=name, hubert_revision=encoder.identity, audio_features=encoder.width)
 
-    def listen(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
+    def encode(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
         return cached_features(waveform, encoder, folder, device).astype(np.float16)
 
-    return told, listen
+    return resolved, encode
 
 
 def copy_towers(expert: UniSyncExpert, name: str) -> set[str]:
-    """Copy the towers of a trained expert that see or hear the same.
+    """Copy the towers of a trained expert whose representation and sizes are the same.
 
     Args:
         expert: to be trained; changed.
         name: of the trained one, as ``load_expert`` takes it.
 
     Returns:
-        What was taken over: ``"visual"``, ``"audio"`` or both.
+        The sides that were copied: ``"visual"``, ``"audio"`` or both.
 
     Raises:
         ValueError: when neither fits.

@@ -117,7 +117,7 @@ def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[s
     if not watch.on:
         raise ValueError(
             f"shuffle-labels: expected a loss at its chance level of {watch.value:.4f}, got {watch.mean:.4f} after "
-            f"{STEPS} steps: pairs can be told apart by something other than sync"
+            f"{STEPS} steps: something other than sync distinguishes pairs"
         )
     return {"steps": STEPS, "margin": round(watch.mean, 4), "plateau": round(watch.value, 4)}
 

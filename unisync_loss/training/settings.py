@@ -32,12 +32,13 @@ MARGINS = {"mel": (0.1, 0.3), "hubert": (0.3, 0.7)}
 PRESETS: dict[str, Values] = {
     "fast": {},
     "paper": {
+        # UniSync, section IV-A: Adam, rate, betas and weight decay; the other settings switch off what it does not name
         "recipe": {"name": "random_pairs", "skip_silence": False, "learning_rate": 1e-4},
-        "data": {"augment": False},  # the paper names none
+        "data": {"augment": False},
         "optimiser": {
             "kind": "adam",
             "betas": (0.5, 0.999),
-            "weight_decay": 1e-4,
+            "weight_decay": 1e-4,  # added to the gradient: the L2 term of eq. 3
             "schedule": "constant",
             "warm_up": 0,
             "clip_norm": 0.0,

@@ -20,8 +20,9 @@ from unisync_loss.training.losses import all_pairs, all_pairs_margin_loss, contr
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 from unisync_loss.utils.distributed import ALONE, ProcessGroup
 
-STRETCHED = 0.5  # share of clips with a resampled tempo
-LARGEST_SCALE = 30.0  # of the contrastive softmax
+STRETCHED = 0.5  # share of clips with a resampled tempo, as in the last stage of mel-rgb (its model card)
+#: of the contrastive softmax, learned from 10 on: at 30 a difference in probability of 0.1 is a factor of 20 in odds
+LARGEST_SCALE = 30.0
 
 Kind = TypeVar("Kind", SegmentBatch, PairBatch, AlignerBatch)
 
@@ -41,10 +42,10 @@ class BatchSize:
         shuffled: pair every segment with the audio of another, so that nothing can be learnt.
     """
 
-    clips: int = 32
+    clips: int = 32  # on landmarks, 8 learn from fewer samples, to AUC 0.834 for 0.836 (docs/training.md)
     segments: int = 2
-    frames: int = 13
-    cross_share: float = 0.2
+    frames: int = 13  # nine windows: 1.4 frames are encoded per window where a single window needs five
+    cross_share: float = 0.2  # the best of UniSync, Table V
     min_shift: int = MIN_SHIFT
     skip_silence: bool = True
     augment: bool = True
@@ -113,6 +114,7 @@ def sync_terms(model: TrainingModel, batch: SegmentBatch, visual: Tensor, size: 
         ``loss``, its terms, mean probabilities by kind of pair and shares of dead units.
     """
     audio = encode_audio_batch(model, batch, augmented=size.augment)
+    # windows of all processes: a batch has as many negatives however many processes share it
     audio, visual = (model.group.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
     probability = all_pairs(audio, visual)
     clip, speaker, time = (model.group.gather_labels(label) for label in batch.window_labels())
@@ -120,6 +122,7 @@ def sync_terms(model: TrainingModel, batch: SegmentBatch, visual: Tensor, size: 
     kinds = pair_kinds(clip, speaker, time, silent, size.min_shift)
     config = model.expert.config
     contrast = contrastive_loss(probability, kinds, model.log_scale.exp().clamp(max=LARGEST_SCALE))
+    # both: AUC 0.75 takes 46,000 to 58,000 samples, by eq. 1 and random pairs alone 230,000 or more (docs/training.md)
     margin = all_pairs_margin_loss(probability, kinds, config.margin_same, config.margin_cross, size.cross_share)
     return {
         "loss": contrast + margin,
@@ -134,6 +137,7 @@ def sync_terms(model: TrainingModel, batch: SegmentBatch, visual: Tensor, size: 
 
 def dead_units(audio: Tensor, visual: Tensor) -> dict[str, Tensor]:
     """Share of the units of both (N, D) embeddings that ReLU sets to 0 in every window."""
+    # their gradient through ReLU (UniSync, section III-B) is 0: once dead in all data, a unit stays dead
     return {
         f"dead_{side}": (value <= 0).all(0).float().mean() for side, value in (("audio", audio), ("visual", visual))
     }
@@ -156,7 +160,7 @@ def parameters_of(stage: Stage[Any], model: TrainingModel, freeze: str | None = 
 def trained_towers(model: TrainingModel) -> list[nn.Module]:
     """Both towers; of small experts without the mouth aligner, and as the submodules that are called."""
     expert = model.expert
-    if expert.config.architecture == "small":
+    if expert.config.architecture == "small":  # compiled modules must be those that are called, not their parent
         return [model.visual.stem, model.visual.trunk, expert.audio_tower]
     return [expert.visual_tower, expert.audio_tower]
 
@@ -216,10 +220,10 @@ class RandomPairStage:
         probability, config = sync_probability(audio, visual), model.expert.config
         kind = batch.kind[torch.randperm(len(batch.kind))] if self.shuffled else batch.kind
         positive, cross = kind == POSITIVE, kind == CROSS
-        margin = torch.where(cross, config.margin_cross, config.margin_same)
+        margin = torch.where(cross, config.margin_cross, config.margin_same)  # positives have none in eq. 1
         losses = margin_loss(probability, positive.float(), margin)
         weight = torch.where(batch.silent & ~positive, 0.0, 1.0) if self.skip_silence else torch.ones_like(losses)
-        loss = (losses * weight).sum() / weight.sum().clamp(min=1)
+        loss = (losses * weight).sum() / weight.sum().clamp(min=1)  # a batch of silent negatives only has none
         means = {"p_positive": positive, "p_same": ~positive & ~cross, "p_cross": cross}
         return {
             "loss": loss,

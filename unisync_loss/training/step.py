@@ -28,6 +28,7 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """AdamW with decay of weights with more than one axis only."""
     parameters = list(parameters)
+    # biases and norms have one axis; decaying them would shift activations without simplifying the network
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -78,6 +79,7 @@ class Stepper:
         self.config, self.model, self.data, self.group = config, model, data, model.group
         self.device = next(model.parameters()).device
         self.average = copy.deepcopy(model).eval()
+        # otherwise each process would normalise by the statistics of its own few clips
         if self.group.size > 1:
             convert_batch_norms(model)
         self.optimiser: torch.optim.Optimizer | None = None
@@ -86,7 +88,7 @@ class Stepper:
         self.waited = 0.0
         self.windows = 0
         self._repeat = repeat
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1)  # enough: training waits for data 0.0 % of the time (docs/training.md)
         self._next: tuple[tuple[int, int], Future[_Batches]] | None = None
 
     def prepare(self, spec: StageSpec) -> None:
@@ -97,6 +99,7 @@ class Stepper:
             module.train()
             if self.config.optimiser.compile:
                 module.compile(dynamic=False)  # all batches of a stage have one shape
+        # a self-test that overfits a few windows has no augmentation, and dropout would keep its loss up
         for module in self.model.modules():
             if isinstance(module, nn.Dropout) and not self.config.data.augment:
                 module.eval()
@@ -136,7 +139,7 @@ class Stepper:
         self.windows = self.group.size * sum(batch.windows for batch in batches)
         parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.group.average_gradients(parameters)
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimiser)  # the norm that is clipped is that of unscaled gradients
         if self.config.optimiser.clip_norm > 0:
             nn.utils.clip_grad_norm_(parameters, self.config.optimiser.clip_norm)
         self.scaler.step(self.optimiser)
@@ -146,7 +149,7 @@ class Stepper:
 
     def _terms(self, stage: Stage[Any], batch: TrainingBatch) -> dict[str, Tensor]:
         precision = _DTYPES.get(self.config.optimiser.precision)
-        # random numbers of the augmentation are drawn on the device
+        # random numbers of the augmentation are drawn on the device; autocast wants a type even where it is disabled
         with self.device, torch.autocast(self.device.type, precision or torch.bfloat16, enabled=precision is not None):
             return stage.loss(self.model, batch)
 
@@ -168,12 +171,13 @@ class Stepper:
         seeds, batches = [], []
         for number in range(step * accumulate, (step + 1) * accumulate):
             rng, seed = self.rng(place[0], number)
-            seeds.append(seed + self.group.rank)
+            seeds.append(seed + self.group.rank)  # processes augment differently
             batches.append(stage.draw(self.data, rng, self.group))
         return _Batches(seeds, batches)
 
     def rng(self, stage: int, number: int) -> tuple[np.random.Generator, int]:
         """Random generator of a stage's batch, and the seed of the draws made while its loss is computed."""
+        # by place, not by a running state: a resumed run draws the same batches, whatever happened before
         rng = np.random.default_rng([self.config.run.seed, stage, number])
         return rng, int(rng.integers(2**62))
 
@@ -227,6 +231,7 @@ def make_optimiser(parameters: Sequence[Tensor], config: OptimiserConfig, rate: 
 
 def learning_share(step: int, steps: int, config: OptimiserConfig) -> float:
     """Share of the peak learning rate at a step: warm-up, then a cosine or a constant."""
+    # Adam's second moments are unreliable in the first steps; short stages have no hundred to spare
     warm_up = min(100, steps // 10 + 1) if config.warm_up is None else config.warm_up
     if config.schedule == "constant":
         return linear_warm_up(step, warm_up)

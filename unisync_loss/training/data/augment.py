@@ -66,8 +66,9 @@ def augment_mouths(pixels: Tensor, mirrored: Tensor) -> Tensor:
         (N * L, 3, 64, 64) in [0, 1].
     """
     segments, length = len(mirrored), len(pixels) // len(mirrored)
+    # 8 % in size, 5 degrees, 1.4 of 64 pixels: all at once just reach the edge of the cached crop (CUT_SIDE)
     base = random_affine(segments, scale=0.08, aspect=0.06, turn=0.08, shift=0.045, flip=mirrored)
-    # an aligner jitters from frame to frame and drifts over a segment
+    # an aligner jitters from frame to frame, here by up to 0.26 pixels (deviation), and drifts over a segment, by 1.3
     jitter = torch.randn(segments, length, 2) * uniform((segments, 1, 1), 0.0, 0.008)
     drift = torch.linspace(-1, 1, length)[None, :, None] * uniform((segments, 1, 2), -0.02, 0.02)
     theta = repeat(base, "n i j -> n l i j", l=length).clone()
@@ -81,6 +82,7 @@ def augment_mouths(pixels: Tensor, mirrored: Tensor) -> Tensor:
 
 def _warp_field(count: int) -> Tensor:
     """Smooth displacements (count, 64, 64, 2) of a sampling grid, which change the shape of lips and chin."""
+    # deviation of a knot: up to 0.06 of half a crop, 2.4 of its 80 pixels
     knots = torch.randn(count, 2, 4, 4) * uniform((count, 1, 1, 1), 0.0, 0.06)
     field = F.interpolate(knots, (PATCH_SIZE, PATCH_SIZE), mode="bicubic", align_corners=True)
     return rearrange(field, "n d h w -> n h w d")
@@ -90,6 +92,7 @@ def _mix_static_appearance(pixels: Tensor, length: int, share: float) -> Tensor:
     """Blend the temporal mean of a share of the segments with that of another segment; the motion is kept."""
     x = rearrange(pixels, "(n l) c h w -> n l c h w", l=length)
     still = x.mean(1, keepdim=True)
+    # below 1, so that a segment does not get the whole face of another speaker with its own motion
     weight = uniform((len(x), 1, 1, 1, 1), 0.0, 0.7) * random_mask(len(x), share).float()[:, None, None, None, None]
     return rearrange(x + weight * (still[torch.randperm(len(x))] - still), "n l c h w -> (n l) c h w")
 
@@ -107,10 +110,12 @@ def augment_motion(motion: Tensor) -> Tensor:
         Same shape.
     """
     count, length = motion.shape[:2]
+    # mouths open up to 16 % (e^0.15) more or less widely than those of the training speakers
     change = random_affine(count, scale=0.15, aspect=0.1, turn=0.08, shift=0.0)[:, :, :2]
     changed = torch.einsum("nij,nlpj->nlpi", change, motion)
-    # a single frame does not show where the mouth rests: add a constant displacement, another segment's
+    # a single frame does not show where the mouth rests: add a constant displacement, a third of another segment's
     other = motion[torch.randperm(count), torch.randint(length, (count,))][:, None]
+    # up to 0.3 of the deviation of motion, which is 1 / MOTION_SCALE template units
     noise = torch.randn_like(motion) * uniform((count, 1, 1, 1), 0.0, 0.008)
     return changed + 0.35 * torch.randn(count, 1, 1, 1) * other + noise
 
@@ -118,6 +123,7 @@ def augment_motion(motion: Tensor) -> Tensor:
 def augment_crops(frames: Tensor, length: int) -> Tensor:
     """Change the crop of whole frames (N * L, C, H, W), alike over a segment of L; half of them are mirrored."""
     segments = len(frames) // length
+    # 10 % looser and tighter, which benchmarks/robustness.py measures, too
     theta = random_affine(segments, scale=0.1, aspect=0.06, turn=0.08, shift=0.06, flip=random_mask(segments, 0.5))
     theta = repeat(theta, "n i j -> (n l) i j", l=length)
     grid = F.affine_grid(theta, list(frames.shape), align_corners=False)
@@ -142,7 +148,8 @@ def augment_face_features(per_frame: Tensor, clip_mean: Tensor, mirrored: Tensor
     own = clip_mean[rows, :, view]
     motion = per_frame[rows, :, view] - own
     deviation = motion.std((0, 1))
-    # with few speakers, face shapes are memorised unless they are blended, and perturbed beyond those in the data
+    # with few speakers (96 for the released experts), face shapes are memorised unless they are blended, and perturbed
+    # beyond those in the data
     face = own + uniform((count, 1, 1), 0.0, 1.0) * (own[torch.randperm(count)] - own)
     face = face + torch.randn_like(own) * uniform((count, 1, 1), 0.0, 0.3) * own.std(0)
     noise = torch.randn_like(motion) * uniform((count, 1, 1), 0.0, 0.15) * deviation
@@ -177,9 +184,11 @@ def augment_camera(pixels: Tensor, length: int) -> Tensor:
     segments = len(pixels) // length
     x = rearrange(pixels, "(n l) c h w -> n l c h w", l=length)
     one = (segments, 1, 1, 1, 1)
+    # a fifth is more or less grey, as old and infrared video
     grey = random_mask(segments, 0.2).float()[:, None, None, None, None] * uniform(one, 0.5, 1.0)
     x = x + grey * (x.mean(2, keepdim=True) - x)
-    x = x.clamp(1e-3, 1) ** uniform(one, -0.4, 0.4).exp()
+    x = x.clamp(1e-3, 1) ** uniform(one, -0.4, 0.4).exp()  # gamma 0.67 … 1.5
+    # white balance ±12 %, exposure ±0.5 stops (e^0.35), black level
     x = x * uniform((segments, 1, 3, 1, 1), -0.12, 0.12).exp() * uniform(one, -0.35, 0.35).exp() + uniform(
         one, -0.12, 0.12
     )
@@ -227,14 +236,18 @@ def augment_mel(mel: Tensor, *, clean: float = 0.2) -> Tensor:
         Same shape and range.
     """
     count, bins, steps = mel.shape
+    # 0.89 … 1.13; vocal tract length perturbation (Jaitly and Hinton, 2013) draws 0.9 … 1.1
     changed = _warp_frequencies(mel, uniform((count,), -0.12, 0.12).exp())
+    # equaliser: six points over the band with a deviation of 3 dB
     curve = F.interpolate(torch.randn(count, 1, 6) * 3, bins, mode="linear", align_corners=True)[:, 0, :, None]
+    # rather quieter than louder, because mel values above 4 are clipped
     changed = changed + DB * (curve + uniform((count, 1, 1), -12, 8))
     changed = _add_noise(changed, mel[torch.randperm(count)], 0.4)
+    # -4 is the floor of Wav2Lip's mel; recordings of few bits or with a steady noise have one up to 19 dB above
     floor = torch.where(random_mask(count, 0.3), uniform((count,), -4, -2.5), torch.full((count,), -4.0))[:, None, None]
     changed = torch.maximum(changed, floor + torch.randn(count, bins, steps) * 0.1 * (floor > -4))
     changed = _mask_band(changed, 0.3)
-    unchanged = random_mask(count, clean)[:, None, None]
+    unchanged = random_mask(count, clean)[:, None, None]  # experts are applied to clean audio, too
     return torch.where(unchanged, mel, changed).clamp(-4, 4)
 
 
@@ -261,9 +274,11 @@ def _add_noise(mel: Tensor, other: Tensor, share: float) -> Tensor:
     """Add stationary coloured noise, or another segment's speech 10 to 30 dB lower, in the power domain."""
     count, bins, _ = mel.shape
     tilt = torch.linspace(0, 1, bins)[None, :, None] * uniform((count, 1, 1), -2, 0.5)
+    # 6 to 44 dB above the floor; 0.45 is 5.6 dB, the deviation of the level of white noise in one spectral bin
     steady = uniform((count, 1, 1), -3.5, -0.5) + tilt + torch.randn_like(mel) * 0.45
     babble = other - uniform((count, 1, 1), 10, 30) * DB
     noise = torch.where(random_mask(count, 0.3)[:, None, None], babble, steady)
+    # -9 is 62 dB below the floor: nothing is added
     noise = torch.where(random_mask(count, share)[:, None, None], noise, torch.full_like(mel, -9.0))
     to_log = math.log(10) / 10 / DB  # mel units to natural logarithm of power
     return torch.logaddexp(mel * to_log, noise * to_log) / to_log
@@ -290,7 +305,7 @@ def augment_views(views: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     count = len(views)
     # a tight box is 0.59 of a view's height (scale -0.53) and narrower than high; 0.1 is looser than any view
     height = uniform((count,), -0.62, 0.12)
-    width = height - uniform((count,), -0.12, 0.32)
+    width = height - uniform((count,), -0.12, 0.32)  # Wav2Lip resizes boxes of any shape to a square
     mirrored = random_mask(count, 0.5)
     crop = random_affine(count, scale=0.0, aspect=0.0, turn=0.3, shift=0.0, flip=mirrored)
     crop[:, :, :2] = crop[:, :, :2] * torch.stack([width, height], 1).exp()[:, None, :]

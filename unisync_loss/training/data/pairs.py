@@ -35,10 +35,10 @@ class PairSampling:
         ValueError: for shares outside [0, 1], or a shift that leaves no overlap.
     """
 
-    positive_share: float = 0.5
-    cross_share: float = 0.2
-    overlap_share: float = 0.2
-    min_shift: int = 1
+    positive_share: float = 0.5  # as Wav2Lip's color_syncnet_train.py
+    cross_share: float = 0.2  # the best of UniSync, Table V
+    overlap_share: float = 0.2  # the paper names no share; negatives drawn freely overlap in 16 % of a 50-frame clip
+    min_shift: int = 1  # as Wav2Lip, which draws any other frame
 
     def __post_init__(self) -> None:
         """Check the ranges."""
