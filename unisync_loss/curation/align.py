@@ -28,7 +28,7 @@ from unisync_loss.utils.progress import Progress
 
 CONFIDENT_Z = 1.0  # of a peak that is trusted: of 74 clips shifted at random, 95 % of those above were right
 SMALLEST = 0.5  # frames; smaller offsets are left as they are, because labels and experts are no more precise
-_LARGEST_SD = 0.75  # frames, of an offset inferred from other clips
+_LARGEST_SD = 0.75  # frames, of an offset that is applied: 95 % of such are within 1.5 frames of the true one
 _OUTLIER_Z = 3.0  # of a peak that is trusted although it is far from all others of its corpus
 _LONG = 75  # windows, 3 s: a clip of that length without a peak of its own is at fault itself
 _NOISE = 0.73  # variance of a peak times windows, where fewer than ten clips are there to measure it
@@ -170,7 +170,7 @@ def subtract_zero(decisions: Sequence[Decision], zero: float) -> list[Decision]:
 
 def round_offset(value: float) -> float:
     """Offset in frames as it is written: two decimals, 0 below half a frame."""
-    return 0.0 if abs(value) < SMALLEST else round(value, 2)
+    return 0.0 if abs(value) < SMALLEST else round(value, 2)  # a hundredth of a frame is 0.4 ms
 
 
 def read_curves(
@@ -196,7 +196,7 @@ def video_of(entry: ClipEntry) -> str:
     """Source video of a clip: from the store, or the file's name without the number of the cut."""
     if entry.record is not None:
         return str(entry.record.facts.get("source", entry.name))
-    return re.sub(r"[_-]\d{1,3}$", "", entry.name.rsplit(".", 1)[0])
+    return re.sub(r"[_-]\d{1,3}$", "", entry.name.rsplit(".", 1)[0])  # HDTF: WDA_Name0_000, the 1st cut of WDA_Name0
 
 
 def decide(
@@ -216,6 +216,7 @@ def decide(
     Returns:
         One decision per clip, in order, and the ``corpora`` of :class:`AlignReport`.
     """
+    # over all corpora: noise is a property of the expert, spreads are one of the corpus
     noise = measure_noise([curve for curve in curves if curve is not None])
     rows: dict[int, _Estimate] = {}
     corpora: dict[str, dict[str, float]] = {}
@@ -272,6 +273,7 @@ def _estimate_corpus(
 ) -> tuple[list[_Estimate], dict[str, float]]:
     peaks = [find_peak(curve.mean) for curve in curves]
     confident = [i for i, peak in enumerate(peaks) if peak.z >= CONFIDENT_Z]
+    # a mistaken peak lies anywhere within ±15 frames, most offsets of a corpus within a few frames of each other
     far = outliers(np.array([peaks[i].offset for i in confident]))
     confident = [i for i, is_far in zip(confident, far, strict=True) if not is_far or peaks[i].z >= _OUTLIER_Z]
     videos, speakers = [video_of(entry) for entry in entries], [entry.speaker for entry in entries]
@@ -285,6 +287,7 @@ def _estimate_corpus(
     of_video: dict[str, list[Curve]] = {}
     for video, curve in zip(videos, curves, strict=True):
         of_video.setdefault(video, []).append(curve)
+    # cuts of one video share its offset: together they may have a clear peak where none has one of its own
     pooled = {video: add_curves(parts) for video, parts in of_video.items() if len(parts) > 1}
     rows = []
     for index, (peak, curve) in enumerate(zip(peaks, curves, strict=True)):
@@ -293,10 +296,11 @@ def _estimate_corpus(
             together = find_peak(pooled[videos[index]].mean) if videos[index] in pooled else None
             if together is not None and together.z >= CONFIDENT_Z:
                 level, value, z = "video", together.offset, together.z
+                # of the video's offset, and of a clip around it
                 variance = noise / pooled[videos[index]].windows + tree.spreads[0]
             elif curve.windows < _LONG and peak.z < CONFIDENT_Z:
                 level, value, variance = tree.infer(speakers[index])
-        if math.sqrt(variance) <= _LARGEST_SD:
+        if math.sqrt(variance) <= _LARGEST_SD:  # a clip that is skipped costs less than one with a wrong label
             rows.append(_Estimate(float(value), math.sqrt(variance), z, level, peak.offset, curve.windows, ""))
         else:
             cause = ": another speaker, music, noise or a hidden mouth" if curve.windows >= _LONG else ""

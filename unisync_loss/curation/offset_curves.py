@@ -33,6 +33,7 @@ class Curve(NamedTuple):
     @property
     def mean(self) -> Array:
         """(K,) mean over windows; NaN where fewer than five, or fewer than a third, have audio."""
+        # at the ends of a short clip a mean over a few windows would be the highest by chance
         total, count = self.total.sum(0), self.counts.sum(0)
         return np.where(count >= max(5, count.max() / 3), total / np.maximum(count, 1), np.nan)
 
@@ -68,6 +69,7 @@ def centred_offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
     offsets = 2 * MAX_OFFSET + 1
     total, count = np.zeros((2, offsets)), np.zeros((2, offsets))
     windows = len(visual)
+    # float64: z divides by a deviation that is small against the sums
     audio_unit, visual_unit = unit_rectified(audio).double().numpy(), unit_rectified(visual).double().numpy()
     chunks = max(1, round(windows / _CHUNK))
     for chunk in range(chunks):
@@ -80,7 +82,7 @@ def centred_offset_curve(audio: torch.Tensor, visual: torch.Tensor) -> Curve:
             columns = rows + index - MAX_OFFSET
             valid = (columns >= first) & (columns < last)
             values = table[rows[valid] - begin, columns[valid] - first]
-            half = (rows[valid] >= windows / 2).astype(int)
+            half = (rows[valid] >= windows / 2).astype(int)  # of the clip, not of the chunk
             total[:, index] += np.bincount(half, values, 2)
             count[:, index] += np.bincount(half, minlength=2)
     return Curve(total, count)
@@ -97,7 +99,7 @@ def find_peak(mean: Array) -> Peak:
     A maximum at the edge of the range, or of a curve with too few values, has z = 0.
     """
     known = np.isfinite(mean)
-    if known.sum() < 2 * NEAR + 4:
+    if known.sum() < 2 * NEAR + 4:  # a peak of five values, and three to compare it with
         return Peak(0.0, 0.0)
     best = int(np.nanargmax(mean))
     if not 0 < best < len(mean) - 1 or not known[best - 1 : best + 2].all():
@@ -116,7 +118,7 @@ def halves_differ(curve: Curve) -> float:
     for total, count in zip(curve.total, curve.counts, strict=True):
         mean = total[near] / np.maximum(count[near], 1)
         top = int(np.clip(mean.argmax(), 1, max(1, len(mean) - 2)))
-        peaks.append(top + float(np.clip(_vertex(mean, top), -1, 1)))
+        peaks.append(top + float(np.clip(_vertex(mean, top), -1, 1)))  # a flat parabola has its vertex anywhere
     return peaks[1] - peaks[0]
 
 

@@ -43,10 +43,11 @@ def spread_between(values: Array, noise: Array, groups: NDArray[np.int64]) -> fl
         mine = groups == group
         if mine.sum() > 1:
             excess += float(
+                # of n noisy values around their own mean, noise alone explains (1 - 1 / n) of its sum
                 ((values[mine] - values[mine].mean()) ** 2).sum() - noise[mine].sum() * (1 - 1 / mine.sum())
             )
             freedom += int(mine.sum()) - 1
-    return max(0.0, excess / freedom) if freedom else 0.0
+    return max(0.0, excess / freedom) if freedom else 0.0  # the moment estimator may be negative
 
 
 def group_means(values: Array, noise: Array, groups: NDArray[np.int64], spread: float) -> tuple[Array, Array]:
@@ -69,7 +70,7 @@ def shrink(values: Array, noise: Array, parent: Array, parent_noise: Array, spre
     Returns:
         Posterior means and variances, (n,) each.
     """
-    trust = noise / (noise + spread)
+    trust = noise / (noise + spread)  # in the parent: 0 for an exact measurement, 1 where members do not differ
     return values + trust * (parent - values), trust * spread + trust**2 * parent_noise
 
 
@@ -93,6 +94,7 @@ class OffsetTree:
         self.clips: tuple[Array, Array] = (values, noise)
         if not self.size:
             return
+        # one pass up: clips to videos, videos to speakers, speakers to the corpus
         _, first, of_clip = np.unique(videos, return_index=True, return_inverse=True)
         self._speakers, of_video = np.unique(np.array(speakers)[first], return_inverse=True)
         self._counts = np.bincount(of_video[of_clip], minlength=len(self._speakers))
@@ -104,6 +106,7 @@ class OffsetTree:
         among = spread_between(*speaker, top)
         self._corpus = group_means(*speaker, top, among)
         self.spreads = (within, between, among)
+        # one pass down: every level is drawn towards the one above
         self._speaker = shrink(*speaker, self._corpus[0][top], self._corpus[1][top], among)
         video = shrink(*video, self._speaker[0][of_video], self._speaker[1][of_video], between)
         self.clips = shrink(values, noise, video[0][of_clip], video[1][of_clip], within)

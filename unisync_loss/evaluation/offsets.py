@@ -87,7 +87,7 @@ def find_offset(table: Array, seed: int = 0) -> Offset:
     blocks = _blocks(table, int(np.clip(len(table) // _MIN_BLOCKS, 5, _BLOCK)))
     sums, counts = _sums(blocks.sums, blocks.counts, draws=resample_weights(len(blocks.sums), seed))
     drawn = _curve(sums, counts, len(table))
-    drawn[np.isnan(drawn).all(1)] = curve
+    drawn[np.isnan(drawn).all(1)] = curve  # every block of the draw was without audio
     found = np.nanargmax(drawn, axis=1)
     low, high = (round(end) - len(curve) // 2 for end in percentiles(found))
     agreement = float((np.abs(found - best) <= 1).mean())

@@ -21,8 +21,9 @@ from unisync_loss.evaluation.offsets import MAX_OFFSET, MIN_SHIFT, TOLERANCE, of
 from unisync_loss.evaluation.results import DetectionResult, PairResult, RetrievalResult
 from unisync_loss.utils.tensors import Array
 
-RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)  # K, from one window to eleven
-OTHER_CLIPS = 4  # from which the cross-speaker negatives of a clip are drawn
+#: K, from one window to eleven, as in the tables of Perfect Match, AVST and VocaLiST; UniSync, Table II, quotes K = 5
+RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
+OTHER_CLIPS = 4  # from which the cross-speaker negatives of a clip are drawn; one alone may be untypical
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def score_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores:
 def draw_elsewhere(windows: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw for each window another one of the clip at least MIN_SHIFT away, uniformly; -1 where there is none."""
     here = np.arange(windows)
+    # windows that may be drawn on either side; the draw counts through the earlier ones, then the later ones
     before = np.maximum(here - MIN_SHIFT + 1, 0)
     after = np.maximum(windows - here - MIN_SHIFT, 0)
     total = before + after
@@ -85,7 +87,7 @@ def draw_elsewhere(windows: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 def area_under_curve(positive: Array, negative: Array) -> float:
     """Probability that a positive outscores a negative, ties counted half (Mann-Whitney U)."""
-    order = np.sort(negative)
+    order = np.sort(negative)  # by ranks: a table of all pairs would take gigabytes
     below = np.searchsorted(order, positive, side="left")
     ties = np.searchsorted(order, positive, side="right") - below
     return float((below + ties / 2).mean() / len(negative))
@@ -98,6 +100,7 @@ def accuracy_at(scores: PairScores, threshold: float) -> float:
 
 def best_threshold(scores: PairScores) -> float:
     """Threshold with the highest balanced accuracy; for validation data only."""
+    # every half percent of the scores: finer than the interval of an accuracy over two hundred clips, about ±0.013
     candidates = np.quantile(np.concatenate([scores.positive, scores.negative]), np.linspace(0.005, 0.995, 199))
     return float(max(candidates, key=lambda threshold: accuracy_at(scores, float(threshold))))
 
@@ -110,6 +113,7 @@ def accuracy_ci(scores: PairScores, threshold: float, seed: int) -> tuple[float,
 
 def area_ci(scores: PairScores, seed: int) -> tuple[float, float]:
     """95 % interval over clips of :func:`area_under_curve`."""
+    # both sides of a pair come from the drawn clips: a clip drawn twice counts as positives and as negatives
     wins, counts = wins_by_clip(scores), sum_by_clip(scores, np.ones(len(scores.clip)))
     return bootstrap_ci(
         lambda weights: ((weights @ wins) * weights).sum(1) / (weights @ counts) ** 2, len(counts), seed=seed
@@ -159,7 +163,7 @@ def estimate_offset(clip: ClipEmbedding) -> int:
 def summarise_pairs(scores: PairScores, threshold: float, seed: int) -> PairResult:
     """Accuracy at 0.5 and at the threshold, and AUC, with intervals."""
     return {
-        "accuracy_at_0.5": round(accuracy_at(scores, 0.5), 4),
+        "accuracy_at_0.5": round(accuracy_at(scores, 0.5), 4),  # the decision boundary of UniSync, section III-A
         "accuracy": round(accuracy_at(scores, threshold), 4),
         "auc": round(area_under_curve(scores.positive, scores.negative), 4),
         "threshold": round(threshold, 4),
@@ -184,7 +188,7 @@ def score_cross_pairs(clips: Sequence[ClipEmbedding], seed: int) -> PairScores |
     Returns:
         Scores of balanced pairs, None when there is only one speaker.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)  # models are compared on the same pairs
     speakers = np.array([clip.entry.speaker for clip in clips])
     positive: list[Array] = []
     negative: list[Array] = []
@@ -229,7 +233,7 @@ def summarise_retrieval(clips: Sequence[ClipEmbedding], seed: int) -> dict[str, 
     summary: dict[str, RetrievalResult] = {}
     for frames in RETRIEVAL_FRAMES:
         hits = [hit for hit in (retrieve(clip, frames) for clip in clips) if hit.size]
-        if not hits:
+        if not hits:  # no clip has K frames
             continue
         right, count = (np.array(column, float) for column in zip(*((h.sum(), h.size) for h in hits), strict=True))
         summary[str(frames)] = {

@@ -85,6 +85,7 @@ def summarise(distances: Tensor) -> Lse:
     if not means.isfinite().any():
         raise ValueError("expected the distance of at least one pair, got none")
     least = int(means.nan_to_num(nan=torch.inf).argmin())
+    # confidence as in SyncNetInstance.py: median minus minimum, in units of distance
     return Lse(means[least].item(), (means.nanmedian() - means[least]).item(), least - MAX_OFFSET)
 
 

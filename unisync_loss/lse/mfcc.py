@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from unisync_loss.config import SAMPLE_RATE
 
-COEFFICIENTS = 13
-WINDOW, HOP, N_FFT = 400, 160, 512
-BANDS = 26
-LIFTER = 22
-PREEMPHASIS = 0.97
+# the defaults of python_speech_features, which SyncNet's code uses
+COEFFICIENTS = 13  # numcep
+WINDOW, HOP, N_FFT = 400, 160, 512  # winlen 25 ms, winstep 10 ms, nfft
+BANDS = 26  # nfilt
+LIFTER = 22  # ceplifter
+PREEMPHASIS = 0.97  # preemph
 _FLOOR = torch.finfo(torch.float64).eps  # replaces an energy of exactly 0, as in python_speech_features
 
 
@@ -58,9 +59,9 @@ def _floored(energy: Tensor) -> Tensor:
 @functools.cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """Filter bank (257, 26), and DCT with lifter (26, 13), once per device."""
-    top = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)
+    top = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)  # HTK's mel scale, up to 8 kHz
     hz = 700 * (10 ** (torch.linspace(0, top, BANDS + 2, dtype=torch.float64) / 2595) - 1)
-    edges = ((N_FFT + 1) * hz / SAMPLE_RATE).floor()
+    edges = ((N_FFT + 1) * hz / SAMPLE_RATE).floor()  # whole bins, unlike librosa's filter bank
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     bins = torch.arange(N_FFT // 2 + 1, dtype=torch.float64)[:, None]
     rising = torch.where((bins >= low) & (bins < middle), (bins - low) / (middle - low), 0.0)

@@ -52,10 +52,10 @@ class Procedure:
 
 
 PROCEDURES = {
-    "syncnet": Procedure(100, "tracks"),
-    "wav2lip-real": Procedure(100, "tracks"),
-    "wav2lip-lrs": Procedure(None, "videos"),
-    "latentsync": Procedure(50, "videos"),
+    "syncnet": Procedure(100, "tracks"),  # --min_track of run_pipeline.py
+    "wav2lip-real": Procedure(100, "tracks"),  # calculate_scores_real_videos.sh, which prints one line per track
+    "wav2lip-lrs": Procedure(None, "videos"),  # calculate_scores_LRS.py
+    "latentsync": Procedure(50, "videos"),  # eval/eval_sync_conf.py
 }
 
 

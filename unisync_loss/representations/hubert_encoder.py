@@ -30,8 +30,8 @@ HOP = SAMPLE_RATE // STEP_RATE["hubert"]  # 320 samples from one step to the nex
 FIELD = 400  # samples that one step is computed from
 #: longer audio is encoded in segments of 20 s, each with 5 s of context on either side; in steps
 SEGMENT, CONTEXT = 1000, 250
-_WHOLE = SEGMENT + 2 * CONTEXT  # steps of the longest audio that is encoded at once
-_CHUNK = 1000  # steps that the convolutions compute at once
+_WHOLE = SEGMENT + 2 * CONTEXT  # steps of the longest audio that is encoded at once: 30 s
+_CHUNK = 1000  # steps that the convolutions compute at once, 20 s
 #: part of the cache key of audio encoded at once, and of longer audio: increased when the features change
 _CACHE_VERSIONS = 1, 2
 #: the model that features of a width usually come from, for error messages
@@ -201,6 +201,7 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
         sums: list[Tensor] = []
         for start in range(0, count, _CHUNK * HOP // stride):
             last = min(start + _CHUNK * HOP // stride, count) - 1
+            # float64: the variance is a difference of sums over the whole clip
             values = first.conv(waveform[:, None, stride * start : stride * last + kernel]).double()
             sums.append(torch.stack([values.sum(2, keepdim=True), values.square().sum(2, keepdim=True)]))
         mean, square = torch.stack(sums).sum(0) / count
@@ -210,7 +211,7 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
     def _hidden(self, features: Tensor) -> Tensor:
         """Transformer, (B, C, steps) → (B, steps, F)."""
         transformer = self.network["transformer"]
-        if self.layer == -1:
+        if self.layer == -1:  # without keeping the states of all layers
             last: Tensor = transformer(features).last_hidden_state
             return last
         states = transformer(features, output_hidden_states=True).hidden_states
@@ -222,7 +223,7 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
 def standardise(waveform: Tensor) -> Tensor:
     """Waveforms (B, S) of mean 0 and deviation 1 each."""
     mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
-    return (waveform - mean) / (variance + 1e-7).sqrt()
+    return (waveform - mean) / (variance + 1e-7).sqrt()  # as transformers' Wav2Vec2FeatureExtractor
 
 
 def steps_of(samples: Count) -> Count:
@@ -252,11 +253,11 @@ def cached_features(
     Raises:
         ValueError: for a waveform of another shape, or too short.
     """
-    samples = np.ascontiguousarray(waveform, dtype="<f4")
+    samples = np.ascontiguousarray(waveform, dtype="<f4")  # the same key on machines of either byte order
     version = _CACHE_VERSIONS[round(samples.size / HOP) > _WHOLE]
     recipe = f"{version} {encoder.identity} {encoder.layer} {encoder.normalize} {encoder.dtype} "
     key = hashlib.sha256(recipe.encode() + samples.tobytes()).hexdigest()
-    path = folder / f"{key[:32]}.npy"
+    path = folder / f"{key[:32]}.npy"  # 128 bits: no two clips share them
     if path.is_file():
         return read_features(path, encoder.width)
     with torch.inference_mode():
@@ -281,7 +282,7 @@ def read_features(path: str | os.PathLike[str], width: int) -> NDArray[np.float3
         ValueError: for another kind of file or features of another width; the message names their likely source.
     """
     try:
-        features = np.load(path, allow_pickle=False)
+        features = np.load(path, allow_pickle=False)  # a pickle could run code
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path}: expected an .npy file of HuBERT features (L, {width}), got none ({error})"

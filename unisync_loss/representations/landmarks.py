@@ -107,6 +107,7 @@ class MeanFaceFit(ConstantTables):
             centre = rigid.mean(-2, keepdim=True)
             rotation = _rotation(source, inverse, rigid - centre)
             size = ((rigid - centre) * (source @ rotation.mT)).sum((-2, -1), keepdim=True) / source.square().sum()
+            # all points in one place, as where no face was found, stay finite
             return (points - centre) @ rotation / size.clamp(min=1e-6) + mean_face.mean(0)
 
 
@@ -119,6 +120,7 @@ def _rotation(source: Tensor, inverse: Tensor, target: Tensor) -> Tensor:
         return torch.stack([x, torch.stack([-x[..., 1], x[..., 0]], dim=-1)], dim=-1)
     affine = (inverse @ target).mT  # (..., 3, 3), columns are the images of the axes
     x = F.normalize(affine[..., 0], dim=-1, eps=1e-6)
+    # Gram-Schmidt instead of a singular value decomposition, whose gradient diverges for equal singular values
     y = affine[..., 1] - (affine[..., 1] * x).sum(-1, keepdim=True) * x
     y = F.normalize(y, dim=-1, eps=1e-6)
     return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-1)

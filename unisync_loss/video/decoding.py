@@ -28,7 +28,7 @@ _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_FRAME = 1.0  # s that a frame is shown at most; the rest of a longer gap has no frames
 _NO_SEEK = ("avi", "mpeg")  # containers whose times are guesses after a seek: read from the beginning
 _MOST_PIXELS = 2**27  # of a frame, 16K: decoding and conversion to RGB take five bytes per pixel
-_KEPT = 60 * SAMPLE_RATE  # samples held before the newest read
+_KEPT = 60 * SAMPLE_RATE  # samples held before the newest read: 3.8 MB; readers go back by 20 s and its context
 _AUDIO_JITTER = 0.002  # s by which audio time stamps may differ from the count of samples; beyond, they are used
 
 
@@ -188,11 +188,12 @@ def stream_frames(
     periods = array("d")
     for time, frame in frames:
         length = time - before[0]
-        if len(periods) < 1000:
+        if len(periods) < 1000:  # 40 s: enough for the median, constant memory
             periods.append(length)
         tick = yield from _show(before, index, tick, zero, before[0] + min(length, _LONGEST_FRAME), short_side)
         tick = max(tick, ceil((time - zero - _ROUNDING) * FPS))
         before, index = (time, frame), index + 1
+    # files do not say how long the last frame is shown: as long as the others
     period = median(periods) if periods else 1 / FPS
     total = max(1, round((before[0] - zero + min(period, _LONGEST_FRAME)) * FPS))
     yield from _show(before, index, tick, zero, zero + (total - 0.5) / FPS, short_side)
@@ -225,6 +226,7 @@ def _decoded(container: InputContainer, stream: VideoStream | AudioStream) -> It
 
 def _enter(container: InputContainer, stream: VideoStream, target: float) -> Iterator[tuple[float, Any]]:
     """Frames from a key frame at or before the target; in some files a seek ends a little after it."""
+    # an index may be late by a group of pictures, seconds long; the beginning always works
     for time in (target, target - 1, target - 5, 0.0):
         if time > 0:
             container.seek(int(time / stream.time_base), stream=stream)
@@ -289,7 +291,7 @@ def stream_audio(container: InputContainer, zero: float) -> Iterator[NDArray[np.
 def _portions(samples: int) -> Iterator[int]:
     """Sizes of blocks of a minute at most that make up a gap."""
     for begin in range(0, samples, 60 * SAMPLE_RATE):
-        yield min(60 * SAMPLE_RATE, samples - begin)
+        yield min(60 * SAMPLE_RATE, samples - begin)  # a gap of hours must not be one array
 
 
 def _runs(frames: Iterable[Any]) -> Iterator[tuple[float, int, NDArray[np.float32]]]:

@@ -16,7 +16,7 @@ FaceFinder = Callable[[Frame, int], Boxes]
 
 SAME_FACE = 0.3  # intersection over union of two boxes of one face, at one time or a fifth of a second apart
 _SCORE = 0.5  # MediaPipe's own default
-_SECOND_PASS = 1.85  # side of the region of the second pass, in sides of the box
+_SECOND_PASS = 1.85  # side of the region of the second pass, in sides of the box; that of a crop (CROP_SCALE)
 
 
 class MediaPipeFinder:
@@ -34,6 +34,7 @@ class MediaPipeFinder:
             from mediapipe.python.solutions.face_detection import FaceDetection
         except ImportError as error:
             raise ImportError("finding faces needs MediaPipe: pip install 'unisync_loss[video]'") from error
+        # MediaPipe's models: 0 for faces within 2 m of the camera, 1 within 5 m
         self._near, self._far = FaceDetection(_SCORE, 0), FaceDetection(_SCORE, 1)
 
     def __call__(self, frame: Frame, _number: int = 0) -> Boxes:
@@ -82,6 +83,7 @@ def cover_with_squares(frame: Frame) -> Iterator[tuple[Frame, int, int]]:
     """
     height, width = frame.shape[:2]
     side, long = min(height, width), max(height, width)
+    # up to 10 % longer than wide is nearly square; 0.65 from one square to the next is an overlap of a third
     steps = max(0, math.ceil((long / side - 1.1) / 0.65))
     if not steps:
         yield frame, 0, 0
