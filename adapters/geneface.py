@@ -121,6 +121,7 @@ class SyncSwitch(nn.Module):
         (0.0, True, 0.01)
     """
 
+    # weight and threshold as in GeneFace's tasks/audio2motion/lm3d_vae_sync.py; a loss of 0.75 is a probability of 0.47
     def __init__(self, weight: float = 0.01, *, threshold: float = 0.75) -> None:
         super().__init__()
         if weight < 0:
@@ -131,7 +132,7 @@ class SyncSwitch(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Current weight, a scalar on the device of the switch."""
-        return self.final * self.enabled.detach()
+        return self.final * self.enabled.detach()  # a tensor: reading its value would make a GPU wait
 
     def update(self, held_out_loss: float) -> bool:
         """Switch on if the held-out loss is low; returns whether it is on."""

@@ -95,6 +95,7 @@ class SyncWeightSchedule:
         [0.015, 0.03, 0.03]
     """
 
+    # 0.03 as in hq_wav2lip_train.py; wav2lip_train.py has 0.01
     def __init__(self, weight: float = 0.03, *, threshold: float | None = None, ramp_steps: int = 1000) -> None:
         if weight < 0 or ramp_steps < 1:
             raise ValueError(f"expected weight >= 0 and ramp_steps >= 1, got {weight} and {ramp_steps}")

@@ -72,7 +72,7 @@ def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) 
     """
     probability = relu_cosine(audio, visual)
     if surrogate:
-        soft = relu_cosine(audio, visual, negative_slope=SURROGATE_SLOPE)
+        soft = relu_cosine(audio, visual, negative_slope=SURROGATE_SLOPE)  # its gradient, with the value of the other
         probability = soft + (probability - soft).detach()
     return straight_through_clamp(probability, 0.0, 1.0)
 
@@ -114,6 +114,7 @@ def margin_plateau(margin_same: float, margin_cross: float, cross_share: float, 
     Returns:
         The plateau of eq. 1.
     """
+    # the best constant has no closed form with two margins; a grid of 1e-5 is exact enough
     constant = torch.linspace(EPSILON, 1 - EPSILON, 100_001, dtype=torch.float64)
     same, cross = (-(1 - F.relu(constant - margin)).log() for margin in (margin_same, margin_cross))
     negative = (1 - cross_share) * same + cross_share * cross

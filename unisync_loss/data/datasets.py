@@ -31,6 +31,7 @@ NUMBERED_IMAGE = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _COMPANIONS = set(".txt .csv .tsv .json .jsonl .yaml .yml .md .npy .npz .pt .pkl .safetensors .srt .vtt .align".split())
 _COMPANIONS |= set(".wav .jpg .jpeg .png .gif .bmp .log .sh .py .pdf .html .zip .tar .gz .part".split())
 _STAGES = r"resampled|shot|segmented|affine_transformed|av_synced_[\d.]+|high_visual_quality"
+#: LRS2 numbers its broadcasts, LRS3 has identifiers of YouTube, GRID six letters that encode a sentence
 _LAYOUTS = {
     "lrs2": r"/(?P<part>main|pretrain)/(?P<speaker>\d{16,})/[^/]+\.mp4",
     "lrs3": r"/(?P<part>pretrain|trainval|test)/(?P<speaker>[\w-]{11})/\d{5}\.mp4",

@@ -32,7 +32,7 @@ from unisync_loss.video.face_mesh import FEWEST_FACES, face_mesh
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackPiece, track_faces
 from unisync_loss.video.voicing import is_silent
 
-CLIP_FRAMES = 250  # of a clip cut from a longer track; the last may have up to SHORTEST_TRACK more
+CLIP_FRAMES = 250  # 10 s, of a clip cut from a longer track; the last may have up to SHORTEST_TRACK more
 _MESH_SHAPES = (MESH_POINTS, 3), (478, 3)  # MediaPipe's, without and with irises
 _SHORT_SIDE = 1080  # pixels to which larger frames are shrunk: a crop of 192 needs no more
 

@@ -182,6 +182,7 @@ def read_features(record: Record) -> dict[str, NDArray[Any]]:
 def read_feature_shapes(record: Record) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays of :func:`read_features` by name, read from the file's header alone."""
     first, size = record.places["safetensors"]
+    # a safetensors file begins with the length of its JSON header
     length = int.from_bytes(_read_bytes(record.shard, first, 8), "little")
     if length > size:
         raise ValueError(f"{record.key}: expected a safetensors header of at most {size} bytes, got {length}")

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from unisync_loss.data.store import FORMAT, MEMBERS, is_store, read_lines
 from unisync_loss.utils.files import write_atomically
 
-SHARD_BYTES = 256 * 2**20  # size at which a shard is closed
+SHARD_BYTES = 256 * 2**20  # size at which a shard is closed: 38 minutes of video at 0.42 GB an hour (docs/scale.md)
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -58,6 +58,7 @@ class StagedInput:
     def __init__(self, folder: Path, name: str) -> None:
         self._tar_path, self._line_path = folder / f"{name}.tar", folder / f"{name}.json"
         self._temporary = folder / f".{name}.{os.getpid()}.tar"
+        # the plainest format: every header is one block, so positions follow from sizes
         self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)
         self.records: list[dict[str, Any]] = []
 
@@ -170,7 +171,7 @@ class ShardWriter:
 
 def _copy(source: BinaryIO, target: BinaryIO, length: int, name: Path) -> None:
     while length:
-        block = source.read(min(length, 2**20))
+        block = source.read(min(length, 2**20))  # a megabyte at a time: constant memory
         if not block:
             raise ValueError(f"{name}: expected {length} bytes more")
         target.write(block)

@@ -156,7 +156,7 @@ def score_windows(
 
 def offset_table(clip: ClipEmbedding) -> Array:
     """Score of every window at every candidate offset, (W, 31), NaN where there is no such audio window."""
-    if clip.score is sync_probability:  # one matrix product
+    if clip.score is sync_probability:  # one matrix product instead of 31 W pairs
         return offset_matrix(clip.audio[None], clip.visual[None], MAX_OFFSET)[0].double().numpy()
     windows = len(clip.visual)
     rows, columns = np.meshgrid(np.arange(windows), np.arange(-MAX_OFFSET, MAX_OFFSET + 1), indexing="ij")

@@ -120,7 +120,7 @@ def who_speaks(tracks: Sequence[TrackScores], offset: int, threshold: float) -> 
         Windows assigned to each track, and voiced windows of each.
     """
     end = max(track.start + len(track.table) for track in tracks)
-    best, owner = np.full(end, threshold), np.full(end, -1)
+    best, owner = np.full(end, threshold), np.full(end, -1)  # -1 where no face exceeds the threshold
     voiced = []
     for number, track in enumerate(tracks):
         values = track.table[:, offset + MAX_OFFSET].astype(np.float64)
@@ -134,6 +134,7 @@ def who_speaks(tracks: Sequence[TrackScores], offset: int, threshold: float) -> 
 
 
 def _main_offset(tracks: Sequence[TrackResult]) -> int:
+    # the face that the audio belongs to: the others have low confidence, or an offset that differs from draw to draw
     return max(tracks, key=lambda track: track["confidence"] * track["offset_agreement"])["offset_frames"]
 
 

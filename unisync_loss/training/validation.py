@@ -21,8 +21,8 @@ from unisync_loss.functional import margin_plateau
 from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 
-_NEAR = 0.97  # share of the plateau below which something has been learnt
-_MEMORY = 0.98  # of the running mean of the loss that is compared with the plateau
+_NEAR = 0.97  # share of the plateau below which something has been learnt; above it, noise of a batch can explain it
+_MEMORY = 0.98  # of the running mean of the loss that is compared with the plateau: about 50 steps
 
 
 @torch.inference_mode()

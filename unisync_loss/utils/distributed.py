@@ -100,6 +100,7 @@ class ProcessGroup:
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # one message for all: each costs a round trip
         joint = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(joint)
         for gradient, mean in zip(gradients, (joint / self.size).split([g.numel() for g in gradients]), strict=True):
@@ -137,13 +138,14 @@ class _JointBatchNorm(nn.modules.batchnorm._BatchNorm):
         sums = torch.cat([wide.sum(axes), wide.new_full((1,), wide[:, 0].numel())])
         joint = _joint_sum(sums)
         count, mean = joint[-1], joint[:-1] / joint[-1]
+        # two sums, because the mean of squares minus the squared mean cancels in float32
         centred = wide - mean.view(shape)
         variance = _joint_sum(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             momentum = self.momentum or 0.0
             self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1), momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)  # unbiased, as in BatchNorm
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 

@@ -70,6 +70,7 @@ def encode_frames(frames: NDArray[np.uint8], *, crf: int = 20) -> bytes:
     """
     import av
 
+    # fixed distance of key frames, no bidirectional frames, one thread: random access, and the same bytes everywhere
     options = {"crf": str(crf), "g": "12", "keyint_min": "12", "sc_threshold": "0", "bf": "0", "threads": "1"}
     file = BytesIO()
     with av.open(file, "w", format="mp4") as container:
@@ -88,6 +89,7 @@ def encode_wav(waveform: NDArray[np.float32]) -> bytes:
 
 def to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
     """Convert samples (S,) float32 in [-1, 1] to 16-bit integers."""
+    # the inverse of every reader's division by 32768; 1.0 itself is clipped
     samples: NDArray[np.int16] = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
     return samples
 
@@ -116,7 +118,7 @@ def _mux(
 def _encode_audio(stream: AudioStream, waveform: NDArray[np.float32], sample_rate: int) -> Iterator[Any]:
     import av
 
-    for start in range(0, waveform.size, 1024):
+    for start in range(0, waveform.size, 1024):  # samples of an AAC frame
         block = np.ascontiguousarray(waveform[None, start : start + 1024], dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)

@@ -14,7 +14,8 @@ from unisync_loss.representations.face_topology import (
     TEMPLATE,
 )
 
-FEWEST_FACES = 0.8  # fraction of a clip's frames that must show a face
+#: fraction of a clip's frames that must show a face; MediaPipe misses single frames of motion blur or a covered mouth
+FEWEST_FACES = 0.8
 
 
 def face_mesh(frames: NDArray[np.uint8], *, depth: bool = False) -> NDArray[np.float32]:
@@ -48,6 +49,7 @@ class MeshFinder:
             from mediapipe.python.solutions.face_mesh import FaceMesh
         except ImportError as error:
             raise ImportError("face landmarks need MediaPipe: pip install 'unisync_loss[video]'") from error
+        # below MediaPipe's default of 0.5, because inputs are face crops
         self._finder = FaceMesh(static_image_mode=False, max_num_faces=1, min_detection_confidence=0.3)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -111,7 +113,7 @@ def _similarity(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Least-squares scale, rotation and shift from TEMPLATE to points, (2, 3)."""
     template = np.asarray(TEMPLATE, np.float32)
     source, target = template - template.mean(0), points - points.mean(0)
-    norm = (source**2).sum()
+    norm = (source**2).sum()  # closed form of the least-squares similarity in two dimensions
     cosine = (source * target).sum() / norm
     sine = (source[:, 0] * target[:, 1] - source[:, 1] * target[:, 0]).sum() / norm
     rotation = np.array([[cosine, -sine], [sine, cosine]], np.float32)
