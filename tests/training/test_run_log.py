@@ -1,4 +1,4 @@
-"""The log of a run; TensorBoard and W&B show it once, however often it was stopped."""
+"""Log of a run; TensorBoard and W&B show every step once, however often the run was stopped."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ SHOWN = [(10, {"align/loss": 2.0}), (15, {"sync/loss": 1.0}), (15, {"sync/val_au
 
 
 class FakeWandB:
-    """What is used of the library, and a server that has ``uploaded`` steps."""
+    """The part of the library that is used, and a server that has ``uploaded`` steps."""
 
     class Error(Exception):
         pass
@@ -38,9 +38,9 @@ class FakeWandB:
     def init(self, **options):
         folder = f"{'offline-' if options.get('mode') else ''}run-20260101_{next(self.clock):06}-{options['id']}"
         self.began.append(options)
-        patience = options["settings"]
-        assert max(patience.init_timeout, patience.finish_timeout, patience.x_graphql_timeout_seconds) <= 30
-        assert patience.x_graphql_retry_max <= 3
+        limits = options["settings"]
+        assert max(limits.init_timeout, limits.finish_timeout, limits.x_graphql_timeout_seconds) <= 30
+        assert limits.x_graphql_retry_max <= 3
         files = Path(options["dir"]) / "wandb" / folder / "files"
         files.mkdir(parents=True)
         if self.fails and not options.get("mode"):
@@ -67,7 +67,7 @@ class FakeWandB:
 
 @pytest.fixture
 def begin(tmp_path, monkeypatch):
-    """Opens the boards of a run with a library; what was said is in ``lines``."""
+    """Opens the loggers of a run with a library; progress is in ``lines``."""
     for name in ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_PROJECT", "WANDB_NAME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -106,10 +106,10 @@ def test_a_resumed_run_is_the_same_run_and_sends_only_what_is_missing(begin, tmp
     assert second.began[0]["id"] == first.began[0]["id"]
     assert second.began[0]["resume"] == "allow"
     assert second.shown == SHOWN[1:]
-    assert len(folders(tmp_path)) == 1  # the rest could be uploaded once more
+    assert len(folders(tmp_path)) == 1  # a second folder could be uploaded again
 
 
-def test_who_is_not_logged_in_is_not_asked(begin, tmp_path, monkeypatch):
+def test_without_a_key_it_is_offline_and_nothing_is_asked(begin, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     library = FakeWandB(fails="No API key configured")
     log = begin(library)
@@ -120,7 +120,7 @@ def test_who_is_not_logged_in_is_not_asked(begin, tmp_path, monkeypatch):
     assert any(f"wandb sync {tmp_path}/wandb/{folder}" in line for line in begin.lines)
     for record in RECORDS:
         log.write(record)
-    # offline, what a run had is not known: one folder has all of it
+    # offline, earlier steps are unknown: one folder has all of them
     again = FakeWandB(fails="No API key configured")
     begin(again)
     assert again.shown == SHOWN
@@ -128,21 +128,21 @@ def test_who_is_not_logged_in_is_not_asked(begin, tmp_path, monkeypatch):
     assert len(folders(tmp_path)) == 1
 
 
-def test_a_service_that_dies_at_the_end_does_not_stop_the_run(begin):
+def test_a_service_that_fails_at_the_end_does_not_stop_the_run(begin):
     library = FakeWandB()
     library.finish = None
     begin(library).close()
     assert "does not answer" in begin.lines[-1]
 
 
-def test_a_service_that_dies_does_not_stop_the_run(begin, tmp_path):
+def test_a_service_that_fails_does_not_stop_the_run(begin, tmp_path):
     library = FakeWandB()
     log = begin(library)
     library.log = None
     for record in RECORDS:
         log.write(record)
     log.close()
-    assert sum("the run goes on without" in line for line in begin.lines) == 1
+    assert sum("the run continues without" in line for line in begin.lines) == 1
     assert (tmp_path / "log.jsonl").read_text().count("\n") == len(RECORDS)
 
 
@@ -166,7 +166,7 @@ def test_the_real_wandb_goes_offline_and_comes_back(tmp_path, monkeypatch, key, 
     values = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
     for name, value in {**values, "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": key}.items():
         monkeypatch.setenv(name, value)
-    # a process of its own: W&B reads the environment once, and what it leaves running ends with it
+    # in a subprocess: W&B reads the environment once, and its service ends with the process
     code = f"""
 import pty, os, sys
 os.dup2(pty.openpty()[1], 0)
@@ -201,7 +201,7 @@ def test_tensorboard_shows_a_resumed_run_once(tmp_path):
     assert [event.step for event in events.Scalars("sync/loss")] == [5]
 
 
-def test_what_a_killed_run_wrote_too_much_is_forgotten(tmp_path):
+def test_records_after_the_resumed_state_are_removed(tmp_path):
     log = RunLog(tmp_path, STAGES, quiet, enabled=True)
     for stage, step in (("align", 3), ("sync", 1), ("sync", 2), ("sync", 3)):
         log.write({"stage": stage, "step": step, "loss": 1.0})
@@ -221,7 +221,7 @@ def test_curves_are_drawn(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_table_has_a_row_a_record(tmp_path):
+def test_the_table_has_one_row_per_record(tmp_path):
     log = RunLog(tmp_path, STAGES, quiet, enabled=True)
     log.write({"stage": "align", "step": 1, "loss": 0.5})
     log.write({"stage": "sync", "step": 1, "val_auc": 0.7})

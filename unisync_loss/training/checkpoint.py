@@ -64,11 +64,11 @@ def save_state(
     """Write networks, averaged networks, optimiser moments and the place reached.
 
     Args:
-        path: of the file.
-        model: as trained.
-        average: exponential moving average.
-        optimiser: of the present stage; None between stages.
-        place: JSON values.
+        path: file to write.
+        model: networks in training.
+        average: exponential moving average of the networks.
+        optimiser: optimiser of the current stage; None between stages.
+        place: stage, step and other JSON values.
     """
     tensors = {f"learner.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
@@ -80,9 +80,9 @@ def save_state(
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of states that they were writing."""
-    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        left.unlink(missing_ok=True)
+    """Remove partly written states of killed processes."""
+    for unfinished in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        unfinished.unlink(missing_ok=True)
 
 
 def load_state(
@@ -91,13 +91,13 @@ def load_state(
     average: nn.Module,
     prepare: Callable[[int], torch.optim.Optimizer | None],
 ) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote.
+    """Load a state of :func:`save_state`.
 
     Args:
         path: of the file.
-        model: filled in.
-        average: filled in.
-        prepare: makes the optimiser of the stage whose number it is given; its moments are filled in.
+        model: receives the weights.
+        average: receives the averaged weights.
+        prepare: makes the optimiser of a stage by its index; the moments are filled in.
 
     Returns:
         The place.

@@ -56,7 +56,7 @@ def contrastive_loss(probability: Tensor, kinds: PairKinds, scale: Tensor) -> Te
 
     Args:
         probability: (N, N) sync probability of all pairs, matches on the diagonal.
-        kinds: of the pairs.
+        kinds: kind of every pair.
         scale: factor from probability to logit.
 
     Returns:
@@ -76,14 +76,14 @@ def contrastive_loss(probability: Tensor, kinds: PairKinds, scale: Tensor) -> Te
 def all_pairs_margin_loss(
     probability: Tensor, kinds: PairKinds, margin_same: float, margin_cross: float, cross_share: float = 0.2
 ) -> Tensor:
-    """Eq. 1 over all pairs: half positives; of the negatives a fifth by weight are of two speakers.
+    """Eq. 1 over all pairs, with equal weights of positives and negatives.
 
     Args:
         probability: (N, N), matches on the diagonal.
-        kinds: of the pairs.
+        kinds: kind of every pair.
         margin_same: margin of same-speaker negatives.
         margin_cross: margin of cross-speaker negatives.
-        cross_share: weight of cross-speaker pairs among the negatives.
+        cross_share: weight of cross-speaker pairs among the negatives; the paper's best is 0.2.
 
     Returns:
         Scalar.
@@ -91,7 +91,7 @@ def all_pairs_margin_loss(
     positive = margin_loss(probability.diagonal(), torch.ones(()), 0.0).mean()  # eq. 1 has no margin for positives
     same = margin_loss(probability[kinds.same], torch.zeros(()), margin_same)
     cross = margin_loss(probability[kinds.cross], torch.zeros(()), margin_cross)
-    if not len(cross) or not len(same):  # a batch of one speaker, or of segments of one window
+    if not len(cross) or not len(same):  # all of one speaker, or one window per clip
         present = torch.cat([same, cross])
         return (positive + (present.mean() if len(present) else 0.0)) / 2
     # shares of the paper (0.2 of two speakers is the best in Table V) by weights: all pairs are used

@@ -1,4 +1,4 @@
-"""The networks in training: forward passes of a batch, HuBERT features, towers copied from another expert."""
+"""Networks in training: forward passes of a batch, HuBERT features, towers copied from another expert."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def autocast_disabled(value: Tensor) -> torch.autocast:
 
 
 def motion_features(motion: Tensor) -> Tensor:
-    """Motion (N, L, 52, 2) as features of frames (N, L, 192): what is not motion is 0."""
+    """Motion (N, L, 52, 2) as frame features (N, L, 192); all features other than motion are 0."""
     features = MOTION_SCALE * rearrange(motion, "n l p d -> n l (p d)")
     return F.pad(features, (0, FRAME_FEATURES - MOTION_FEATURES))
 
@@ -117,7 +117,7 @@ def encode_visual_batch(model: TrainingModel, batch: AudioVisualBatch, *, augmen
     if not augmented:
         return model.visual.encode_frames(frames - frames.mean(1, keepdim=True))
     segment, clip = frames[:, :-1], frames[:, -1:]
-    # experts are applied to whole clips and to short segments
+    # half of the segments are centred by their own mean: experts are applied to whole clips and to short segments
     own = random_mask(len(frames), 0.5)[:, None, None]
     return model.visual.encode_frames(segment - torch.where(own, segment.mean(1, keepdim=True), clip))
 
@@ -165,17 +165,17 @@ def copy_towers(expert: UniSyncExpert, name: str) -> set[str]:
     """Copy the towers of a trained expert whose representation and sizes are the same.
 
     Args:
-        expert: to be trained; changed.
-        name: of the trained one, as ``load_expert`` takes it.
+        expert: expert to be trained; changed in place.
+        name: trained expert, as ``load_expert`` takes it.
 
     Returns:
         The sides that were copied: ``"visual"``, ``"audio"`` or both.
 
     Raises:
-        ValueError: when neither fits.
+        ValueError: if neither matches.
     """
     trained = load_expert(name)
-    taken = set()
+    copied = set()
     for side in ("visual", "audio"):
         modules: list[tuple[nn.Module, nn.Module]] = [
             (getattr(expert, f"{side}_{part}"), getattr(trained, f"{side}_{part}")) for part in ("input", "tower")
@@ -187,10 +187,10 @@ def copy_towers(expert: UniSyncExpert, name: str) -> set[str]:
         if same and all(ours == theirs for ours, theirs in shapes):
             for ours, theirs in modules:
                 ours.load_state_dict(theirs.state_dict())
-            taken.add(side)
-    if not taken:
+            copied.add(side)
+    if not copied:
         raise ValueError(
             f"init: expected an expert that shares a tower with {expert.config.architecture} {expert.config.name}, "
             f"got {trained.config.architecture} {trained.config.name}"
         )
-    return taken
+    return copied

@@ -54,7 +54,7 @@ class MouthAlignerStage:
         return data.draw_views(rng, self.batch, group)
 
     def loss(self, model: TrainingModel, batch: AlignerBatch) -> dict[str, Tensor]:
-        """Distance of the mouth cut's corners from where they should be, in template units."""
+        """Error of the corners of the mouth crop after either stage of the aligner, in template units."""
         assert model.visual.aligner is not None
         with autocast_disabled(batch.views):
             views, poses = augment_views(batch.views, batch.poses)
@@ -63,11 +63,11 @@ class MouthAlignerStage:
 
 
 def pose_error(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean distance of corners and centre of the mouth cut, in units of the template.
+    """Mean distance of corners and centre of the mouth crop, in units of the template.
 
     Args:
-        predicted: (N, 2, 3).
-        true: (N, 2, 3).
+        predicted: (N, 2, 3) affine maps from template coordinates to shares of the view.
+        true: (N, 2, 3), the same.
 
     Returns:
         (N,).
@@ -98,7 +98,7 @@ class GeometryStage:
         return data.draw(rng, self.batch.clips * self.batch.segments, 1, self.batch.frames, group)
 
     def loss(self, model: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
-        """Distance from the measured motion, and the share of it that is left unexplained."""
+        """Distance from the measured motion, and the unexplained share of its variance."""
         features, motion = mouth_features(model, batch)
         error = features[..., :MOTION_FEATURES] - motion
         # absolute, because the landmarks that it is compared with have outliers

@@ -1,7 +1,7 @@
-"""Where else a run's numbers are shown, each if it is installed: TensorBoard, and Weights & Biases.
+"""Log of a run, its table and curves, and optional loggers: TensorBoard and Weights & Biases.
 
-Both are filled from ``RUN/log.jsonl`` when a run is resumed, and show every step once. W&B needs that: what is resumed
-offline becomes a second folder of the same id, and uploading it would erase the first one's history (wandb#5865).
+Both loggers are filled from ``RUN/log.jsonl`` when a run is resumed, and show every step once. W&B needs that: a run
+resumed offline is a second folder of the same id, and uploading it would erase the history of the first (wandb#5865).
 """
 
 from __future__ import annotations
@@ -23,51 +23,46 @@ from typing import Any, Protocol
 from unisync_loss.training.stages import StageSpec
 from unisync_loss.utils.files import write_atomically
 
-_PATIENCE = 30.0  # seconds for W&B to begin, and to upload what is left at the end
+LOG = "log.jsonl"
+_TIMEOUT = 30  # seconds for W&B to begin, and to finish its upload at the end
 
 
-class Board(Protocol):
-    """Takes the numbers of a run."""
+class Logger(Protocol):
+    """Shows the numbers of a run."""
 
-    def add(self, stage: str, step: int, place: int, numbers: Mapping[str, float]) -> None:
-        """Show numbers of a step of a stage; ``place`` counts the steps of all stages."""
+    def add(self, stage: str, step: int, total_step: int, numbers: Mapping[str, float]) -> None:
+        """Show numbers of a step of a stage; ``total_step`` counts the steps of all stages."""
         ...
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Write buffered numbers and stop."""
         ...
 
 
-def open_boards(out: Path, settings: Mapping[str, Any], log: Callable[[str], None]) -> list[Board]:
-    """Open what is installed.
+def open_loggers(out: Path, settings: Mapping[str, Any], log: Callable[[str], None]) -> list[Logger]:
+    """Open the installed loggers.
 
     Args:
         out: folder of the run.
-        settings: of the run, for W&B.
-        log: takes a line where W&B shows the run, or why it does not.
+        settings: settings of the run, shown by W&B.
+        log: receives a line with the address of the W&B run, or the reason why W&B is not used.
     """
-    boards: list[Board] = []
+    loggers: list[Logger] = []
     with suppress(ImportError):
-        boards.append(_TensorBoard(out / "tensorboard"))
+        loggers.append(_TensorBoard(out / "tensorboard"))
     if os.environ.get("WANDB_MODE") == "disabled":
-        return boards
+        return loggers
     try:
-        import wandb
+        loggers.append(_WandB(out, settings, log))
     except ImportError:
-        return boards
-    except Exception as error:  # installed beside a protobuf that it cannot use
-        log(f"W&B cannot be loaded, the run goes on without: {error}")
-        return boards
-    if hasattr(wandb, "init"):  # not just a folder of that name in the working directory
-        try:
-            boards.append(_WandB(wandb, out, settings, log))
-        except Exception as error:
-            log(f"W&B cannot be used, the run goes on without: {error}")
-    return boards
+        pass  # not installed
+    except Exception as error:  # for example an incompatible protobuf, or a service that does not start
+        log(f"W&B cannot be used, the run continues without it: {error}")
+    return loggers
 
 
 class _TensorBoard:
-    """Written anew from the beginning, as the resumed run's log is."""
+    """Event files, rewritten from the beginning when a run is resumed."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -75,7 +70,7 @@ class _TensorBoard:
         shutil.rmtree(folder, ignore_errors=True)
         self._writer: Any = SummaryWriter(str(folder))
 
-    def add(self, stage: str, step: int, place: int, numbers: Mapping[str, float]) -> None:
+    def add(self, stage: str, step: int, total_step: int, numbers: Mapping[str, float]) -> None:
         for key, value in numbers.items():
             self._writer.add_scalar(f"{stage}/{key}", value, step)
         self._writer.flush()
@@ -85,51 +80,53 @@ class _TensorBoard:
 
 
 class _WandB:
-    """One run for all resumptions, known again by the folders that W&B leaves in ``RUN/wandb``."""
+    """One W&B run for all resumptions; its id is read from the folders in ``RUN/wandb``."""
 
-    def __init__(self, wandb: Any, out: Path, settings: Mapping[str, Any], log: Callable[[str], None]) -> None:  # noqa: ANN401 - an optional module
-        earlier = _folders(out)
-        name = earlier[-1].name.rpartition("-")[2] if earlier else os.environ.get("WANDB_RUN_ID")
+    def __init__(self, out: Path, settings: Mapping[str, Any], log: Callable[[str], None]) -> None:
+        from wandb import Error, Settings, init, teardown  # also an ImportError: a folder named wandb
+
+        earlier = _wandb_folders(out)
+        run_id = earlier[-1].name.rpartition("-")[2] if earlier else os.environ.get("WANDB_RUN_ID")
         options = {
             "dir": str(out),
-            "id": name or secrets.token_hex(4),
+            "id": run_id or secrets.token_hex(4),
             "project": os.environ.get("WANDB_PROJECT", "unisync"),
             "name": os.environ.get("WANDB_NAME", out.resolve().name),
             "config": dict(settings),
-            "settings": wandb.Settings(
-                # by default a server out of reach is asked for ever, whatever init_timeout says
+            "settings": Settings(
+                # by default W&B retries an unreachable server for ever, whatever init_timeout is
                 x_graphql_retry_max=3,
                 x_graphql_retry_wait_max_seconds=3,
                 x_graphql_timeout_seconds=10,
-                init_timeout=_PATIENCE,
-                finish_timeout=_PATIENCE,
-                # the program's own output stays its own, and nobody's code is uploaded
+                init_timeout=_TIMEOUT,
+                finish_timeout=_TIMEOUT,
+                # neither the output of the program nor the user's code is uploaded
                 console="off",
                 disable_git=True,
                 disable_code=True,
             ),
         }
         try:
-            with _no_questions():
-                self._run: Any = wandb.init(resume="allow", **options)
-        except wandb.Error as error:
+            with _stdin_closed():
+                self._run: Any = init(resume="allow", **options)
+        except Error as error:
             log(f"W&B is used offline: {error}")
-            wandb.teardown()  # or the run that did not begin leaves a folder at the end, to be uploaded by mistake
-            self._run = wandb.init(mode="offline", **options)
-        self._log, self._first = log, int(self._run.step)  # what it has already is not sent again
-        here = Path(self._run.dir).parent
-        for folder in _folders(out):
-            if folder.resolve() != here.resolve():
-                shutil.rmtree(folder, ignore_errors=True)
-        log(f"W&B: {self._run.url or f'wandb sync {here} uploads the run'}")
+            teardown()  # otherwise the failed run leaves a folder at exit, which could be uploaded by mistake
+            self._run = init(mode="offline", **options)
+        self._log, self._first = log, int(self._run.step)  # the server has all earlier steps
+        folder = Path(self._run.dir).parent
+        for other in _wandb_folders(out):
+            if other.resolve() != folder.resolve():
+                shutil.rmtree(other, ignore_errors=True)
+        log(f"W&B: {self._run.url or f'wandb sync {folder} uploads the run'}")
 
-    def add(self, stage: str, step: int, place: int, numbers: Mapping[str, float]) -> None:
-        if self._run is None or place < self._first:
+    def add(self, stage: str, step: int, total_step: int, numbers: Mapping[str, float]) -> None:
+        if self._run is None or total_step < self._first:
             return
         try:
-            self._run.log({f"{stage}/{key}": value for key, value in numbers.items()}, step=place)
-        except Exception as error:  # its service has died: a training does not
-            self._log(f"W&B does not answer, the run goes on without: {error}")
+            self._run.log({f"{stage}/{key}": value for key, value in numbers.items()}, step=total_step)
+        except Exception as error:  # a W&B service that has died must not stop the training
+            self._log(f"W&B does not answer, the run continues without it: {error}")
             self._run = None
 
     def close(self) -> None:
@@ -138,34 +135,31 @@ class _WandB:
         try:
             self._run.finish()
         except Exception as error:  # the checkpoints are still to be finished
-            self._log(f"W&B does not answer, the end of the run may be missing there: {error}")
+            self._log(f"W&B does not answer, it may miss the end of the run: {error}")
 
 
 @contextmanager
-def _no_questions() -> Iterator[None]:
-    """Nobody to ask for a key, as in a job: W&B refuses then, where it would wait for an answer."""
-    keyboard, sys.stdin = sys.stdin, io.StringIO()
+def _stdin_closed() -> Iterator[None]:
+    """An empty standard input: without a key, W&B then raises an error instead of asking for one."""
+    stdin, sys.stdin = sys.stdin, io.StringIO()
     try:
         yield
     finally:
-        sys.stdin = keyboard
+        sys.stdin = stdin
 
 
-def _folders(out: Path) -> list[Path]:
-    """What W&B has left of this run: ``run-DATE-ID`` and ``offline-run-DATE-ID``, the newest last."""
+def _wandb_folders(out: Path) -> list[Path]:
+    """Folders of this run, ``run-DATE-ID`` and ``offline-run-DATE-ID``, the newest last."""
     return sorted((out / "wandb").glob("*run-*-*"), key=lambda path: path.name.removeprefix("offline-"))
 
 
-LOG = "log.jsonl"
-
-
 class RunLog:
-    """``RUN/log.jsonl``, and the optional loggers that show the same numbers.
+    """``RUN/log.jsonl``, and the installed loggers, which show the same numbers.
 
     Args:
         out: folder of the run.
-        stages: of the run.
-        log: takes lines of progress.
+        stages: stages of the run.
+        log: receives lines of progress.
         enabled: whether this process writes.
     """
 
@@ -175,15 +169,15 @@ class RunLog:
         self._names = [spec.name for spec in stages]
         before = accumulate((spec.steps for spec in stages), initial=0)
         self._before = dict(zip(self._names, before, strict=False))
-        self._boards: list[Board] = []
+        self._loggers: list[Logger] = []
 
     def begin(self, stage: int, step: int, settings: Mapping[str, Any]) -> None:
         """Remove records written after a resumed state, and open the installed loggers.
 
         Args:
             stage: index of the stage at which the run starts or resumes.
-            step: the same of the step.
-            settings: of the run.
+            step: number of steps taken in it.
+            settings: settings of the run.
         """
         if not self._enabled:
             return
@@ -191,12 +185,12 @@ class RunLog:
         kept = [record for record in records if (self._names.index(record["stage"]), record["step"]) <= (stage, step)]
         if self._path.exists():
             write_atomically(self._path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._boards = open_boards(self._out, settings, self.log)
+        self._loggers = open_loggers(self._out, settings, self.log)
         for record in kept:
             self._show(record)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write a record with ``stage`` and ``step`` to the log, the loggers and the lines of progress."""
+        """Write a record with ``stage`` and ``step`` to the log, the loggers and the progress output."""
         if not self._enabled:
             return
         with self._path.open("a", encoding="utf-8") as file:
@@ -207,8 +201,8 @@ class RunLog:
     def _show(self, record: dict[str, Any]) -> None:
         numbers = {key: value for key, value in record.items() if isinstance(value, int | float) and key != "step"}
         stage, step = record["stage"], record["step"]
-        for board in self._boards:
-            board.add(stage, step, self._before[stage] + step, numbers)
+        for logger in self._loggers:
+            logger.add(stage, step, self._before[stage] + step, numbers)
 
     def summarise(self) -> None:
         """Write ``RUN/log.csv`` and draw ``RUN/curves.png``."""
@@ -218,22 +212,22 @@ class RunLog:
 
     def close(self) -> None:
         """Finish the loggers."""
-        for board in self._boards:
-            board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """All whole records of a run, in order; none before it has begun."""
+    """Complete records of a run, in order; empty before the run has begun."""
     records = []
     with suppress(FileNotFoundError):
         for line in (out / LOG).read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):  # half a line, written while the run was killed
+            with suppress(json.JSONDecodeError):  # the last line of a killed run may be incomplete
                 records.append(json.loads(line))
     return records
 
 
 def write_table(out: Path) -> None:
-    """Write the log as ``RUN/log.csv``, a row a record; what a record does not have is left empty."""
+    """Write the log as ``RUN/log.csv``, one row per record; missing values are empty."""
     records, text = read_log(out), StringIO()
     table = csv.DictWriter(text, list(dict.fromkeys(key for record in records for key in record)), lineterminator="\n")
     table.writeheader()
@@ -242,7 +236,7 @@ def write_table(out: Path) -> None:
 
 
 def draw_curves(out: Path) -> None:
-    """Draw ``RUN/curves.png`` from the log; nothing without Matplotlib."""
+    """Draw ``RUN/curves.png`` from the log; does nothing without Matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -266,6 +260,6 @@ def draw_curves(out: Path) -> None:
             panel.set(title=f"{stage}: {title}", xlabel="step")
             if panel.lines:
                 panel.legend(fontsize="x-small")
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    write_atomically(out / "curves.png", picture.getvalue())
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    write_atomically(out / "curves.png", image.getvalue())

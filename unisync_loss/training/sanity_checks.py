@@ -1,4 +1,4 @@
-"""Sanity checks of data and trainer: a few windows must be learnt, shuffled labels must not."""
+"""Sanity checks of data and trainer: a few windows must be overfitted, shuffled labels must not be learnt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from einops import rearrange
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.evaluation.protocols import PairScores, accuracy_at, best_threshold
-from unisync_loss.functional import sync_probability
 from unisync_loss.training.config import RandomPairsRecipe, TrainConfig
-from unisync_loss.training.data.batches import PairBatch, SegmentBatch
-from unisync_loss.training.data.pairs import POSITIVE
-from unisync_loss.training.losses import all_pairs, pair_kinds
+from unisync_loss.training.data.batches import AudioVisualBatch
+from unisync_loss.training.losses import all_pairs
 from unisync_loss.training.model import TrainingModel, encode_audio_batch, encode_visual_batch
 from unisync_loss.training.trainer import Trainer, build_trainer
 from unisync_loss.training.validation import PlateauWatch, diagnose
@@ -41,7 +39,7 @@ def overfit(
         ``windows``, ``steps``, ``accuracy`` (balanced, on all pairs of the windows), ``seconds``.
 
     Raises:
-        ValueError: if they are not learnt in 300 steps, with likely causes.
+        ValueError: if the windows are not learnt in 300 steps, with likely causes.
     """
     config = for_overfitting(config, windows)
     stages = [replace(config.stages(expert_config)[-1], steps=STEPS)]
@@ -96,15 +94,15 @@ def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[s
     """Train with mismatched audio and video: the loss must stay at its chance level.
 
     Args:
-        config: of the run.
-        expert_config: of the expert.
-        log: takes lines of progress.
+        config: settings of the run.
+        expert_config: config of the expert.
+        log: receives lines of progress.
 
     Returns:
         ``steps``, ``margin`` (running mean of eq. 1) and ``plateau``.
 
     Raises:
-        ValueError: if something is learnt all the same, because labels leak.
+        ValueError: if the loss falls nevertheless, because labels leak.
     """
     stages = [replace(config.stages(expert_config, shuffled=True)[-1], steps=STEPS)]
     trainer = build_trainer(config, expert_config, log, stages)
@@ -123,20 +121,14 @@ def shuffled(config: TrainConfig, expert_config: UniSyncConfig, log: Callable[[s
 
 
 @torch.inference_mode()
-def batch_accuracy(model: TrainingModel, batch: SegmentBatch | PairBatch) -> float:
+def batch_accuracy(model: TrainingModel, batch: AudioVisualBatch) -> float:
     """Balanced accuracy on the pairs of a batch, at the best threshold."""
     device = next(model.parameters()).device
     batch = batch.to(device)
     with device:
         visual = encode_visual_batch(model, batch, augmented=False)
         audio = encode_audio_batch(model, batch, augmented=False)
-        if isinstance(batch, PairBatch):
-            probability, match = sync_probability(audio[:, 0], visual[:, 0]), batch.kind == POSITIVE
-            positive, negative = probability[match], probability[~match]
-        else:
-            table = all_pairs(*(rearrange(values, "n w d -> (n w) d") for values in (audio, visual)))
-            kinds = pair_kinds(*batch.window_labels())
-            positive, negative = table.diagonal(), table[kinds.same | kinds.cross]
-    positives, negatives = positive.double().cpu().numpy(), negative.double().cpu().numpy()
+        table = all_pairs(*(rearrange(values, "n w d -> (n w) d") for values in (audio, visual)))
+        positives, negatives = (table[pairs].double().cpu().numpy() for pairs in batch.scored_pairs())
     scores = PairScores(positives, negatives, positives.astype(int), positives > 0)
     return accuracy_at(scores, best_threshold(scores))

@@ -1,4 +1,4 @@
-"""Stages of training: their protocol, contrast of all pairs, and random pairs."""
+"""Training stages: their protocol, the contrastive loss of all pairs, and random pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Kind = TypeVar("Kind", SegmentBatch, PairBatch, AlignerBatch)
 
 @dataclass(frozen=True)
 class BatchSize:
-    """SegmentBatch of segments, all pairs of whose windows are scored.
+    """Size and options of a batch of segments, all pairs of whose windows are scored.
 
     Attributes:
         clips: number of different clips.
@@ -89,8 +89,8 @@ class StageSpec:
     """One stage of a training.
 
     Attributes:
-        name: in the log.
-        objective: what is drawn, trained and minimised.
+        name: name in the log.
+        objective: its batches, trained modules and loss.
         steps: number of steps.
         learning_rate: peak of the schedule.
     """

@@ -132,7 +132,7 @@ class Trainer:
         log: takes lines of progress.
 
     Attributes:
-        stage: index of the present stage.
+        stage: index of the current stage.
         step: steps taken in it.
         samples: windows and views that have entered a loss.
         stopped: whether the run was asked to stop; all processes stop after the same step.
@@ -178,7 +178,7 @@ class Trainer:
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.close()
-        # validation cut mouths by landmarks; scoring a file cuts them by the aligner, which moves the scores
+        # validation crops mouths by landmarks; scoring a file crops them by the aligner, which shifts the scores
         aligned = self.expert.config.has_mouth_aligner and (self.config.run.init or self._trains_aligner())
         if not self.stopped and self.group.is_main and self.config.data.val and self.checkpoints.has_best and aligned:
             self.log("choosing the threshold on the validation files")
@@ -191,7 +191,7 @@ class Trainer:
         self._asked_to_stop = True
 
     def steps(self) -> Iterator[dict[str, Tensor]]:
-        """Take the remaining steps of the present stage, and yield the terms of each."""
+        """Take the remaining steps of the current stage, and yield the terms of each."""
         spec = self.stages[self.stage]
         self.stepper.prepare(spec)
         while self.step < spec.steps and not self.stopped:
@@ -258,7 +258,7 @@ class Trainer:
         if not self.group.is_main:
             return
         if not all(torch.isfinite(weights).all() for weights in stepper.model.parameters()):
-            return  # the next loss stops the run, and the state of before stays
+            return  # the next loss stops the run, and the last good state stays
         place: dict[str, Any] = {"stage": self.stage, "step": self.step, "best": self.checkpoints.best}
         place |= {"samples": self.samples, "config": as_dict(self.config), "scaler": stepper.scaler.state_dict()}
         save_state(self.out / STATE, stepper.model, stepper.average, stepper.optimiser, place)

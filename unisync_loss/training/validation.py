@@ -27,7 +27,7 @@ _MEMORY = 0.98  # of the running mean of the loss that is compared with the plat
 
 @torch.inference_mode()
 def embed_data(model: TrainingModel, data: CachedClipDataset) -> list[ClipEmbedding]:
-    """Embed whole cached clips. Mouths are cut by landmarks, without the mouth aligner, which is faster."""
+    """Embed whole cached clips. Mouths are cropped by landmarks instead of the mouth aligner, which is faster."""
     clips, device = [], next(model.parameters()).device
     for index in range(len(data)):
         frames = int(data.store.frames[index])
@@ -40,22 +40,22 @@ def embed_data(model: TrainingModel, data: CachedClipDataset) -> list[ClipEmbedd
 
 
 def validate(model: TrainingModel, data: CachedClipDataset) -> dict[str, float]:
-    """AUC, accuracy at the best threshold and at 0.5, share of clips with the right offset, retrieval."""
+    """AUC, accuracy at the best threshold and at 0.5, share of clips whose offset is within one frame, retrieval."""
     clips = embed_data(model, data)
     return summarise_validation(clips, score_pairs(clips, seed=0))
 
 
 def summarise_validation(clips: list[ClipEmbedding], scores: PairScores) -> dict[str, float]:
-    """See :func:`validate`."""
+    """Metrics of :func:`validate` from embeddings and scores of pairs."""
     threshold = best_threshold(scores)
-    right = np.mean([abs(estimate_offset(clip)) <= 1 for clip in clips])
+    within = np.mean([abs(estimate_offset(clip)) <= 1 for clip in clips])
     found = np.concatenate([retrieve(clip, 5) for clip in clips])
     return {
         "val_auc": round(area_under_curve(scores.positive, scores.negative), 4),
         "val_accuracy": round(accuracy_at(scores, threshold), 4),
         "val_accuracy_at_0.5": round(accuracy_at(scores, 0.5), 4),
         "threshold": round(threshold, 4),
-        "val_offset_within_1": round(float(right), 4),
+        "val_offset_within_1": round(float(within), 4),
         "val_retrieval_5": round(float(found.mean()), 4),
     }
 

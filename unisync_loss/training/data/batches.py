@@ -13,7 +13,9 @@ from einops import rearrange
 from torch import Tensor
 
 from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.training.data.pairs import POSITIVE
 from unisync_loss.training.data.visual_frames import TensorData, VisualFrames, VisualInputs
+from unisync_loss.training.losses import pair_kinds
 
 
 class TrainingBatch(TensorData, ABC):
@@ -60,6 +62,10 @@ class AudioVisualBatch(TrainingBatch, ABC):
     def frames(self) -> int:
         """L."""
 
+    @abstractmethod
+    def scored_pairs(self) -> tuple[Tensor, Tensor]:
+        """Matches and mismatches among all pairs of V windows, (V, V) bool each; rows visual, columns audio."""
+
     def visual_inputs(self, config: UniSyncConfig, *, augmented: bool) -> VisualInputs:
         """Make the visual inputs of an expert, with or without augmentation."""
         return self.visual.inputs(config, augmented=augmented)
@@ -86,6 +92,11 @@ class PairBatch(AudioVisualBatch):
     def windows(self) -> int:
         """N."""
         return len(self.kind)
+
+    def scored_pairs(self) -> tuple[Tensor, Tensor]:
+        """Only the drawn pairs, on the diagonal."""
+        match = self.kind == POSITIVE
+        return torch.diag(match), torch.diag(~match)
 
 
 @dataclass(frozen=True)
@@ -126,3 +137,8 @@ class SegmentBatch(AudioVisualBatch):
             rearrange(label[:, None].expand(-1, windows), "n w -> (n w)") for label in (self.clip, self.speaker)
         ]
         return repeated[0], repeated[1], rearrange(time, "n w -> (n w)")
+
+    def scored_pairs(self) -> tuple[Tensor, Tensor]:
+        """All pairs of windows but those one frame apart in a clip."""
+        kinds = pair_kinds(*self.window_labels())
+        return torch.eye(self.windows, dtype=torch.bool, device=self.clip.device), kinds.same | kinds.cross
