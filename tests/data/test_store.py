@@ -10,11 +10,9 @@ import pytest
 from helpers.small_store import write_store
 from safetensors.numpy import load, save
 
-from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import list_clips, list_split, load_clip
 from unisync_loss.data.store import is_store, list_records, read_features, read_member, read_record, read_window
 from unisync_loss.data.store_writer import ShardWriter, StagedInput, open_store, read_staged
-from unisync_loss.training.data.loading import load_clips
 from unisync_loss.video.encoding import encode_frames, encode_wav
 
 
@@ -147,8 +145,6 @@ def test_splits_of_a_store(clips, tmp_path):
     assert len(list_clips(store)) == 3
     with pytest.raises(ValueError, match=r"expected clips of one split, got a store with 2: give .*/test or .*/train"):
         list_split(store)
-    with pytest.raises(ValueError, match="expected clips of one split"):  # before anything is measured
-        load_clips([str(store)], tmp_path / "cache", UniSyncConfig(), 13, 1, None, print)
     with pytest.raises(ValueError, match="expected clips of the split val, found none"):
         list_clips(store / "val")
     with pytest.raises(FileNotFoundError, match="no such data folder"):

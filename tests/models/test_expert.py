@@ -54,14 +54,6 @@ def test_any_picture_size(expert, height_width):
     assert expert(torch.rand(1, 5, 3, *height_width), torch.rand(1, 3200)).shape == (1, 1)
 
 
-def test_a_long_clip_equals_window_by_window(expert):
-    video, mel = torch.rand(1, 14, 3, 48, 48), torch.rand(1, 80, 45)
-    with torch.no_grad():
-        whole = expert(video, mel)
-        single = [expert(video[:, f : f + 5], mel[:, :, f * 16 // 5 : f * 16 // 5 + 16]) for f in range(10)]
-    assert torch.allclose(whole, torch.cat(single, 1), atol=1e-5)
-
-
 @pytest.mark.parametrize("architecture", ["paper", "small"])
 def test_batch_of_three_is_three_batches_of_one(architecture):
     expert = UniSyncExpert(UniSyncConfig(architecture=architecture, embedding=16)).eval()
@@ -82,18 +74,9 @@ def test_stride_picks_windows(expert):
     ("video", "audio", "message"),
     [
         (torch.rand(1, 4, 3, 96, 96), torch.rand(1, 2560), "at least T = 5 frames .* got T = 4"),
-        (
-            torch.rand(1, 3, 5, 96, 96),
-            torch.rand(1, 3200),
-            r"expected rgb as \(B, T, 3, H, W\).*got \(1, 3, 5, 96, 96\)",
-        ),
-        (torch.zeros(1, 5, 3, 96, 96, dtype=torch.uint8), torch.rand(1, 3200), "floating point.*got .*uint8"),
-        (torch.rand(5, 3, 96, 96), torch.rand(1, 3200), r"expected .*got \(5, 3, 96, 96\)"),
         (torch.rand(1, 25, 3, 96, 96), torch.rand(1, 44100), r"expected about \(B, 16000\) samples for T = 25.*44100"),
         (torch.rand(1, 25, 3, 96, 96), torch.rand(1, 8000), r"expected about \(B, 16000\) samples"),
         (torch.rand(1, 5, 3, 96, 96), torch.rand(1, 16, 80), r"mel features as \(B, 80, L\).*got \(1, 16, 80\)"),
-        (torch.rand(1, 5, 3, 96, 96), torch.zeros(1, 3200, dtype=torch.int16), "floating point, got .*int16"),
-        (torch.rand(1, 5, 3, 96, 96), "speech.wav", "got str"),
     ],
 )
 def test_wrong_input(expert, video, audio, message):
@@ -129,35 +112,3 @@ def test_landmarks_are_free_of_place_and_size():
     points, audio = torch.rand(1, 5, 68, 2), torch.rand(1, 80, 16)
     with torch.no_grad():
         assert torch.allclose(expert(points, audio), expert(7 * points + 3, audio), atol=1e-4)
-
-
-def test_who_speaks_is_left_out_of_coefficients():
-    """A face's own shape adds a constant to all of its coefficients; what is said does not."""
-    expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8)).eval()
-    coefficients = torch.randn(1, 9, 64)
-    with torch.no_grad():
-        plain, other_face = (expert.encode_visual(coefficients + shape) for shape in (0, torch.randn(64)))
-        other_words = expert.encode_visual(coefficients + torch.randn(1, 9, 64))
-    assert torch.allclose(plain, other_face, atol=1e-4)
-    assert not torch.allclose(plain, other_words, atol=1e-2)
-
-
-@pytest.mark.parametrize("visual", ["landmarks", "parsing"])
-def test_who_speaks_is_the_mean_of_the_frames_given(visual):
-    """Frames in another order have the same mean: an unchanged window keeps its embedding."""
-    expert = UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)).eval()
-    video = VIDEO[visual](1, 12)
-    shuffled = torch.cat([video[:, :5], video[:, 5:].flip(1)], 1)
-    with torch.no_grad():
-        whole, other, alone = (expert.encode_visual(v)[:, 0] for v in (video, shuffled, video[:, :5]))
-    assert (whole - other).norm() < 1e-3 * whole.norm()
-    assert (whole - alone).norm() > 1e-2 * whole.norm()
-
-
-def test_a_batch_as_training_has_it_fits_into_memory():
-    """Channels last, a batch of segments: laid out as one tall kernel over the features, this asked for 140 GB."""
-    config = UniSyncConfig(audio="hubert", visual="landmarks", audio_features=192)
-    expert = UniSyncExpert(config).to(memory_format=torch.channels_last)
-    embedding = expert.encode_audio(torch.randn(32, 42, 192), 21)
-    embedding.sum().backward()
-    assert embedding.shape == (32, 17, 512)

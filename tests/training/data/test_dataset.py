@@ -1,4 +1,4 @@
-"""Cached clips: segments, offsets, tempo, sampling weights."""
+"""Cached clips: segments, offsets, tempo."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from unisync_loss import UniSyncConfig
 from unisync_loss.data.clips import list_clips
 from unisync_loss.training.data.cache import load
 from unisync_loss.training.data.dataset import CachedClipDataset
-from unisync_loss.training.data.sampler import speaker_weights
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +58,6 @@ def test_another_tempo_moves_audio_and_frames_alike(folder, cache):
         assert batch.audio[row, 0].numpy() == pytest.approx(step, abs=0.3 if tempo == 1 else 1e-4)
     frame = ramp.segments(np.array([0]), np.array([3.5]), 2).visual.cuts[0, 0].float()
     assert np.abs(frame.numpy() - (cuts[3].astype(float) + cuts[4]) / 2).max() <= 0.5
-
-
-def test_speakers_are_weighted_by_the_root_of_their_duration():
-    weights = speaker_weights(np.array([0, 0, 1]), np.array([300, 600, 100]))
-    assert weights.sum() == pytest.approx(1)
-    assert weights[:2].sum() / weights[2] == pytest.approx(3)
-    assert weights[1] / weights[0] == pytest.approx(2)
 
 
 def test_motion_is_measured_from_the_median(folder, cache, data):

@@ -1,0 +1,60 @@
+"""Architecture `small`: dense encoding equals window by window; the face's own shape is subtracted."""
+
+import pytest
+import torch
+
+from unisync_loss import UniSyncConfig, UniSyncExpert
+
+FRAMES = {
+    "landmarks": lambda frames: torch.rand(1, frames, 68, 2),
+    "parsing": lambda frames: (9 * torch.randn(1, frames, 6, 64, 64)).softmax(2),
+}
+
+
+def test_a_long_clip_equals_window_by_window(expert):
+    video, mel = torch.rand(1, 14, 3, 48, 48), torch.rand(1, 80, 45)
+    with torch.no_grad():
+        whole = expert(video, mel)
+        single = [expert(video[:, f : f + 5], mel[:, :, f * 16 // 5 : f * 16 // 5 + 16]) for f in range(10)]
+    assert torch.allclose(whole, torch.cat(single, 1), atol=1e-5)
+
+
+def test_long_hubert_features_equal_window_by_window():
+    expert = UniSyncExpert(UniSyncConfig(audio="hubert", visual="landmarks", audio_features=32, embedding=8)).eval()
+    features = torch.randn(1, 28, 32)
+    with torch.no_grad():
+        whole = expert.encode_audio(features, 14)
+        single = [expert.encode_audio(features[:, 2 * f : 2 * f + 10], 5) for f in range(10)]
+    assert torch.allclose(whole, torch.cat(single, 1), atol=1e-5)
+
+
+def test_who_speaks_is_left_out_of_coefficients():
+    """A face's own shape adds a constant to all of its coefficients; what is said does not."""
+    expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8)).eval()
+    coefficients = torch.randn(1, 9, 64)
+    with torch.no_grad():
+        plain, other_face = (expert.encode_visual(coefficients + shape) for shape in (0, torch.randn(64)))
+        other_words = expert.encode_visual(coefficients + torch.randn(1, 9, 64))
+    assert torch.allclose(plain, other_face, atol=1e-4)
+    assert not torch.allclose(plain, other_words, atol=1e-2)
+
+
+@pytest.mark.parametrize("visual", ["landmarks", "parsing"])
+def test_who_speaks_is_the_mean_of_the_frames_given(visual):
+    """Frames in another order have the same mean: an unchanged window keeps its embedding."""
+    expert = UniSyncExpert(UniSyncConfig(visual=visual, embedding=8)).eval()
+    video = FRAMES[visual](12)
+    shuffled = torch.cat([video[:, :5], video[:, 5:].flip(1)], 1)
+    with torch.no_grad():
+        whole, other, alone = (expert.encode_visual(v)[:, 0] for v in (video, shuffled, video[:, :5]))
+    assert (whole - other).norm() < 1e-3 * whole.norm()
+    assert (whole - alone).norm() > 1e-2 * whole.norm()
+
+
+def test_a_batch_as_training_has_it_fits_into_memory():
+    """Channels last, a batch of segments: laid out as one tall kernel over the features, this asked for 140 GB."""
+    config = UniSyncConfig(audio="hubert", visual="landmarks", audio_features=192)
+    expert = UniSyncExpert(config).to(memory_format=torch.channels_last)
+    embedding = expert.encode_audio(torch.randn(32, 42, 192), 21)
+    embedding.sum().backward()
+    assert embedding.shape == (32, 17, 512)

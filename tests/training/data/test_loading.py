@@ -1,0 +1,51 @@
+"""Clips of training folders: counted, left out with a reason, of one split."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_store import write_store
+
+from unisync_loss import UniSyncConfig, UniSyncExpert
+from unisync_loss.data.clips import list_clips
+from unisync_loss.training.data.loading import list_folders, load_clips, standardise, stored_coefficients
+from unisync_loss.training.settings import expert_config
+from unisync_loss.video.encoding import encode_frames, encode_wav
+
+
+def test_clips_are_counted_and_those_left_out_are_named(folder, cache, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    lines = []
+    data = load_clips([str(folder), str(tmp_path)], cache, UniSyncConfig(), 13, 1, None, lines.append)
+    assert data.entries == list_clips(folder)
+    what = f"{folder}, {tmp_path}"
+    assert lines[-2].startswith(f"{what}: left out a/b/gone.mp4: no file that can be read")
+    assert lines[-1] == (
+        f"{what}: 6 clips, 3 speakers, 0.1 minutes; left out: 1 that cannot be used, 0 shorter than 13 frames"
+    )
+
+
+def test_a_store_of_several_splits_is_refused_before_anything_is_measured(tmp_path):
+    frames, audio = np.zeros((10, 192, 192, 3), np.uint8), np.zeros(6400, np.float32)
+    members = {"mp4": encode_frames(frames), "wav": encode_wav(audio)}
+    rows = [({"key": f"c/s/{split}", "frames": 10, "split": split}, members) for split in ("train", "test")]
+    store = write_store(tmp_path / "store", rows, source="x")
+    with pytest.raises(ValueError, match="expected clips of one split"):
+        load_clips([str(store)], tmp_path / "cache", UniSyncConfig(), 13, 1, None, print)
+    assert not (tmp_path / "cache").exists()
+    assert [entry.name for entry in list_folders([str(store / "test"), str(store / "train")])] == [
+        "c/s/test.mp4",
+        "c/s/train.mp4",
+    ]
+    assert stored_coefficients([str(store / "train")]) is None
+
+
+def test_coefficients_are_standardised_by_the_training_clips(folder, cache):
+    config = expert_config("mel", "3dmm")
+    data = load_clips([str(folder)], cache, config, 13, 1, None, print)
+    expert = UniSyncExpert(config)
+    standardise(expert, data)
+    values = torch.from_numpy(data.store.per_frame["per_frame"][:, 0].copy())  # as filmed, not mirrored
+    out = expert.visual_input(values[None])
+    assert torch.allclose(out.mean((0, 1)), torch.zeros(out.shape[2]), atol=1e-3)
+    assert torch.allclose(out.std((0, 1)), torch.ones(out.shape[2]), atol=1e-3)
