@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,10 @@ from unisync_loss.demo.generator import (
     faces_of,
     generate,
     lower_half,
-    motion_correlation,
     train_generator,
 )
-from unisync_loss.demo.run import run_demo
-from unisync_loss.demo.scorer import ExpertScorer
+from unisync_loss.demo.report import DemoResult, Measure, write_page
+from unisync_loss.demo.run import Scorer, motion_correlation, run_demo
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.video.clip import read_clip
@@ -74,13 +74,19 @@ def clip(video: Path, expert: UniSyncExpert) -> DemoClip:
 
 
 @pytest.fixture(scope="module")
-def out(video: Path, expert: UniSyncExpert, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished demonstration."""
+def finished(video: Path, expert: UniSyncExpert, tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, Path]:
+    """A finished demonstration and its folder."""
     folder = tmp_path_factory.mktemp("demo") / "deep" / "out"
     before = {name: value.clone() for name, value in expert.state_dict().items()}
-    run_demo(video, folder, expert, steps=2, log=lambda line: None)
+    result = run_demo(video, folder, expert, steps=2, log=lambda line: None)
     assert all(torch.equal(value, before[name]) for name, value in expert.state_dict().items())
-    return folder
+    return result, folder
+
+
+@pytest.fixture(scope="module")
+def out(finished: tuple[DemoResult, Path]) -> Path:
+    """The folder of the finished demonstration."""
+    return finished[1]
 
 
 def numbers(text: str) -> object:
@@ -138,8 +144,34 @@ def test_same_seed_same_numbers(
     assert lines[-1] == again.headline
 
 
+@pytest.mark.parametrize(
+    ("gain", "unisync", "late", "learnt"),
+    [
+        (0.26, 0.73, 0.30, True),
+        (0.0001, 0.73, 0.30, False),  # above zero, but too small
+        (0.04, 0.73, 0.30, False),
+        (-0.1, 0.73, 0.30, False),
+        (0.26, 0.73, 0.75, False),  # late audio scores as high: the gain is not one of timing
+    ],
+)
+def test_outcome_needs_a_clear_gain_and_the_right_time(
+    finished: tuple[DemoResult, Path], gain: float, unisync: float, late: float, learnt: bool
+) -> None:
+    probability = {
+        **finished[0].probability,
+        "unisync": Measure(unisync + 0.05, unisync, unisync + 0.1, 58),
+        "unisync_shifted": Measure(late - 0.05, late - 0.1, late, 58),
+    }
+    changed = replace(finished[0], gain=Measure(gain + 0.08, gain, gain + 0.16, 58), probability=probability)
+    assert changed.learnt is learnt
+    assert changed.headline in write_page(changed, b"", b"")
+    assert ("learnt to move the lips in time" in changed.headline) is learnt
+    assert ("No clear gain" in changed.headline) is not learnt
+    assert json.loads(changed.to_json())["learnt"] is learnt
+
+
 def test_another_seed_gives_other_weights(clip: DemoClip) -> None:
-    losses = [train_generator(clip, 2, seed, None, lambda step, generator: None)[1] for seed in (0, 0, 1)]
+    losses = [[losses[0] for _, losses in train_generator(clip, 2, seed, None)] for seed in (0, 0, 1)]
     assert losses[0] == losses[1]
     assert losses[0][1] != losses[2][1]
 
@@ -162,7 +194,7 @@ def test_split_has_a_gap(frames: int) -> None:
 
 def test_held_out_part_never_trains(clip: DemoClip) -> None:
     rng = torch.Generator().manual_seed(0)
-    batches = [draw_batch(clip.train, rng).frames for _ in range(100)]
+    batches = [draw_batch(clip.train, rng)[0] for _ in range(100)]
     generated = torch.cat(batches)
     assert generated.min() == 0
     assert generated.max() == clip.train.stop - 1
@@ -224,7 +256,7 @@ def test_first_output_is_the_reference(clip: DemoClip) -> None:
 def test_sync_loss_reaches_the_generator(clip: DemoClip, expert: UniSyncExpert) -> None:
     generator = LipGenerator()
     batch = draw_batch(clip.train, torch.Generator().manual_seed(0))
-    _, sync = batch_losses(generator, clip, batch, UniSyncLoss(expert))
+    _, sync = batch_losses(generator, clip, *batch, UniSyncLoss(expert))
     sync.backward()
     assert generator.out.weight.grad is not None
     assert generator.out.weight.grad.abs().sum() > 0
@@ -246,17 +278,17 @@ def test_audio_windows_embed_as_the_whole(clip: DemoClip, expert: UniSyncExpert,
         whole = expert.encode_audio(whole_input, FRAMES)[0]
         windows = expert.encode_audio(audio_windows(clip, starts), 5)[:, 0]
     torch.testing.assert_close(windows, whole[starts], atol=1e-4, rtol=0)
-    torch.testing.assert_close(ExpertScorer(expert, clip).audio, whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(Scorer(expert, clip).audio, whole, atol=1e-4, rtol=0)
 
 
 def test_the_scorer_shifts_the_audio(clip: DemoClip, expert: UniSyncExpert) -> None:
-    scorer = ExpertScorer(expert.eval(), clip)
+    scorer = Scorer(expert.eval(), clip)
     truth = clip.frames[clip.held.start :]
     whole = expert(clip.frames[None], torch.from_numpy(clip.waveform)[None])[0]
     torch.testing.assert_close(scorer.probability(truth), whole[clip.held.start :], atol=1e-4, rtol=0)
     assert len(scorer.probability(truth, 5)) == len(truth) - 4  # with audio of the gap and the training part
     assert len(scorer.probability(truth, -5)) == len(truth) - 4 - 5
-    late = ExpertScorer(expert, clip._replace(audio_input=clip.audio_input.roll(16, dims=0)))  # 16 steps are 5 frames
+    late = Scorer(expert, clip._replace(audio_input=clip.audio_input.roll(16, dims=0)))  # 16 steps are 5 frames
     torch.testing.assert_close(late.probability(truth), scorer.probability(truth, 5), atol=1e-4, rtol=0)
 
 
@@ -287,13 +319,13 @@ def test_clips_that_cannot_be_used(change: dict[str, int], message: str, expert:
 
 def test_files_that_cannot_be_used(expert: UniSyncExpert, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such video file"):
-        run_demo(tmp_path / "none.mp4", tmp_path / "out", expert)
+        run_demo(tmp_path / "none.mp4", tmp_path / "out", expert, steps=1)
     (tmp_path / "text.mp4").write_text("not a film")
     with pytest.raises(ValueError, match=r"text\.mp4: cannot be decoded"):
-        run_demo(tmp_path / "text.mp4", tmp_path / "out", expert)
+        run_demo(tmp_path / "text.mp4", tmp_path / "out", expert, steps=1)
     write_clip(tmp_path / "mute.mp4", np.zeros((100, 64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="expected a video with audio, got no audio stream"):
-        run_demo(tmp_path / "mute.mp4", tmp_path / "out", expert)
+        run_demo(tmp_path / "mute.mp4", tmp_path / "out", expert, steps=1)
 
 
 def test_options_that_cannot_be_used(video: Path, tmp_path: Path) -> None:

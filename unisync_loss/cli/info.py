@@ -41,13 +41,13 @@ def demo(
     video: Annotated[Path | None, typer.Option(help="Clip of one face, 3.5 s or more; default: a drawn face.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and its files.")] = Path("out/demo"),
     model: Model = "mel-rgb",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; default: 240.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 240,
     seed: Seed = 0,
 ) -> None:
     """Train a small generator without and with the loss, and report the difference in lip sync."""
-    from unisync_loss.demo.run import run_demo
+    from unisync_loss.demo.run import DEFAULT_CLIP, run_demo
     from unisync_loss.models.pretrained import load_expert
 
-    result = run_demo(video, out, load_expert(model), seed=seed, steps=steps, log=log)
+    result = run_demo(video or DEFAULT_CLIP, out, load_expert(model), steps=steps, seed=seed, log=log)
     typer.echo(result.table())
     typer.echo(f"report: {out / 'report.html'}")

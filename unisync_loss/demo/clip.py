@@ -31,39 +31,24 @@ REFERENCE_GAP = 8  # least distance of these from their target, in frames
 
 
 class DemoClip(NamedTuple):
-    """A clip with the inputs of generator and expert.
+    """A clip with the inputs of generator and expert."""
 
-    Attributes:
-        frames: RGB (T, 3, 96, 96) in [0, 1].
-        references: (T, 3, 96, 96), see :func:`references_of`.
-        mel: (80, L) of the whole clip, input of the generator.
-        audio_input: (L, F) of the whole clip, input of the expert.
-        audio: audio representation of the expert, ``mel`` or ``hubert``.
-        waveform: (640 · T,) at 16 kHz.
-        train: frames to train on.
-        held: later frames, held out.
-    """
-
-    frames: Tensor
-    references: Tensor
-    mel: Tensor
-    audio_input: Tensor
-    audio: str
-    waveform: NDArray[np.float32]
-    train: range
-    held: range
+    frames: Tensor  # RGB (T, 3, 96, 96) in [0, 1]
+    references: Tensor  # (T, 3, 96, 96), see references_of
+    mel: Tensor  # (80, L), input of the generator
+    audio_input: Tensor  # (L, F), audio features of the expert
+    audio: str  # representation of these, mel or hubert
+    waveform: NDArray[np.float32]  # (640 · T,) at 16 kHz
+    train: range  # frames to train on
+    held: range  # later frames, held out
 
 
 def load_demo_clip(video: Path, expert: UniSyncExpert) -> DemoClip:
-    """Read a clip, split it in time and compute the inputs of generator and expert.
-
-    Args:
-        video: a clip of one face of at least 3.5 s; the first 20 s are used.
-        expert: on RGB, on the CPU.
+    """Read the first 20 s of a clip, split it in time and compute the inputs of generator and expert.
 
     Raises:
-        ValueError: for a clip that cannot be decoded, is too short, is far from square, or is silent or still in either
-            part; for an expert on another visual representation.
+        ValueError: for a clip that cannot be decoded, is shorter than 3.5 s, is far from square, or is silent or still
+            in either part; for an expert on another visual representation than RGB.
         FileNotFoundError: when there is no such file.
     """
     if expert.visual_input.needs_mesh:
@@ -98,18 +83,10 @@ def split_time(frames: int) -> tuple[range, range]:
 
 
 def references_of(frames: Tensor, train: range) -> Tensor:
-    """Average the training frames of the most similar pose, as the reference of each frame.
+    """Average, for each of the frames (T, 3, 96, 96), the six training frames of the most similar upper half.
 
-    The reference of Wav2Lip is one frame of another time, which takes long training to move into place. Here it is the
-    mean of the six training frames at least 8 frames away whose upper halves are most similar; a mean of several mouths
-    does not reveal the mouth of the target.
-
-    Args:
-        frames: (T, 3, 96, 96).
-        train: frame numbers that may be used.
-
-    Returns:
-        (T, 3, 96, 96).
+    The reference of Wav2Lip is one frame of another time, which takes long training to move into place. Frames within
+    8 of the target are left out; the mean of several mouths does not reveal that of the target.
     """
     upper = rearrange(F.avg_pool2d(frames[:, :, : SIZE // 2], 4), "t c h w -> t (c h w)")
     distance = torch.cdist(upper, upper[train.start : train.stop])
@@ -119,14 +96,9 @@ def references_of(frames: Tensor, train: range) -> Tensor:
 
 
 def mel_around(mel: Tensor, frames: Tensor) -> Tensor:
-    """Cut 0.2 s of mel centred on each frame; moved inwards at the ends of the clip.
+    """Cut 0.2 s of mel (80, L) centred on each frame, (N, 1, 80, 16); moved inwards at the ends of the clip.
 
-    Args:
-        mel: (80, L).
-        frames: (N,) frame numbers, may be fractional.
-
-    Returns:
-        (N, 1, 80, 16).
+    Frame numbers (N,) may be fractional.
     """
     steps = WINDOW_STEPS["mel"]
     middles = (frames + 0.5) * (STEP_RATE["mel"] / FPS)
@@ -135,15 +107,7 @@ def mel_around(mel: Tensor, frames: Tensor) -> Tensor:
 
 
 def audio_windows(clip: DemoClip, starts: Tensor) -> Tensor:
-    """Cut windows out of the expert's audio input of the whole clip.
-
-    Args:
-        clip: the clip.
-        starts: (B,) first frames.
-
-    Returns:
-        (B, 80, 16) mel or (B, 10, F) HuBERT.
-    """
+    """Cut the expert's audio features at first frames (B,) into windows, (B, 80, 16) mel or (B, 10, F) HuBERT."""
     first = starts * STEP_RATE[clip.audio] // FPS
     windows = clip.audio_input[first[:, None] + torch.arange(WINDOW_STEPS[clip.audio])]
     return rearrange(windows, "b l f -> b f l") if clip.audio == "mel" else windows

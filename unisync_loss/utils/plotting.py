@@ -138,10 +138,6 @@ body{font:16px/1.55 system-ui,sans-serif;color:#1f2933;background:#f5f7fa;margin
 main{max-width:1040px;margin:0 auto;padding:40px 24px 64px}
 h1{font-size:34px;line-height:1.2;margin:0 0 8px}h2{font-size:20px;margin:40px 0 8px}
 .lead{color:#52606d;margin:0 0 24px;max-width:48em}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:16px}
-.card{background:#fff;border-radius:10px;padding:16px 20px;box-shadow:0 1px 3px #0002;border-top:4px solid #9aa5b1}
-.card b{display:block;font-size:36px;line-height:1.2}.card span{color:#52606d;font-size:14px}
-.rec{border-color:#d9822b}.uni{border-color:#0b7285}.uni b{color:#0b7285}
 img,video{width:100%;background:#fff;border-radius:10px;box-shadow:0 1px 3px #0002;display:block}
 table{border-collapse:collapse;background:#fff;border-radius:10px;box-shadow:0 1px 3px #0002;width:100%}
 td,th{padding:7px 14px;text-align:right;border-bottom:1px solid #e4e7eb}td:first-child,th:first-child{text-align:left}
