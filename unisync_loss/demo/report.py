@@ -182,8 +182,8 @@ def draw_video(result: DemoResult, videos: Mapping[str, Tensor]) -> Picture:
     figure = new_figure(width / 100, 2.4)
     axes = figure.add_axes((0.06, 0.2, 0.92, 0.5))
     for column, name in enumerate(videos):
-        style = {"ha": "center", "color": COLOURS[name], "fontsize": 14, "weight": "bold"}
-        figure.text((column + 0.5) / len(videos), 0.88, LABELS[name], **style)
+        x = (column + 0.5) / len(videos)
+        figure.text(x, 0.88, LABELS[name], ha="center", color=COLOURS[name], fontsize=14, weight="bold")
         times = (np.arange(len(result.series[name])) + WINDOW_FRAMES / 2) / FPS
         axes.plot(times, result.series[name], color=COLOURS[name], lw=1.8)
     axes.set_xlim(0, frames / FPS)
@@ -193,8 +193,8 @@ def draw_video(result: DemoResult, videos: Mapping[str, Tensor]) -> Picture:
     canvas: Picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
     curves = np.repeat(canvas[None], frames, axis=0)
     for frame in range(frames):  # the cursor
-        x = round(width * (0.06 + 0.92 * (frame + 0.5) / frames))
-        curves[frame, 72:192, x - 1 : x + 1] = (200, 30, 60)
+        middle = round(width * (0.06 + 0.92 * (frame + 0.5) / frames))
+        curves[frame, 72:192, middle - 1 : middle + 1] = (200, 30, 60)
     return np.concatenate([faces, curves], axis=1)
 
 
