@@ -81,6 +81,25 @@ def test_a_peer_runs_through_the_protocols(measuring, beside_weights, tmp_path, 
     assert "retrieval@11" in printed
 
 
+def test_the_features_of_ones_own_model_run(tmp_path, monkeypatch):
+    """The provider of docs/data.md, with a model that exists."""
+
+    class FaceModel(torch.nn.Module):
+        def forward(self, crops: torch.Tensor) -> torch.Tensor:
+            return crops.mean((2, 3)).repeat(1, 22)[:, :64]
+
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(FaceModel()).save("face_model.pt")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(code, names)
+    frames = np.random.default_rng(0).integers(0, 256, (40, 192, 192, 3), dtype=np.uint8)
+    features = names["features"](frames, np.zeros(40 * 640, np.float32))
+    assert list(features) == ["3dmm"]
+    assert (features["3dmm"].shape, features["3dmm"].dtype) == ((40, 64), np.float32)
+    assert np.allclose(features["3dmm"][:, :3], frames.mean((1, 2)) / 255, atol=1e-3)
+
+
 def test_every_figure_of_the_reports_is_explained():
     text = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
     track = TrackScores(0, np.full((60, 31), 0.5, np.float32), np.full(60, 0.2, np.float32), [])

@@ -1,6 +1,7 @@
-"""`unisync prepare --features`, `train` and `eval` with the user's own coefficients and parsing maps."""
+"""`unisync prepare --features`, `train`, `eval` and `score` with the user's own coefficients and parsing maps."""
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -42,7 +43,7 @@ def store(folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("features")
     (root / "my_features.py").write_text(HOOK)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(root)
+        patch.setattr("sys.path", [*sys.path])  # to which the command adds the working directory
         patch.chdir(root)
         unisync("prepare", folder, "--out", root / "store", "--features", "my_features:features")
     return root / "store"
@@ -53,8 +54,8 @@ def train(store, out, visual, *overrides):
     return [str(part) for part in ("train", "--data", store, "--out", out, "--visual", visual, *settings)]
 
 
-@pytest.mark.parametrize(("visual", "width", "steps"), [("3dmm", 64, 40), ("parsing", 6, 20)])
-def test_an_expert_learns_from_stored_features(store, tmp_path, visual, width, steps):
+@pytest.mark.parametrize(("visual", "width", "steps", "right"), [("3dmm", 64, 40, 5), ("parsing", 6, 20, 3)])
+def test_an_expert_learns_from_stored_features(store, tmp_path, visual, width, steps, right):
     unisync(*train(store, tmp_path / "run", visual, f"steps={steps}"))
     expert = load_expert(tmp_path / "run" / "last")
     assert expert.config.visual_features == width
@@ -64,6 +65,11 @@ def test_an_expert_learns_from_stored_features(store, tmp_path, visual, width, s
     report = json.loads((tmp_path / "eval.json").read_text())
     assert report["clips"] == 6
     assert report["pairs"]["auc"] > 0.6
+    unisync("score", store, "--model", tmp_path / "run" / "last", "--json", tmp_path / "score.json")
+    videos = json.loads((tmp_path / "score.json").read_text())["videos"]
+    clips = [f"{store}/drawn/s{speaker}/{number}_000.mp4" for speaker in range(3) for number in range(2)]
+    assert [video["video"] for video in videos] == clips
+    assert sum(video["tracks"][0]["offset_frames"] == 0 for video in videos) >= right
 
 
 def test_features_that_do_not_fit_are_refused_before_any_work(store, folder, tmp_path):

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,10 +7,13 @@ import torch
 from einops import rearrange
 from helpers.media import mux
 from helpers.scoring import whole, write_shifted
+from helpers.small_store import write_feature_store
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
+from unisync_loss.data import clips
+from unisync_loss.data.clips import clip_features, list_clips, load_clip, stored_mesh
 from unisync_loss.demo.run import DEFAULT_CLIP
-from unisync_loss.evaluation.video_scores import score_video
+from unisync_loss.evaluation.video_scores import score_clip, score_video
 from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.pretrained import load_expert
@@ -119,6 +123,34 @@ def test_errors_of_a_stage_arrive_and_no_thread_is_left(tmp_path, expert, face):
     with pytest.raises(ValueError, match="the finder broke"):
         score_video(path, expert, finder=broken)
     assert threading.active_count() == before
+
+
+def test_a_clip_of_a_store_is_scored_by_its_features(tmp_path, face):
+    """Three frames early, so that the features of the first three are not used."""
+    short = face._replace(frames=face.frames[:40], waveform=face.waveform[: 40 * 640])
+    made = {"3dmm": lambda rng, frames: rng.normal(size=(frames, 64)).astype(np.float32)}
+    (listed,) = list_clips(write_feature_store(tmp_path / "store", {"a/s0/0": short}, **made))
+    entry, expert = replace(listed, offset=-3.0), UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8)).eval()
+    scores = score_clip(entry, expert)
+    with torch.inference_mode():
+        visual = expert.encode_visual(torch.from_numpy(clip_features(entry, "3dmm")[None, 3:]))
+        audio = expert.encode_audio(torch.from_numpy(load_clip(entry).waveform)[None], 37)
+    (track,) = scores.tracks
+    assert np.allclose(track.table, offset_matrix(audio, visual, 15)[0].numpy(), atol=1e-5, equal_nan=True)
+    assert np.nanstd(track.table) > 1e-3
+    assert track.level.shape == (33,)
+    assert [mouth.shape for _, mouth in track.mouths] == 37 * [(88, 88, 3)]
+    assert scores.seconds == pytest.approx(37 / 25)
+
+
+def test_a_clip_of_a_store_is_scored_by_its_mesh(tmp_path, face, monkeypatch):
+    monkeypatch.setattr(clips, "face_mesh", lambda *given, **named: pytest.fail("measured again"))
+    short = face._replace(frames=face.frames[:40], waveform=face.waveform[: 40 * 640])
+    made = {"mesh": lambda rng, frames: rng.uniform(size=(frames, 468, 3)).astype(np.float16)}
+    (entry,) = list_clips(write_feature_store(tmp_path / "store", {"a/s0/0": short}, **made))
+    assert stored_mesh(entry) is not None
+    expert = UniSyncExpert(UniSyncConfig(visual="landmarks", visual_features=136, embedding=8)).eval()
+    assert np.nanstd(score_clip(entry, expert).tracks[0].table) > 1e-3
 
 
 def test_what_cannot_be_made_from_video_is_refused_before_any_work(tmp_path):

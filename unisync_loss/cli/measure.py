@@ -30,14 +30,19 @@ def evaluate(
 
 @app.command()
 def score(
-    paths: Annotated[list[Path], typer.Argument(help="Videos, and folders of videos.", metavar="VIDEO|FOLDER...")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Videos, folders of videos, stores and their splits.", metavar="VIDEO|FOLDER|STORE..."),
+    ],
     model: Model = "mel-rgb",
     reference: Annotated[
         bool,
         typer.Option("--compare", help="Compare later paths with the real videos of the first, paired by file name."),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html and a figure per video.")] = None,
-    film: Annotated[bool, typer.Option("--film", help="Also write each video there, with its curve.")] = False,
+    film: Annotated[
+        bool, typer.Option("--film", help="Also write each video there, with its curve; not for stores.")
+    ] = False,
     json_file: Json = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write one row per face to this file.")] = None,
     seed: Seed = 0,

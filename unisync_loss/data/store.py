@@ -56,6 +56,11 @@ def is_store(root: str | os.PathLike[str]) -> bool:
     return (Path(root) / "store.json").is_file()
 
 
+def is_store_or_split(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a store, or ``STORE/train``, ``STORE/val`` or ``STORE/test``: a split of one."""
+    return is_store(path) or (not Path(path).is_dir() and is_store(Path(path).parent))
+
+
 def read_lines(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Lines of all inputs of a store in the order written, each with its shard.
 

@@ -1,4 +1,4 @@
-"""The ``unisync score`` command: videos and folders of videos, with report, film and comparison."""
+"""The ``unisync score`` command: videos, folders of videos and clip stores, with report, film and comparison."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
+from unisync_loss.data.clips import ClipEntry, list_clips
+from unisync_loss.data.store import is_store_or_split
 from unisync_loss.evaluation.compare import NamedVideo, compare, pair_videos
 from unisync_loss.evaluation.film import write_film
 from unisync_loss.evaluation.results import Comparison, ScoredVideo, ScoreReport, VideoResult
 from unisync_loss.evaluation.video_page import draw_video, pack_matrices, write_score_page
-from unisync_loss.evaluation.video_scores import VideoScores, score_video
+from unisync_loss.evaluation.video_scores import OnProgress, VideoScores, score_clip, score_video
 from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
-from unisync_loss.video.face_detection import MediaPipeFinder
+from unisync_loss.video.face_detection import FaceFinder, MediaPipeFinder
+
+_Source: TypeAlias = Path | ClipEntry  # video file, or clip of a store
 
 
 def score_paths(
@@ -31,14 +36,15 @@ def score_paths(
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
 ) -> ScoreReport:
-    """Score videos and folders of videos; a video that cannot be scored gets an ``error``, the others go on.
+    """Score videos and clips of stores; one that cannot be scored gets an ``error``, the others go on.
 
     Args:
-        paths: files, or folders that are searched.
+        paths: video files, folders that are searched, and stores of ``unisync prepare`` or splits of them, whose
+            clips are named ``STORE/<corpus>/<speaker>/<clip>.mp4``.
         expert: of any pair of representations, in eval mode.
         model: its name.
         report: folder for ``report.html`` and a figure and the sync matrix of every video; created if missing.
-        film: also write every video into that folder, with its curve drawn below the image.
+        film: also write every video into that folder, with its curve drawn below the image; not for stores.
         reference: the first path holds real videos; each of the others holds generated versions of them, which are
             compared with the real ones, paired by file name.
         seed: of the intervals.
@@ -49,31 +55,32 @@ def score_paths(
 
     Raises:
         FileNotFoundError: when a path does not exist.
-        ValueError: when a folder holds no video, or, with ``reference``, no video has a pair.
+        ValueError: when a folder holds no video, with ``film`` for a store, or, with ``reference``, when no video has a
+            pair.
         ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
     """
-    groups = {str(path): find_videos(path) for path in paths}
-    todo = [(group, video) for group, videos in groups.items() for video in videos]
+    groups = {str(path): _find(path) for path in paths}
+    todo = [(group, name, source) for group, sources in groups.items() for name, source in sources.items()]
     _check(groups, report, film=film, reference=reference)
-    finder, progress, threshold = MediaPipeFinder(), Progress(log, len(todo)), expert.config.threshold
+    progress, threshold = Progress(log, len(todo)), expert.config.threshold
+    finder = MediaPipeFinder() if any(isinstance(source, Path) for _, _, source in todo) else None
     videos: list[VideoResult] = []
-    for index, (group, video) in enumerate(todo):
-        label, share = f"{index + 1}/{len(todo)} {video.name}", 0.5 if film else 1.0
-        watch = partial(_report, progress, index, share, label)
+    for index, (group, name, source) in enumerate(todo):
+        label, share = f"{index + 1}/{len(todo)} {Path(name).name}", 0.5 if film else 1.0
         try:
-            scores = score_video(video, expert, finder=finder, on_progress=watch)
-            scored = summarise_video(video.as_posix(), scores, threshold, seed)
+            scores = _score(source, expert, finder, partial(_report, progress, index, share, label))
+            scored = summarise_video(name, scores, threshold, seed)
         except (ValueError, OSError) as error:
-            videos.append({"video": video.as_posix(), "group": group, "error": str(error).removeprefix(f"{video}: ")})
+            videos.append({"video": name, "group": group, "error": _reason(error, source)})
             continue
         scored["group"] = group
         videos.append(scored)
         if report:
-            name = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', video.stem)}"
-            _write_figure(report / name, scored, scores, threshold)
-            if film:
+            stem = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).stem)}"
+            _write_figure(report / stem, scored, scores, threshold)
+            if film and isinstance(source, Path):
                 watch = partial(_report, progress, index + share, share, f"{label}, film")
-                write_film(video, scores, threshold, report / f"{name}.mp4", watch)
+                write_film(source, scores, threshold, report / f"{stem}.mp4", watch)
     result: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if reference:
         result["comparison"] = _compare(videos, list(groups), seed)
@@ -82,24 +89,49 @@ def score_paths(
     return result
 
 
+def _find(path: Path) -> dict[str, _Source]:
+    """Clips of a store or of a split, or video files, by name."""
+    if is_store_or_split(path):
+        return {(path / entry.name).as_posix(): entry for entry in list_clips(path)}
+    return {video.as_posix(): video for video in find_videos(path)}
+
+
+def _score(source: _Source, expert: UniSyncExpert, finder: FaceFinder | None, on_progress: OnProgress) -> VideoScores:
+    if isinstance(source, Path):
+        return score_video(source, expert, finder=finder, on_progress=on_progress)
+    scores = score_clip(source, expert)
+    on_progress(scores.seconds, scores.seconds)
+    return scores
+
+
+def _reason(error: Exception, source: _Source) -> str:
+    """Message of an error without the name of the video, which stands beside it."""
+    names = (source,) if isinstance(source, Path) else (source.name, source.path)
+    text = str(error)
+    for name in names:
+        text = text.removeprefix(f"{name}: ")
+    return text
+
+
 def _compare(videos: Sequence[VideoResult], groups: Sequence[str], seed: int) -> list[Comparison]:
     """Compare the videos of each later group with those of the first."""
     real, *generated = ([video for video in videos if video["group"] == group] for group in groups)
     return compare(real, dict(zip(groups[1:], generated, strict=True)), seed)
 
 
-def _check(groups: Mapping[str, Sequence[Path]], report: Path | None, *, film: bool, reference: bool) -> None:
+def _check(groups: Mapping[str, Mapping[str, _Source]], report: Path | None, *, film: bool, reference: bool) -> None:
     """Refuse impossible settings before any work, and create the folder of the report."""
     if reference and len(groups) < 2:
         raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
     if reference:
-        real, *generated = (
-            [NamedVideo(video.as_posix(), group) for video in videos] for group, videos in groups.items()
-        )
+        real, *generated = ([NamedVideo(name, group) for name in sources] for group, sources in groups.items())
         for videos in generated:
             pair_videos(real, videos)
     if film and report is None:
         raise ValueError("film: expected a folder for the report, got none")
+    stores = [group for group in groups if is_store_or_split(group)]
+    if film and stores:
+        raise ValueError(f"film: expected video files, got a store of clips: {stores[0]}")
     if report:
         report.mkdir(parents=True, exist_ok=True)
 

@@ -1,7 +1,7 @@
-"""Sync scores of every face of a video, in constant memory.
+"""Sync scores of every face of a video, in constant memory, and of a clip.
 
-Three stages run at the same time, each a little ahead of the next: decoding, face tracking, network. A frame is
-embedded once; of a window only its scores at the 31 offsets are kept.
+For a video, three stages run at the same time, each a little ahead of the next: decoding, face tracking, network. A
+frame is embedded once; of a window only its scores at the 31 offsets are kept.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.data.clips import ClipEntry, load_clip
+from unisync_loss.evaluation.embeddings import embed_clip, offset_table
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
@@ -141,6 +143,29 @@ def score_video(
     cut = seconds < 0.95 * facts.seconds - 0.5
     notes = [f"only {seconds:.1f} of {facts.seconds:.1f} s could be decoded"] if cut else []
     return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
+
+
+def score_clip(entry: ClipEntry, expert: UniSyncExpert) -> VideoScores:
+    """Score the one face of a clip of a store, as ``unisync eval`` reads it.
+
+    Args:
+        entry: of :func:`unisync_loss.data.clips.list_clips`; its offset is corrected.
+        expert: in eval mode, of any pair; stored coefficients, parsing maps or mesh are used where the clip has them.
+
+    Returns:
+        The scores; one track.
+
+    Raises:
+        ValueError: for a clip that cannot be decoded or shows no face where the expert needs one, or an expert whose
+            representation is neither stored with the clip nor can be made from video.
+        ImportError: without PyAV, or without MediaPipe when the mesh has to be measured.
+    """
+    clip = load_clip(entry)
+    table = offset_table(embed_clip(expert, entry, clip)).astype(np.float32)
+    kept = range(0, len(clip.frames), -(-len(clip.frames) // _STRIP))
+    mouths = [(number, clip.frames[number][_MOUTH].copy()) for number in kept]
+    track = TrackScores(0, table, window_levels(clip.waveform).astype(np.float32), mouths)
+    return VideoScores([track], [], len(clip.frames) / FPS, [])
 
 
 def _drop_undrawn_mouths(tracks: Iterable[_TrackScorer]) -> None:

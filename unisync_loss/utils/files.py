@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,12 +20,16 @@ BUNDLED = _PACKAGE / "weights"
 
 
 def load_hook(text: str, otherwise: str = "") -> Callable[..., Any]:
-    """Import ``module:function``.
+    """Import ``module:function``, from the installed packages or the working directory.
 
     Raises:
         ValueError: when there is no such thing.
     """
     module, _, function = text.partition(":")
+    if (
+        os.getcwd() not in sys.path
+    ):  # `python -m` searches the working directory by itself, an installed script does not
+        sys.path.append(os.getcwd())
     try:
         hook = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

@@ -89,7 +89,7 @@ def check_provided(config: UniSyncConfig) -> None:
     if config.visual == "3dmm" and count != EXPRESSIONS:
         raise ValueError(
             f"3dmm: expected the {EXPRESSIONS} coefficients that are made from video, got an expert on {count} of "
-            "another face model: store that model's coefficients with unisync prepare --features"
+            "another face model: store that model's coefficients with unisync prepare --features and use the store"
         )
     if config.visual == "landmarks":
         landmark_layout(count)

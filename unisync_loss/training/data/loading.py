@@ -9,7 +9,7 @@ import torch
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import ClipEntry, list_split
-from unisync_loss.data.store import is_store
+from unisync_loss.data.store import is_store_or_split
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.coefficients import MorphableInput
 from unisync_loss.training.data.cache import build_cache
@@ -72,7 +72,7 @@ def stored_coefficients(folders: Sequence[str]) -> int | None:
     Raises:
         ValueError: when some clips have none, or numbers differ.
     """
-    stores = [folder for folder in folders if is_store(folder) or is_store(Path(folder).parent)]
+    stores = [folder for folder in folders if is_store_or_split(folder)]
     return stored_width(list_folders(stores), "3dmm")
 
 
