@@ -85,11 +85,14 @@ def test_the_features_of_ones_own_model_run(tmp_path, monkeypatch):
     """The provider of docs/data.md, with a model that exists."""
 
     class FaceModel(torch.nn.Module):
-        def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        def forward(self, crops):
             return crops.mean((2, 3)).repeat(1, 22)[:, :64]
 
     monkeypatch.chdir(tmp_path)
-    torch.jit.script(FaceModel()).save("face_model.pt")
+    sizes = ({0: torch.export.Dim("n")},)
+    torch.export.save(
+        torch.export.export(FaceModel(), (torch.zeros(2, 3, 224, 224),), dynamic_shapes=sizes), "face_model.pt2"
+    )
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.DOTALL)
     names = {}
     exec(code, names)

@@ -1,12 +1,13 @@
-"""Atomic writes."""
+"""Atomic writes, and functions by name."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from unisync_loss.utils.files import atomic_path, write_atomically
+from unisync_loss.utils.files import atomic_path, load_hook, write_atomically
 
 
 def test_atomic_path_replaces_on_success(tmp_path: Path) -> None:
@@ -40,3 +41,13 @@ def test_atomic_path_keeps_the_earlier_file_on_failure(tmp_path: Path) -> None:
 def test_undecodable_file_names_survive(tmp_path: Path) -> None:
     write_atomically(tmp_path / "list.txt", b"caf\xe9.mp4".decode(errors="surrogateescape"))
     assert (tmp_path / "list.txt").read_bytes() == b"caf\xe9.mp4"
+
+
+def test_functions_are_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed script, unlike `python -m`, does not search it by itself."""
+    (tmp_path / "hooks_of_mine.py").write_text("def speaker(path):\n    return 'someone'\n")
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    with pytest.raises(ValueError, match="expected module:function, got 'hooks_of_mine:speaker'"):
+        load_hook("hooks_of_mine:speaker")
+    monkeypatch.chdir(tmp_path)
+    assert load_hook("hooks_of_mine:speaker")("a.mp4") == "someone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
-from unisync_loss.video.face_detection import FaceFinder, MediaPipeFinder
+from unisync_loss.video.face_detection import MediaPipeFinder
 
 _Source: TypeAlias = Path | ClipEntry  # video file, or clip of a store
 
@@ -55,20 +55,18 @@ def score_paths(
 
     Raises:
         FileNotFoundError: when a path does not exist.
-        ValueError: when a folder holds no video, with ``film`` for a store, or, with ``reference``, when no video has a
-            pair.
+        ValueError: for a folder without a video, ``film`` for a store, or ``reference`` without a pair.
         ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
     """
     groups = {str(path): _find(path) for path in paths}
     todo = [(group, name, source) for group, sources in groups.items() for name, source in sources.items()]
     _check(groups, report, film=film, reference=reference)
     progress, threshold = Progress(log, len(todo)), expert.config.threshold
-    finder = MediaPipeFinder() if any(isinstance(source, Path) for _, _, source in todo) else None
     videos: list[VideoResult] = []
     for index, (group, name, source) in enumerate(todo):
         label, share = f"{index + 1}/{len(todo)} {Path(name).name}", 0.5 if film else 1.0
         try:
-            scores = _score(source, expert, finder, partial(_report, progress, index, share, label))
+            scores = _score(source, expert, partial(_report, progress, index, share, label))
             scored = summarise_video(name, scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": name, "group": group, "error": _reason(error, source)})
@@ -78,9 +76,9 @@ def score_paths(
         if report:
             stem = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).stem)}"
             _write_figure(report / stem, scored, scores, threshold)
-            if film and isinstance(source, Path):
+            if film:
                 watch = partial(_report, progress, index + share, share, f"{label}, film")
-                write_film(source, scores, threshold, report / f"{stem}.mp4", watch)
+                write_film(name, scores, threshold, report / f"{stem}.mp4", watch)
     result: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if reference:
         result["comparison"] = _compare(videos, list(groups), seed)
@@ -96,9 +94,12 @@ def _find(path: Path) -> dict[str, _Source]:
     return {video.as_posix(): video for video in find_videos(path)}
 
 
-def _score(source: _Source, expert: UniSyncExpert, finder: FaceFinder | None, on_progress: OnProgress) -> VideoScores:
+_mediapipe = cache(MediaPipeFinder)  # one for all videos
+
+
+def _score(source: _Source, expert: UniSyncExpert, on_progress: OnProgress) -> VideoScores:
     if isinstance(source, Path):
-        return score_video(source, expert, finder=finder, on_progress=on_progress)
+        return score_video(source, expert, finder=_mediapipe(), on_progress=on_progress)
     scores = score_clip(source, expert)
     on_progress(scores.seconds, scores.seconds)
     return scores
