@@ -50,13 +50,13 @@ def store(folder, tmp_path_factory):
 
 
 def train(store, out, visual, *overrides):
-    settings = ("clips=6", "segments=1", "ema=0.9", "workers=1", "device=cpu", *overrides)
+    settings = ("recipe.clips=6", "recipe.segments=1", "optimiser.ema=0.9", "data.workers=1", "run.device=cpu", *overrides)
     return [str(part) for part in ("train", "--data", store, "--out", out, "--visual", visual, *settings)]
 
 
 @pytest.mark.parametrize(("visual", "width", "steps", "right"), [("3dmm", 64, 40, 5), ("parsing", 6, 20, 3)])
 def test_an_expert_learns_from_stored_features(store, tmp_path, visual, width, steps, right):
-    unisync(*train(store, tmp_path / "run", visual, f"steps={steps}"))
+    unisync(*train(store, tmp_path / "run", visual, f"recipe.steps={steps}"))
     expert = load_expert(tmp_path / "run" / "last")
     assert expert.config.visual_features == width
     if visual == "3dmm":
