@@ -50,7 +50,14 @@ def store(folder, tmp_path_factory):
 
 
 def train(store, out, visual, *overrides):
-    settings = ("recipe.clips=6", "recipe.segments=1", "optimiser.ema=0.9", "data.workers=1", "run.device=cpu", *overrides)
+    settings = (
+        "recipe.clips=6",
+        "recipe.segments=1",
+        "optimiser.ema=0.9",
+        "data.workers=1",
+        "run.device=cpu",
+        *overrides,
+    )
     return [str(part) for part in ("train", "--data", store, "--out", out, "--visual", visual, *settings)]
 
 
