@@ -140,7 +140,7 @@ def score_video(
         loudest = audio.loudest(frames)
     seconds = frames / FPS
     _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
-    cut = seconds < 0.95 * facts.seconds - 0.5
+    cut = seconds < 0.95 * facts.seconds - 0.5  # headers round, and count audio after the last frame
     notes = [f"only {seconds:.1f} of {facts.seconds:.1f} s could be decoded"] if cut else []
     return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
 
@@ -191,6 +191,7 @@ def _refuse_unscorable(
 def _track(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
     """Tracks of a whole video; a gap in the time stamps ends all tracks."""
     used = 0
+    # frame number and tick differ by a constant until frames are missing
     for _, run in groupby(enumerate(pictures), key=lambda numbered: numbered[1].tick - numbered[0]):
         consecutive = (picture for _, picture in run)
         first = next(consecutive)
@@ -222,6 +223,7 @@ class _AudioWindows:
         exists = (numbers >= 0) & (row < len(embeddings))
         result = embeddings.new_zeros(len(numbers), self.expert.config.embedding)
         level = np.zeros(len(numbers), levels.dtype)
+        # windows before the first frame and after the end of the audio stay 0, marked as missing
         result[torch.from_numpy(exists)] = embeddings[torch.from_numpy(row[exists])]
         level[exists] = levels[row[exists]]
         return result, exists, level
@@ -237,7 +239,7 @@ class _AudioWindows:
             begin = max(0, number * _CHUNK - self.margin)
             end = (number + 1) * _CHUNK + self.margin
             self.chunks[number] = self._embed(begin, end, number * _CHUNK - begin)
-            self.chunks.pop(number - 3, None)
+            self.chunks.pop(number - 3, None)  # tracks lag behind the newest frame by seconds, not by a minute
         return self.chunks[number]
 
     def _embed(self, begin: int, end: int, margin: int) -> tuple[Tensor, Array]:
@@ -274,7 +276,7 @@ class _TrackScorer:
         for crop in crops:
             if self.frames % self.every == 0:
                 self.mouths.append((self.start + self.frames, crop[_MOUTH].copy()))
-                if len(self.mouths) >= 2 * _STRIP:
+                if len(self.mouths) >= 2 * _STRIP:  # every second one is dropped: evenly spread at any length
                     self.mouths, self.every = self.mouths[::2], 2 * self.every
             self.frames += 1
         self.waiting.extend(self.mesh_finder(crops) if self.mesh_finder else crops)

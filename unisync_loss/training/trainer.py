@@ -31,7 +31,7 @@ from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 
 SHORTEST_VAL = 7  # frames: two windows that are two frames apart
-_LOG_SECONDS = 10.0  # between records
+_LOG_SECONDS = 10.0  # between records; reading a loss makes a GPU wait
 
 
 def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, log: Callable[[str], None]) -> None:

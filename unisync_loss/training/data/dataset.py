@@ -70,6 +70,7 @@ def load_aligned(
     waveform = waveform[start : start + (last - first) * SAMPLES_PER_FRAME]
     per_frame, per_clip = PARTS[part].read(config, stored, slice(first, last))
     windows = last - first - WINDOW_FRAMES + 1
+    # one value per frame, though none of the last four begins a window
     voiced = np.pad(voiced_windows(waveform, windows), (0, WINDOW_FRAMES - 1))
     return AlignedClip(per_frame, per_clip, audio_features(waveform), voiced)
 
@@ -182,6 +183,7 @@ class CachedClipDataset:
             tempo: (N,) frames of the clip per frame of the segment, or one for all.
         """
         tempo = np.broadcast_to(np.asarray(tempo, float), start.shape).copy()
+        # windows begin at frames of the segment, which at another tempo lie between frames of the clip
         window = start[:, None] + np.arange(length - WINDOW_FRAMES + 1) * tempo[:, None]
         voiced = self.store.voiced[self.store.first_frame[clip, None] + window.astype(int)]
         return SegmentBatch(

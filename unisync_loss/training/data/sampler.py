@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unisync_loss.training.data.pairs import Pairs, PairSampling, draw_pairs
 from unisync_loss.utils.tensors import Array
 
-TEMPO = (0.85, 1.18)  # range of the tempo of clips that are drawn slower or faster than recorded
+TEMPO = (0.85, 1.18)  # range of resampled tempi: 1 / 1.18 to 1.18, as in the last stage of mel-rgb (its model card)
 
 Index = NDArray[np.int64]
 
@@ -53,9 +53,9 @@ class SegmentSampler:
         chosen = rng.choice(len(self.frames), size=min(clips, len(self.frames)), replace=False, p=self.weights)
         last = self.frames[chosen] - 1
         tempo: Array = np.where(rng.random(len(chosen)) < tempo_share, rng.uniform(*TEMPO, len(chosen)), 1.0)
-        tempo = np.where(last > (length - 1) * tempo, tempo, 1.0)
+        tempo = np.where(last > (length - 1) * tempo, tempo, 1.0)  # a short clip may have no room for a faster tempo
         room = (last - (length - 1) * tempo)[:, None]
-        step = length * tempo[:, None]
+        step = length * tempo[:, None]  # from one segment to the next, without overlap
         apart = room - (segments - 1) * step
         places = np.sort(rng.random((len(chosen), segments)), axis=1)
         starts = np.where(apart >= 0, places * (apart + 0.999) + np.arange(segments) * step, places * (room + 0.999))

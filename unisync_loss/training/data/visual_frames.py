@@ -94,7 +94,7 @@ class MouthFrames(VisualFrames):
         """Mouths (N, L, 3, 64, 64) in [0, 1] and their motion, mirrored alike."""
         pixels, motion = rearrange(self.cuts, "n l h w c -> (n l) c h w").float() / 255, self.motion
         if augmented:
-            mirrored = random_mask(len(motion), 0.5)
+            mirrored = random_mask(len(motion), 0.5)  # one draw for pixels and motion, which must agree
             pixels, motion = augment_mouths(pixels, mirrored), mirror_motion(motion, mirrored)
         else:
             pixels = centre_mouths(pixels)
@@ -139,6 +139,7 @@ class FaceFeatures(VisualFrames):
             return VisualInputs(visual_of_features(config, self.per_frame[:, :, 0]))
         values = self.per_frame
         if config.architecture == "small":
+            # the mean is augmented like the frames that it is subtracted from
             values = torch.cat([values, self.clip_mean], dim=1)
         changed = augment_face_features(
             values, self.clip_mean, random_mask(len(values), 0.5 if values.shape[2] == 2 else 0.0)
