@@ -65,12 +65,12 @@ def test_networks_take_the_same_step(stepper, monkeypatch):
     assert stepper.model.state_dict().keys() == stepper.average.state_dict().keys()
 
 
-def test_without_a_compiler_nothing_is_begun(tmp_path):
+def test_without_a_compiler_nothing_is_begun(folder, tmp_path):
     with (
         torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}),
         pytest.raises(ValueError, match=r"compile: expected a C\+\+ compiler such as g\+\+ that works, got: .+ompiler"),
     ):
-        run("nowhere", tmp_path / "cache", tmp_path / "run", "optimiser.compile=true", device="cpu")
+        run(folder, tmp_path / "cache", tmp_path / "run", "optimiser.compile=true", device="cpu")
     assert list(tmp_path.iterdir()) == []
 
 
