@@ -46,8 +46,6 @@ def check_trainable(config: UniSyncConfig, entries: Sequence[ClipEntry]) -> None
         ValueError: for a representation that is neither stored with every clip nor can be made from video, or stored
             coefficients of another number than the expert's.
     """
-    if config.visual == "rgb":
-        return
     width = stored_width(entries, config.visual)
     if width is None:
         check_provided(config)
