@@ -11,7 +11,15 @@ from helpers.small_store import write_store
 from safetensors.numpy import load, save
 
 from unisync_loss.data.clips import list_clips, list_split, load_clip
-from unisync_loss.data.store import is_store, list_records, read_features, read_member, read_record, read_window
+from unisync_loss.data.store import (
+    is_store,
+    list_records,
+    read_feature_shapes,
+    read_features,
+    read_member,
+    read_record,
+    read_window,
+)
 from unisync_loss.data.store_writer import ShardWriter, StagedInput, open_store, read_staged
 from unisync_loss.video.encoding import encode_frames, encode_wav
 
@@ -118,6 +126,17 @@ def test_damaged_stores(root):
     (root / "store.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="expected a store of format 1, got 99"):
         list_records(root)
+
+
+def test_damaged_features_are_named(root):
+    record = list_records(root)[0]
+    data = bytearray(record.shard.read_bytes())
+    first, _ = record.places["safetensors"]
+    data[first + 8 : first + 16] = bytes(8)  # the header's beginning
+    record.shard.write_bytes(data)
+    for read in (read_features, read_feature_shapes):
+        with pytest.raises(ValueError, match=f"{record.key}: damaged"):
+            read(record)
 
 
 def test_training_reads_a_store_like_a_folder(root):

@@ -62,10 +62,12 @@ def test_shards_close_at_their_size_and_then_remove_what_they_consumed(root, tmp
 
 def test_unfinished_shards_of_an_interrupted_run_are_removed(root, tmp_path):
     shards = root / "shards"
-    for name in ("000000.tar", ".000001", "1-of-2-000000.tar"):
-        (shards / name).touch()
+    others = ["1-of-2-000000.tar", ".1-of-2-000000.17.jsonl"]  # those of another run
+    for name in ("000000.tar", ".000000.17.jsonl", ".000001", *others):
+        (shards / name).write_text("{")
+    assert not list(read_lines(root))  # an index that is not finished is not read
     ShardWriter(root)
-    assert [path.name for path in shards.iterdir()] == ["1-of-2-000000.tar"]  # that of another run
+    assert {path.name for path in shards.iterdir()} == set(others)
 
 
 def test_the_manifest_has_the_latest_line_of_an_input(root, tmp_path):

@@ -242,12 +242,13 @@ def check_clip(ref: ClipRef, expert: UniSyncExpert) -> ClipReport:
         if entry.record is None:
             row |= measure_file(entry)
         clip = read_head(entry)
+        frames = clip.frames[::2][:_MESH_FRAMES]
+        mesh = _mesh_of(entry, frames)
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f"{entry.path}: ")
         return ClipReport(row, [Finding(ref.name, "unreadable", reason)])
     cells = shrink_frames(clip.frames, GRID)
-    frames = clip.frames[::2][:_MESH_FRAMES]
-    face = measure_face(frames, _mesh_of(entry, frames))
+    face = measure_face(frames, mesh)
     row |= {"frames": len(clip.frames), **measure_audio(clip.waveform), **face.facts, **measure_movement(cells)}
     report = ClipReport(
         row,

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
-from unisync_loss.data.store import Record, is_store, list_records, read_features, read_record
+from unisync_loss.data.store import (
+    Record,
+    is_store,
+    list_records,
+    read_feature_shapes,
+    read_features,
+    read_record,
+)
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.clip import SUFFIXES, Clip, read_clip
 from unisync_loss.video.extraction import check_provided, visual_of_features, visual_of_mesh
@@ -234,7 +241,9 @@ def check_visual(config: UniSyncConfig, entries: Sequence[ClipEntry]) -> None:
     Raises:
         ValueError: before any work; decided by the first clip.
     """
-    if not entries or clip_features(entries[0], config.visual) is None:
+    record = entries[0].record if entries else None
+    # its shapes alone: whether its arrays can be used is a matter of each clip
+    if record is None or config.visual not in _STORED or config.visual not in read_feature_shapes(record):
         check_provided(config)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
@@ -70,7 +71,8 @@ def read_lines(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     settings = json.loads((root / "store.json").read_text(encoding="utf-8"))
     if settings.get("format") != FORMAT:
         raise ValueError(f"{root}: expected a store of format {FORMAT}, got {settings.get('format')}")
-    for index in sorted((root / "shards").glob("*.jsonl")):
+    # names with a dot are unfinished files, of a killed run or of one that is writing now
+    for index in sorted((root / "shards").glob("[!.]*.jsonl")):
         with index.open(encoding="utf-8") as file:
             for number, text in enumerate(file, 1):
                 try:
@@ -180,18 +182,31 @@ def read_features(record: Record) -> dict[str, NDArray[Any]]:
     Returns:
         ``mesh`` (T, 468, 3) float16 of :func:`unisync_loss.video.face_mesh.face_mesh` where it was measured or given,
         ``boxes`` (T, 4) float32 crops in pixels of the source (left, top, right, bottom), and what a provider added.
+
+    Raises:
+        ValueError: when the shard is damaged there.
     """
-    return load(read_member(record, "safetensors"))
+    try:
+        return load(read_member(record, "safetensors"))
+    except SafetensorError as error:
+        raise ValueError(f"{record.key}: damaged ({error})") from error
 
 
 def read_feature_shapes(record: Record) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays of :func:`read_features` by name, read from the file's header alone."""
+    """Shapes of the arrays of :func:`read_features` by name, read from the file's header alone.
+
+    Raises:
+        ValueError: when the shard is damaged there.
+    """
     first, size = record.places["safetensors"]
     # a safetensors file begins with the length of its JSON header
     length = int.from_bytes(_read_bytes(record.shard, first, 8), "little")
     if length > size:
         raise ValueError(f"{record.key}: expected a safetensors header of at most {size} bytes, got {length}")
-    header = json.loads(_read_bytes(record.shard, first + 8, length))
+    try:
+        header = json.loads(_read_bytes(record.shard, first + 8, length))
+    except ValueError as error:
+        raise ValueError(f"{record.key}: damaged ({error})") from error
     return {name: tuple(facts["shape"]) for name, facts in header.items() if name != "__metadata__"}
 
 

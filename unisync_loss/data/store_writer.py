@@ -107,10 +107,11 @@ class ShardWriter:
 
     def __init__(self, root: Path, prefix: str = "", shard_bytes: int = SHARD_BYTES) -> None:
         self._shards, self._prefix, self._limit = root / "shards", prefix, shard_bytes
-        whole = [path.stem for path in self._shards.glob("*.jsonl") if path.stem[:-6] == prefix]
+        whole = [path.stem for path in self._shards.glob("[!.]*.jsonl") if path.stem[:-6] == prefix]
         self._number = max((int(stem[-6:]) + 1 for stem in whole), default=0)
         for path in (*self._shards.glob(f"{prefix}*.tar"), *self._shards.glob(f".{prefix}*")):
-            if path.stem.lstrip(".")[: len(prefix) + 6] not in whole and path.stem.lstrip(".")[:-6] == prefix:
+            stem = path.name.lstrip(".").partition(".")[0]
+            if stem not in whole and stem[:-6] == prefix:
                 path.unlink()
         self._file: BinaryIO | None = None
         self._lines: list[dict[str, Any]] = []

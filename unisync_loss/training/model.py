@@ -145,7 +145,7 @@ def build_hubert(
     if config.audio != "hubert":
         if model is not None:
             raise ValueError(
-                f"hubert: expected a HuBERT for an expert on hubert only, got {model!r} for {config.audio}"
+                f"data.hubert: expected a HuBERT for an expert on hubert only, got {model!r} for {config.audio}"
             )
         return config, None
     name, revision = config.hubert_model, config.hubert_revision
@@ -190,7 +190,7 @@ def copy_towers(expert: UniSyncExpert, name: str) -> set[str]:
             copied.add(side)
     if not copied:
         raise ValueError(
-            f"init: expected an expert that shares a tower with {expert.config.architecture} {expert.config.name}, "
+            f"run.init: expected an expert that shares a tower with {expert.config.architecture} {expert.config.name}, "
             f"got {trained.config.architecture} {trained.config.name}"
         )
     return copied

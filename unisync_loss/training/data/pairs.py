@@ -44,9 +44,9 @@ class PairSampling:
         """Check the ranges."""
         for name in ("positive_share", "cross_share", "overlap_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"recipe.{name}: expected a share in [0, 1], got {getattr(self, name)}")
         if not 1 <= self.min_shift < WINDOW_FRAMES:
-            raise ValueError(f"min_shift: expected 1 … {WINDOW_FRAMES - 1} frames, got {self.min_shift}")
+            raise ValueError(f"recipe.min_shift: expected 1 … {WINDOW_FRAMES - 1} frames, got {self.min_shift}")
 
     @property
     def shares(self) -> tuple[float, float, float, float]:
@@ -90,7 +90,9 @@ def draw_pairs(
     if frames.min() < SHORTEST:
         raise ValueError(f"pairs: expected clips of at least {SHORTEST} frames, got one of {frames.min()}")
     if sampling.shares[CROSS] > 0 and (speaker == speaker[0]).all():
-        raise ValueError("cross_share: expected clips of two speakers at least, got one speaker; set cross_share=0")
+        raise ValueError(
+            "recipe.cross_share: expected clips of two speakers at least, got one; set recipe.cross_share=0"
+        )
     # stratified: one draw in each of N equal intervals keeps the proportions in every batch
     places = (np.arange(count) + rng.random(count)) / count
     kind = np.searchsorted(np.cumsum(sampling.shares)[:3], places, side="right")
