@@ -143,8 +143,8 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
     path = out / "eval.json"
     if not path.exists():
         expert = load_expert(out / "best")
-        config, listen = build_hubert(expert.config, None, options.out / "cache/hubert")
-        data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, listen, log)
+        config, features = build_hubert(expert.config, None, options.out / "cache/hubert")
+        data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, features, log)
         learner = TrainingModel(config)
         learner.expert.load_state_dict(expert.state_dict())
         # from the cache: these experts have no aligner, and computing face meshes takes 0.9 of an evaluation

@@ -16,6 +16,15 @@ def test_a_frozen_network_is_hidden_and_copied():
     assert not module.network.weight.requires_grad
 
 
+def test_a_network_that_is_frozen_in_part_is_frozen_as_a_whole():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval()
+    network[0].requires_grad_(False)
+    network[1].train()
+    module = FrozenModule(network)
+    assert not any(parameter.requires_grad for parameter in module.network.parameters())
+    assert not any(part.training for part in module.network.modules())
+
+
 def test_a_network_that_another_module_trains_is_frozen_again():
     module = FrozenModule(nn.Linear(2, 2))
     nn.ModuleList([module.network]).train().requires_grad_(True)

@@ -86,12 +86,12 @@ def build_trainer(
         log("compile: checking the compiler; the first steps of each stage will take minutes")
         check_compiler(device)
     cache = Path(config.data.cache or Path(config.run.out) / "cache")
-    expert_config, listen = build_hubert(expert_config, config.data.hubert, cache / "hubert", device)
+    expert_config, features = build_hubert(expert_config, config.data.hubert, cache / "hubert", device)
     torch.manual_seed(config.run.seed)
     model = TrainingModel(expert_config, group)
     copied = _copy_inits(model, config, log)
     load = partial(
-        load_clips, cache=cache, config=expert_config, workers=config.data.workers, audio_features=listen, log=log
+        load_clips, cache=cache, config=expert_config, workers=config.data.workers, audio_features=features, log=log
     )
     if not group.is_main:
         group.wait()  # for the main process, which fills the cache

@@ -26,9 +26,8 @@ def load_hook(text: str, otherwise: str = "") -> Callable[..., Any]:
         ValueError: when there is no such thing.
     """
     module, _, function = text.partition(":")
-    if (
-        os.getcwd() not in sys.path
-    ):  # `python -m` searches the working directory by itself, an installed script does not
+    # `python -m` searches the working directory by itself, an installed script does not
+    if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         hook = getattr(importlib.import_module(module), function)

@@ -34,8 +34,7 @@ class FrozenModule(nn.Module, Generic[Network]):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self._held = (network,)  # nn.Module registers modules, not tuples of them
-        self.freeze()
+        self._held = (network.eval().requires_grad_(False),)  # nn.Module registers modules, not tuples of them
         self.train(False)
 
     @property
