@@ -21,6 +21,7 @@ from unisync_loss.utils.plotting import (
     Picture,
     draw_strip,
     draw_waveform,
+    figure_pixels,
     figure_png,
     html_image,
     html_note,
@@ -189,9 +190,7 @@ def draw_video(result: DemoResult, videos: Mapping[str, Tensor]) -> Picture:
     axes.set_xlim(0, frames / FPS)
     axes.set_ylim(0, 1)
     style_axes(axes, "sync probability of 0.2 s around each moment, held-out frames", "seconds")
-    figure.canvas.draw()
-    canvas: Picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
-    curves = np.repeat(canvas[None], frames, axis=0)
+    curves = np.repeat(figure_pixels(figure)[None], frames, axis=0)
     for frame in range(frames):  # the cursor
         middle = round(width * (0.06 + 0.92 * (frame + 0.5) / frames))
         curves[frame, 72:192, middle - 1 : middle + 1] = (200, 30, 60)

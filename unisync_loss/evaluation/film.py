@@ -12,7 +12,7 @@ from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, WINDOW_FRAM
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.evaluation.video_scores import MAX_DRAWN_FACES, OnProgress, TrackScores, VideoScores
 from unisync_loss.utils.files import atomic_path
-from unisync_loss.utils.plotting import COLOURS, FAINT, INK, moving_average, new_figure, style_axes
+from unisync_loss.utils.plotting import COLOURS, FAINT, INK, figure_pixels, moving_average, new_figure, style_axes
 from unisync_loss.video.clip import every_frame
 from unisync_loss.video.decoding import AudioReader, open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.face_detection import Frame
@@ -89,8 +89,6 @@ def with_curve(frames: Iterator[Frame], scores: VideoScores, threshold: float) -
 
 def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, height: int) -> Frame:
     """Draw ten seconds of the curves, (height, width, 3) uint8: per window (thin) and mean over a second (thick)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     figure = new_figure(width / 100, height / 100)
     inner = (width - LEFT - RIGHT) / width, (height - TOP - BOTTOM) / height
     axes = figure.add_axes((LEFT / width, BOTTOM / height, *inner))
@@ -108,10 +106,7 @@ def draw_page(scores: VideoScores, threshold: float, begin: float, width: int, h
     axes.set_ylim(0, 1)
     axes.text(0.01, 0.03, "sync probability; seconds", transform=axes.transAxes, fontsize=8, color=INK)
     style_axes(axes, "", "", legend=len(tracks) > 1)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    page: Frame = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-    return page
+    return figure_pixels(figure)
 
 
 def _curve(track: TrackScores) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

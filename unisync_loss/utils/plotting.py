@@ -94,6 +94,12 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def figure_pixels(figure: Figure) -> Picture:
+    """Render a figure of :func:`new_figure` as pixels (H, W, 3)."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
 def html_page(title: str, body: str, style: str = "") -> str:
     """Return a whole HTML page.
 
