@@ -8,7 +8,7 @@ import pytest
 from helpers.paths import SHARED
 from helpers.small_store import write_store
 
-from unisync_loss import load_expert
+from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
 from unisync_loss.curation.align import AlignmentExpert, align, report_lines, round_offset, video_of
 from unisync_loss.data.clips import ClipEntry, list_clips, load_clip, shift_audio
 from unisync_loss.video.encoding import encode_frames, encode_wav, write_clip
@@ -102,6 +102,18 @@ def test_a_clip_of_two_speakers_and_a_broken_file_are_skipped_with_the_reason(fo
     log = {line["clip"]: line for line in read_log(folder)}
     assert "2.mp4" in log["a/ben/2.mp4"]["reason"]
     assert float(rows["a/ann/2"]["peak_z"]) < float(rows["a/ann/1"]["peak_z"])
+
+
+def test_an_expert_that_can_be_applied_to_no_clip_leaves_the_offsets_as_they_are(folder, expert):
+    (folder / "offsets.csv").write_text("clip,offset_frames\na/ann/1.mp4,2\n")
+    other = UniSyncExpert(UniSyncConfig(visual="3dmm", visual_features=64))
+    with pytest.raises(ValueError, match="3dmm: expected the 40 coefficients that are made from video"):
+        align(folder, [AlignmentExpert("x", other)])
+    for path in folder.rglob("*.mp4"):
+        path.write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"none of 4 clips could be read; a/ann/1\.mp4: .*cannot be decoded"):
+        align(folder, [expert])
+    assert read_table(folder)["a/ann/1"]["offset_frames"] == "2"
 
 
 def test_no_expert_estimates_a_clip_that_it_was_trained_on(folder, expert, shifts):

@@ -173,6 +173,8 @@ class TestFeatures:
             ("3dmm", np.zeros((20, 64), np.int32), r"3dmm: expected \(20, E\) floating point, got \(20, 64\) int32"),
             ("3dmm", np.zeros((19, 64)), r"3dmm: expected \(20, E\) floating point, got \(19, 64\) float64"),
             ("3dmm", np.full((20, 64), np.nan), "3dmm: expected finite numbers"),
+            ("parsing", np.full((20, 16, 16), 256), r"parsing: expected labels in \[0, 6\), got 256 … 256; mouth"),
+            ("parsing", np.zeros((20, 19, 16, 16)), r"parsing: expected .*\(20, 6, H, W\) .*, got \(20, 19, 16, 16\)"),
             ("parsing", np.zeros((20, 64)), r"parsing: expected \(20, H, W\) .* or \(20, 6, H, W\) .*, got \(20, 64\)"),
         ],
     )

@@ -20,7 +20,7 @@ import numpy as np
 
 from unisync_loss.curation.offset_curves import Curve, add_curves, centred_offset_curve, find_peak, halves_differ
 from unisync_loss.curation.offset_model import OffsetTree, outliers
-from unisync_loss.data.clips import ClipEntry, list_clips, read_offsets
+from unisync_loss.data.clips import ClipEntry, check_visual, list_clips, read_offsets
 from unisync_loss.evaluation.embeddings import embed_clips
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import to_json, write_atomically
@@ -122,8 +122,8 @@ def align(
         log: takes lines of progress.
 
     Raises:
-        ValueError: for a clip that all experts were trained on, or a corpus that does not exist or has no clip with a
-            confident offset. Nothing is written then.
+        ValueError: for a clip that all experts were trained on, an expert that can be applied to no clip, or a corpus
+            that does not exist or has no clip with a confident offset. Nothing is written then.
         FileNotFoundError: when the folder does not exist.
     """
     root = Path(root)
@@ -135,7 +135,11 @@ def align(
     for entry in entries:
         if not any(expert.may_estimate(entry) for expert in experts):
             raise ValueError(f"{entry.name}: expected an expert not trained on it, got {len(experts)} that all were")
+    for each in experts:
+        check_visual(each.expert.config, entries)
     curves, problems = read_curves(entries, experts, log)
+    if not any(curves):  # otherwise a HuBERT that is missing would replace all offsets by empty ones
+        raise ValueError(f"{root}: none of {len(entries)} clips could be read; {entries[0].name}: {problems[0]}")
     decisions, corpora = decide(entries, curves, problems, before)
     if zero is not None:
         if zero not in corpora:

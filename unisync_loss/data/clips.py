@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.config import PARSING_GROUPS, SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.data.store import (
     Record,
     is_store,
@@ -182,7 +182,7 @@ def clip_features(entry: ClipEntry, visual: str) -> Array | None:
         of :data:`unisync_loss.config.PARSING_GROUPS`. None for a file, and where nothing is stored under that name.
 
     Raises:
-        ValueError: for an array of another shape or type, or one that is not finite.
+        ValueError: for an array of another shape or type, labels of other classes, or numbers that are not finite.
     """
     if entry.record is None or visual not in _STORED:
         return None
@@ -191,11 +191,18 @@ def clip_features(entry: ClipEntry, visual: str) -> Array | None:
         return None
     floating = np.issubdtype(array.dtype, np.floating)
     labels = visual == "parsing" and array.ndim == 3 and np.issubdtype(array.dtype, np.integer)
-    if len(array) != entry.record.frames or not (labels or (floating and array.ndim == _STORED[visual][0])):
+    groups = len(PARSING_GROUPS)
+    numbers = floating and array.ndim == _STORED[visual][0] and (visual == "3dmm" or array.shape[1] == groups)
+    if len(array) != entry.record.frames or not (labels or numbers):
         expected = _STORED[visual][1].format(frames=entry.record.frames)
         raise ValueError(f"{entry.name}: {visual}: expected {expected}, got {array.shape} {array.dtype}")
     if floating and not np.isfinite(array).all():
         raise ValueError(f"{entry.name}: {visual}: expected finite numbers, got NaN or infinity")
+    if labels and not 0 <= array.min() <= array.max() < groups:
+        raise ValueError(
+            f"{entry.name}: parsing: expected labels in [0, {groups}), got {array.min()} … {array.max()}; mouth_groups "
+            "makes them from the classes of a parser"
+        )
     return array.astype(np.float32) if floating else array.astype(np.uint8)
 
 
