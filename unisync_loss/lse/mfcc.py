@@ -57,6 +57,7 @@ def _floored(energy: Tensor) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # tensors made in inference mode take no part in a later gradient
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """Filter bank (257, 26), and DCT with lifter (26, 13), once per device."""
     top = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)  # HTK's mel scale, up to 8 kHz

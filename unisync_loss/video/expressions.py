@@ -58,7 +58,9 @@ def mirrored_points() -> tuple[int, ...]:
     return tuple(linear_sum_assignment(distance.numpy())[1].tolist())
 
 
+# the first caller may be in inference mode, whose tensors take no part in a later gradient
 @functools.cache
+@torch.inference_mode(False)
 def _tables() -> tuple[Tensor, Tensor]:
     """Mean (1404,), and the map (1404, 40) from a mesh to its coefficients."""
     model = {name: table.double() for name, table in load_file(_FILE).items()}
