@@ -145,20 +145,21 @@ def fed(process, processes, net, expert):
 def work(process, store, net, expert, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=process, world_size=2)
-    queue.put([metric.compute().item() for metric in fed(process, 2, net, expert)])
-    torch.distributed.destroy_process_group()
+    try:
+        queue.put([metric.compute().item() for metric in fed(process, 2, net, expert)])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(syncnet, expert, tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
     arguments = (tmp_path / "store", copy.deepcopy(syncnet), expert, queue)
-    workers = [context.Process(target=work, args=(process, *arguments), daemon=True) for process in range(2)]
-    for worker in workers:
-        worker.start()
-    together = [queue.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join(30)
+    worker = context.Process(target=work, args=(1, *arguments), daemon=True)
+    worker.start()
+    work(0, *arguments)  # the other process is this one
+    together = [queue.get(timeout=120) for _ in range(2)]
+    worker.join(30)
     alone = [metric.compute().item() for metric in fed(0, 1, syncnet, expert)]
     assert together[0] == together[1] == pytest.approx(alone, rel=1e-5)
     halves = [metric.compute().item() for metric in fed(0, 2, syncnet, expert)]
