@@ -1,11 +1,10 @@
-"""One of the processes of a joint batch: ``torchrun joint_worker.py CLIPS CACHE OUT``."""
+"""The second process of a joint batch: ``joint_worker.py CLIPS CACHE``, with the environment that torchrun sets."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import list_clips
@@ -40,13 +39,11 @@ def gradients(data, group, name):
     return {"loss": parts, **found, **running}
 
 
-def main(clips, cache, out):
+def main(clips, cache):
     group, _ = ProcessGroup.init("cpu")
     data = CachedClipDataset.from_cache(list_clips(clips), Path(cache), UniSyncConfig(visual="landmarks"), 13)
     for name in STAGES:
-        found = gradients(data, group, name)
-        if group.is_main:
-            save_file({key: value.contiguous() for key, value in found.items()}, f"{out}/{name}.safetensors")
+        gradients(data, group, name)
     group.destroy()
 
 
