@@ -61,7 +61,7 @@ def train(store, out, visual, *overrides):
     return [str(part) for part in ("train", "--data", store, "--out", out, "--visual", visual, *settings)]
 
 
-@pytest.mark.parametrize(("visual", "width", "steps", "right"), [("3dmm", 64, 40, 5), ("parsing", 6, 20, 3)])
+@pytest.mark.parametrize(("visual", "width", "steps", "right"), [("3dmm", 64, 24, 5), ("parsing", 6, 20, 3)])
 def test_an_expert_learns_from_stored_features(store, tmp_path, visual, width, steps, right):
     unisync(*train(store, tmp_path / "run", visual, f"recipe.steps={steps}"))
     expert = load_expert(tmp_path / "run" / "last")
