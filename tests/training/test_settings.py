@@ -142,3 +142,11 @@ def test_other_files_are_refused(tmp_path):
             resolve(GIVEN, tmp_path / "a.yaml")
     with pytest.raises(ValueError, match="expected --data"):
         resolve({"out": "run"})
+
+
+def test_a_preset_beside_a_file_of_another_is_refused(tmp_path):
+    """A run's own file holds every value: the preset would change nothing."""
+    (tmp_path / "a.yaml").write_text("preset: fast\n")
+    assert resolve({**GIVEN, "preset": "fast"}, tmp_path / "a.yaml") == resolve(GIVEN, tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match=r"preset: expected fast, the preset of .*a\.yaml, or none, got paper"):
+        resolve({**GIVEN, "preset": "paper"}, tmp_path / "a.yaml")

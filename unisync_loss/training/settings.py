@@ -95,8 +95,8 @@ def resolve(
         FileNotFoundError: if the file does not exist.
     """
     given: Values = {name: {} for name in (*_SECTIONS, "recipe")}
-    preset = _read(file, given) if file is not None else "fast"
-    preset = options.get("preset") or preset
+    chosen = options.get("preset")
+    preset = _read(file, given, chosen) if file is not None else chosen or "fast"
     for name, value in options.items():
         if value is not None and name != "preset":
             section = next(part for part, kind in _SECTIONS.items() if name in get_type_hints(kind))
@@ -185,8 +185,8 @@ def as_dict(config: TrainConfig) -> Values:
     return values | {"recipe": {"name": config.recipe.name, **values["recipe"]}}
 
 
-def _read(file: Path, given: Values) -> str:
-    """Read a file's settings into ``given``; returns its preset."""
+def _read(file: Path, given: Values, chosen: str | None) -> str:
+    """Read a file's settings into ``given``; returns the preset, the file's or the chosen one."""
     import yaml
 
     try:
@@ -198,12 +198,15 @@ def _read(file: Path, given: Values) -> str:
         raise ValueError(f"{file}: expected the sections {', '.join(given)}, got train: of an earlier version: {moved}")
     if not isinstance(values, dict) or not set(values) <= {*given, "preset"}:
         raise ValueError(f"{file}: expected preset and the sections {', '.join(given)}, got {values or 'nothing'}")
-    preset = values.pop("preset", "fast")
+    preset = str(values.pop("preset", chosen or "fast"))
+    if chosen not in (None, preset):
+        # a run's file holds every value, so that another preset would change nothing
+        raise ValueError(f"preset: expected {preset}, the preset of {file}, or none, got {chosen}")
     for section, part in values.items():
         if part is not None and not isinstance(part, dict):
             raise ValueError(f"{file}: expected {section}: to have settings, got {part!r}")
         given[section].update(part or {})
-    return str(preset)
+    return preset
 
 
 def _override(override: str, given: Values) -> None:
