@@ -27,7 +27,7 @@ from unisync_loss import load_expert
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.evaluation import summarise
 from unisync_loss.training.config import RandomPairsRecipe, TrainConfig
-from unisync_loss.training.data.loading import load_clips
+from unisync_loss.training.data.loading import list_folders, load_clips
 from unisync_loss.training.model import TrainingModel, build_hubert
 from unisync_loss.training.settings import MARGINS as PAPER_MARGINS
 from unisync_loss.training.settings import resolve
@@ -144,7 +144,9 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
     if not path.exists():
         expert = load_expert(out / "best")
         config, features = build_hubert(expert.config, None, options.out / "cache/hubert")
-        data = load_clips([options.test], options.out / "cache", config, WINDOW_FRAMES, 2, features, log)
+        data = load_clips(
+            options.test, list_folders([options.test]), options.out / "cache", config, WINDOW_FRAMES, 2, features, log
+        )
         learner = TrainingModel(config)
         learner.expert.load_state_dict(expert.state_dict())
         # from the cache: these experts have no aligner, and computing face meshes takes 0.9 of an evaluation

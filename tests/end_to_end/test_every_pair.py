@@ -9,6 +9,7 @@ import pytest
 import torch
 from einops import rearrange
 from helpers.paths import ROOT
+from helpers.visuals import visual_of_frames
 from typer.testing import CliRunner
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, save_pretrained
@@ -25,7 +26,6 @@ from unisync_loss.representations import hubert_encoder as hubert
 from unisync_loss.representations.hubert import HubertInput
 from unisync_loss.video.clip import read_clip
 from unisync_loss.video.encoding import write_clip
-from unisync_loss.video.extraction import visual_of_frames
 from unisync_loss.video.face_mesh import face_mesh
 from unisync_loss.video.face_tracking import TrackPiece, track_faces
 
@@ -49,8 +49,8 @@ def whole(frame, number):
 @pytest.fixture(scope="module")
 def build(tiny_hubert):
     def made(audio, visual):
-        hears = {"audio_features": 32, "hubert_model": str(tiny_hubert)} if audio == "hubert" else {}
-        config = UniSyncConfig(audio=audio, visual=visual, visual_features=VISUALS[visual], embedding=8, **hears)
+        features = {"audio_features": 32, "hubert_model": str(tiny_hubert)} if audio == "hubert" else {}
+        config = UniSyncConfig(audio=audio, visual=visual, visual_features=VISUALS[visual], embedding=8, **features)
         torch.manual_seed(3)
         return UniSyncExpert(config).eval()
 
@@ -142,9 +142,9 @@ def test_streaming_equals_all_at_once(visual, build, film):
     with torch.inference_mode():
         video = visual_of_frames(expert.config, crops)
         first, whole_film = expert.encode_visual(video[:, :64]), expert.encode_visual(video)
-        seen = torch.cat([first, whole_film[:, first.shape[1] :]], 1)
-        heard = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
-    expected = offset_matrix(heard, seen, 15)[0].numpy()
+        visual_embedding = torch.cat([first, whole_film[:, first.shape[1] :]], 1)
+        audio_embedding = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
+    expected = offset_matrix(audio_embedding, visual_embedding, 15)[0].numpy()
     both = ~np.isnan(expected) & ~np.isnan(track.table)
     assert both[15:-15].mean() > 0.95
     assert np.abs(track.table - expected)[both].max() < 1e-4
@@ -161,9 +161,11 @@ def test_long_audio_is_encoded_as_by_the_encoder(build, film, monkeypatch):
     (track,) = score_video(film, expert, finder=whole).tracks
     crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
     with torch.inference_mode():
-        seen = expert.encode_visual(rearrange(torch.from_numpy(crops), "t h w c -> 1 t c h w").float() / 255)
-        heard = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
-    expected = offset_matrix(heard, seen, 15)[0].numpy()
+        visual_embedding = expert.encode_visual(
+            rearrange(torch.from_numpy(crops), "t h w c -> 1 t c h w").float() / 255
+        )
+        audio_embedding = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
+    expected = offset_matrix(audio_embedding, visual_embedding, 15)[0].numpy()
     window = np.arange(106)[:, None] + np.arange(-15, 16)
     same = ~np.isnan(expected) & (window % 50 < 46)
     assert np.abs(track.table - expected)[same].max() < 1e-3

@@ -1,4 +1,4 @@
-"""Everything on the GPU it is told to be on: PyTorch's fake tensors know their device and hold no numbers.
+"""Everything on the GPU that was asked for: PyTorch's fake tensors know their device and hold no numbers.
 
 What mixes devices raises here as it would on a real GPU, which few machines that run these tests have.
 """
@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss
-from unisync_loss.training.data.loading import load_clips
+from unisync_loss.training.data.loading import list_folders, load_clips
 from unisync_loss.training.model import TrainingModel, build_hubert, encode_audio_batch, encode_visual_batch
 from unisync_loss.training.settings import expert_config, resolve
 from unisync_loss.utils.distributed import ALONE
@@ -91,7 +91,7 @@ def test_the_loss(fake, audio, visual, architecture):
 def test_training_and_validation(folder, cache, tiny_hubert, tmp_path, request, audio, visual, architecture):
     config = expert_config(audio, visual, architecture=architecture)
     config, listen = build_hubert(config, str(tiny_hubert) if audio == "hubert" else None, tmp_path)
-    data = load_clips([str(folder)], cache, config, 13, 1, listen, lambda line: None)
+    data = load_clips("clips", list_folders([str(folder)]), cache, config, 13, 1, listen, lambda line: None)
     options = {"folders": ["clips"], "out": "run", "audio": audio, "visual": visual}
     stages = []
     for recipe in (["recipe.clips=4"], ["recipe.name=random_pairs", "recipe.batch=16"]):

@@ -3,12 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.visuals import visual_of_frames
 
 import unisync_loss
 from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.representations.face_topology import IBUG_68
 from unisync_loss.video.clip import read_clip
-from unisync_loss.video.extraction import landmarks_of_mesh, visual_of_frames
+from unisync_loss.video.extraction import landmarks_of_mesh
 
 ASSETS = Path(unisync_loss.__file__).parent / "assets"
 

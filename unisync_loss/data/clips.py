@@ -18,6 +18,7 @@ from unisync_loss.config import PARSING_GROUPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.data.store import (
     Record,
     is_store,
+    is_store_or_split,
     list_records,
     read_feature_shapes,
     read_features,
@@ -29,6 +30,11 @@ from unisync_loss.video.extraction import check_provided, visual_of_features, vi
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
 logger = logging.getLogger(__name__)
+#: representations read from a store where it has them: axes and description of the arrays of :func:`clip_features`
+STORED = {
+    "3dmm": (2, "({frames}, E) floating point"),
+    "parsing": (4, "({frames}, H, W) whole-number labels or ({frames}, 6, H, W) probabilities"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) ->
         ValueError: when it holds no clips, or ``offsets.csv`` cannot be read.
     """
     root, split = Path(root), ""
-    if not ignore_offsets and not root.is_dir() and is_store(root.parent):
+    if not ignore_offsets and is_store_or_split(root) and not is_store(root):
         root, split = root.parent, root.name
     if not root.is_dir():
         raise FileNotFoundError(f"no such data folder: {root}")
@@ -184,7 +190,7 @@ def clip_features(entry: ClipEntry, visual: str) -> Array | None:
     Raises:
         ValueError: for an array of another shape or type, labels of other classes, or numbers that are not finite.
     """
-    if entry.record is None or visual not in _STORED:
+    if entry.record is None or visual not in STORED:
         return None
     array = read_features(entry.record).get(visual)
     if array is None:
@@ -192,9 +198,9 @@ def clip_features(entry: ClipEntry, visual: str) -> Array | None:
     floating = np.issubdtype(array.dtype, np.floating)
     labels = visual == "parsing" and array.ndim == 3 and np.issubdtype(array.dtype, np.integer)
     groups = len(PARSING_GROUPS)
-    numbers = floating and array.ndim == _STORED[visual][0] and (visual == "3dmm" or array.shape[1] == groups)
+    numbers = floating and array.ndim == STORED[visual][0] and (visual == "3dmm" or array.shape[1] == groups)
     if len(array) != entry.record.frames or not (labels or numbers):
-        expected = _STORED[visual][1].format(frames=entry.record.frames)
+        expected = STORED[visual][1].format(frames=entry.record.frames)
         raise ValueError(f"{entry.name}: {visual}: expected {expected}, got {array.shape} {array.dtype}")
     if floating and not np.isfinite(array).all():
         raise ValueError(f"{entry.name}: {visual}: expected finite numbers, got NaN or infinity")
@@ -204,13 +210,6 @@ def clip_features(entry: ClipEntry, visual: str) -> Array | None:
             "makes them from the classes of a parser"
         )
     return array.astype(np.float32) if floating else array.astype(np.uint8)
-
-
-#: number of axes and description of the arrays that :func:`clip_features` reads
-_STORED = {
-    "3dmm": (2, "({frames}, E) floating point"),
-    "parsing": (4, "({frames}, H, W) whole-number labels or ({frames}, 6, H, W) probabilities"),
-}
 
 
 def visual_of_clip(config: UniSyncConfig, entry: ClipEntry, clip: Clip) -> Tensor:
@@ -229,7 +228,7 @@ def visual_of_clip(config: UniSyncConfig, entry: ClipEntry, clip: Clip) -> Tenso
             size, or a clip that shows no face in more than a fifth of its frames.
         ImportError: without MediaPipe, when the mesh has to be measured.
     """
-    first = max(0, math.ceil(-entry.offset))
+    first, _ = frames_with_audio(len(clip.frames), entry.offset)
     rows = slice(first, first + len(clip.frames))
     stored = clip_features(entry, config.visual)
     if stored is None:
@@ -250,7 +249,7 @@ def check_visual(config: UniSyncConfig, entries: Sequence[ClipEntry]) -> None:
     """
     record = entries[0].record if entries else None
     # its shapes alone: whether its arrays can be used is a matter of each clip
-    if record is None or config.visual not in _STORED or config.visual not in read_feature_shapes(record):
+    if record is None or config.visual not in STORED or config.visual not in read_feature_shapes(record):
         check_provided(config)
 
 

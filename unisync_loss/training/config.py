@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.evaluation.offsets import MIN_SHIFT
 from unisync_loss.training.data.pairs import SHORTEST, PairSampling
 from unisync_loss.training.mouth_stages import GeometryStage, JointStage, MouthAlignerStage, SyncStage
-from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, StageSpec
+from unisync_loss.training.stages import BatchSize, ContrastStage, RandomPairStage, SegmentSampling, StageSpec
 
 ALIGNER_RATE = 1e-3  # learning rate of the aligner stage before random pairs
 
@@ -119,15 +119,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SegmentRecipe:
+class _SegmentRecipe(SegmentSampling):
     """What recipes on all pairs of a batch of segments share."""
-
-    clips: int = 32  # with 2 segments of 9 windows: 576 windows per step
-    segments: int = 2
-    frames: int = 13  # 1.4 frames encoded per window; single windows need five (docs/training.md)
-    cross_share: float = 0.2  # the best of UniSync, Table V
-    min_shift: int = MIN_SHIFT
-    skip_silence: bool = True
 
     positive_share: ClassVar[float] = 0.5  # each window's match weighs as much as all its mismatches
 
@@ -148,31 +141,19 @@ class _SegmentRecipe:
         return self.frames
 
     def _batch(self, augment: bool, shuffled: bool) -> BatchSize:
-        return BatchSize(
-            self.clips,
-            self.segments,
-            self.frames,
-            self.cross_share,
-            self.min_shift,
-            self.skip_silence,
-            augment,
-            shuffled,
-        )
+        sampling = {field.name: getattr(self, field.name) for field in fields(SegmentSampling)}
+        return BatchSize(**sampling, augment=augment, shuffled=shuffled)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastRecipe(_SegmentRecipe):
     """Contrast of all pairs of a batch, in one stage. For every expert except a new ``small`` one on rgb.
 
+    Batches are those of :class:`SegmentSampling`.
+
     Args:
         steps: number of steps.
         learning_rate: peak of the schedule.
-        clips: clips per batch.
-        segments: segments per clip.
-        frames: frames per segment.
-        cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
-        min_shift: smallest distance in frames between the windows of a same-clip negative.
-        skip_silence: two silent windows are not a negative.
     """
 
     name: ClassVar[str] = "contrast"
@@ -197,6 +178,8 @@ class ContrastRecipe(_SegmentRecipe):
 class MouthFirstRecipe(_SegmentRecipe):
     """Four stages for a new ``small`` expert on rgb; see :mod:`unisync_loss.training.mouth_stages`.
 
+    Batches are those of :class:`SegmentSampling`.
+
     Args:
         aligner_steps: steps of the mouth aligner. With 0 the threshold is that of mouths cut by landmarks.
         geometry_steps: steps of mouth motion from pixels.
@@ -204,12 +187,6 @@ class MouthFirstRecipe(_SegmentRecipe):
         joint_steps: steps of contrast on pixels, with everything but the aligner trained.
         learning_rate: peak of the schedule of the first three stages.
         joint_learning_rate: the same of the joint stage.
-        clips: clips per batch.
-        segments: segments per clip.
-        frames: frames per segment.
-        cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
-        min_shift: smallest distance in frames between the windows of a same-clip negative.
-        skip_silence: two silent windows are not a negative.
     """
 
     name: ClassVar[str] = "mouth_first"

@@ -15,13 +15,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from io import BytesIO, StringIO
+from io import StringIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
 from unisync_loss.training.stages import StageSpec
 from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.plotting import figure_png, new_figure
 
 LOG = "log.jsonl"
 _TIMEOUT = 30  # seconds for W&B to begin, and to finish its upload at the end
@@ -237,10 +238,6 @@ def write_table(out: Path) -> None:
 
 def draw_curves(out: Path) -> None:
     """Draw ``RUN/curves.png`` from the log; does nothing without Matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
     if not (records := read_log(out)):  # a first stage of 0 steps
         return
     stages = list(dict.fromkeys(record["stage"] for record in records))
@@ -249,7 +246,11 @@ def draw_curves(out: Path) -> None:
         ("probability", ("p_positive", "p_same", "p_cross")),
         ("validation", ("val_auc", "val_accuracy", "val_retrieval_5")),
     )
-    figure = Figure(figsize=(4 * len(panels), 3 * len(stages)), layout="constrained")
+    try:
+        figure = new_figure(4 * len(panels), 3 * len(stages))
+    except ImportError:
+        return
+    figure.set_layout_engine("constrained")
     axes = figure.subplots(len(stages), len(panels), squeeze=False)
     for row, stage in zip(axes, stages, strict=True):
         for panel, (title, keys) in zip(row, panels, strict=True):
@@ -260,6 +261,4 @@ def draw_curves(out: Path) -> None:
             panel.set(title=f"{stage}: {title}", xlabel="step")
             if panel.lines:
                 panel.legend(fontsize="x-small")
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    write_atomically(out / "curves.png", image.getvalue())
+    write_atomically(out / "curves.png", figure_png(figure))

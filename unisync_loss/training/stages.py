@@ -27,9 +27,9 @@ LARGEST_SCALE = 30.0
 Kind = TypeVar("Kind", SegmentBatch, PairBatch, AlignerBatch)
 
 
-@dataclass(frozen=True)
-class BatchSize:
-    """Size and options of a batch of segments, all pairs of whose windows are scored.
+@dataclass(frozen=True, kw_only=True)
+class SegmentSampling:
+    """Size of a batch of segments, and which of the pairs of its windows are negatives.
 
     Attributes:
         clips: number of different clips.
@@ -38,16 +38,26 @@ class BatchSize:
         cross_share: weight of cross-speaker pairs among the negatives of eq. 1.
         min_shift: smallest distance in frames between the windows of a same-clip negative.
         skip_silence: two silent windows are not a negative, because their audio is the same.
-        augment: augment faces, cameras, voices and rooms.
-        shuffled: pair every segment with the audio of another, so that nothing can be learnt.
     """
 
-    clips: int = 32  # on landmarks, 8 learn from fewer samples, to AUC 0.834 for 0.836 (docs/training.md)
+    # 576 windows per step; on landmarks, 8 clips learn from fewer samples, to AUC 0.834 for 0.836 (docs/training.md)
+    clips: int = 32
     segments: int = 2
     frames: int = 13  # nine windows: 1.4 frames are encoded per window where a single window needs five
     cross_share: float = 0.2  # the best of UniSync, Table V
     min_shift: int = MIN_SHIFT
     skip_silence: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize(SegmentSampling):
+    """A batch of segments, all pairs of whose windows are scored.
+
+    Attributes:
+        augment: augment faces, cameras, voices and rooms.
+        shuffled: pair every segment with the audio of another, so that nothing can be learnt.
+    """
+
     augment: bool = True
     shuffled: bool = False
 

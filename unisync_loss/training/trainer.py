@@ -78,8 +78,9 @@ def build_trainer(
     Raises:
         ValueError: as :func:`train`.
     """
-    folders = [*config.data.folders, *([config.data.val] if config.data.val else [])]
-    check_trainable(expert_config, list_folders(folders))
+    folders = config.data.folders
+    entries, val_entries = list_folders(folders), list_folders([config.data.val] if config.data.val else [])
+    check_trainable(expert_config, [*entries, *val_entries])
     group, device = ProcessGroup.init(config.run.device)
     log = log if group.is_main else lambda line: None
     if config.optimiser.compile:
@@ -95,8 +96,8 @@ def build_trainer(
     )
     if not group.is_main:
         group.wait()  # for the main process, which fills the cache
-    data = load(config.data.folders, shortest=config.recipe.shortest)
-    val = load([config.data.val], shortest=SHORTEST_VAL) if config.data.val else None
+    data = load(", ".join(folders), entries, shortest=config.recipe.shortest)
+    val = load(config.data.val, val_entries, shortest=SHORTEST_VAL) if config.data.val else None
     if group.is_main:
         group.wait()
     if "visual" not in copied:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,32 +14,9 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.representations.face_topology import RINGS, landmark_layout
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.expressions import EXPRESSIONS, expression_of_mesh
-from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 from unisync_loss.video.parsing_maps import paint
 
 MAP_SIZE = 128  # pixels per side of a parsing map
-
-
-def visual_of_frames(config: UniSyncConfig, frames: NDArray[np.uint8]) -> Tensor:
-    """Make the visual representation of a clip from its frames.
-
-    Args:
-        config: of the expert.
-        frames: (T, H, W, 3) uint8 RGB, one face.
-
-    Returns:
-        (1, T, …) as the config's visual representation defines it: colours in [0, 1], probabilities of the parsing
-        groups, landmarks in pixels, or coefficients of :mod:`unisync_loss.video.expressions`.
-
-    Raises:
-        ValueError: for frames that show no face, or a config whose representation cannot be made from video: landmarks
-            with irises, coefficients of another face model.
-        ImportError: without MediaPipe.
-    """
-    if config.visual == "rgb":
-        return rearrange(torch.from_numpy(frames), "t h w c -> 1 t c h w").float() / 255
-    check_provided(config)
-    return visual_of_mesh(config, fill_gaps(face_mesh(frames, depth=True)), frames.shape[1:3])
 
 
 def visual_of_features(config: UniSyncConfig, features: Array) -> Tensor:
@@ -70,7 +46,8 @@ def visual_of_mesh(config: UniSyncConfig, mesh: NDArray[np.float32], size: tuple
         size: height and width of the frames in pixels.
 
     Returns:
-        (1, T, …); see :func:`visual_of_frames`.
+        (1, T, …) as the config's visual representation defines it: probabilities of the parsing groups, landmarks in
+        pixels, or coefficients of :mod:`unisync_loss.video.expressions`.
     """
     height, width = size
     if config.visual == "parsing":
@@ -83,7 +60,7 @@ def check_provided(config: UniSyncConfig) -> None:
     """Refuse a config whose representation cannot be made from video.
 
     Raises:
-        ValueError: see :func:`visual_of_frames`.
+        ValueError: for landmarks with irises, or coefficients of another face model.
     """
     count = config.visual_features
     if config.visual == "3dmm" and count != EXPRESSIONS:

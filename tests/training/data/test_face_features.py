@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.visuals import visual_of_frames
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.data.clips import list_clips, load_clip
@@ -14,7 +15,6 @@ from unisync_loss.training.data.cache import build_cache, cache_path, load
 from unisync_loss.training.data.face_features import features_of_mesh, rings_of, shape_and_place, visual_of_features
 from unisync_loss.training.settings import expert_config
 from unisync_loss.video.expressions import mirrored_points
-from unisync_loss.video.extraction import visual_of_frames
 
 
 def mesh_features(config, entry, cache):

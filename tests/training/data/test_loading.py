@@ -16,9 +16,11 @@ def test_clips_are_counted_and_those_left_out_are_named(folder, cache, tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     lines = []
-    data = load_clips([str(folder), str(tmp_path)], cache, UniSyncConfig(), 13, 1, None, lines.append)
-    assert data.entries == list_clips(folder)
     what = f"{folder}, {tmp_path}"
+    data = load_clips(
+        what, list_folders([str(folder), str(tmp_path)]), cache, UniSyncConfig(), 13, 1, None, lines.append
+    )
+    assert data.entries == list_clips(folder)
     assert lines[-2].startswith(f"{what}: left out a/b/gone.mp4: no file that can be read")
     assert lines[-1] == (
         f"{what}: 6 clips, 3 speakers, 0.1 minutes; left out: 1 that cannot be used, 0 shorter than 13 frames"
@@ -31,7 +33,7 @@ def test_a_store_of_several_splits_is_refused_before_anything_is_measured(tmp_pa
     rows = [({"key": f"c/s/{split}", "frames": 10, "split": split}, members) for split in ("train", "test")]
     store = write_store(tmp_path / "store", rows, source="x")
     with pytest.raises(ValueError, match="expected clips of one split"):
-        load_clips([str(store)], tmp_path / "cache", UniSyncConfig(), 13, 1, None, print)
+        load_clips("clips", list_folders([str(store)]), tmp_path / "cache", UniSyncConfig(), 13, 1, None, print)
     assert not (tmp_path / "cache").exists()
     assert [entry.name for entry in list_folders([str(store / "test"), str(store / "train")])] == [
         "c/s/test.mp4",
@@ -42,7 +44,7 @@ def test_a_store_of_several_splits_is_refused_before_anything_is_measured(tmp_pa
 
 def test_coefficients_are_standardised_by_the_training_clips(folder, cache):
     config = expert_config("mel", "3dmm")
-    data = load_clips([str(folder)], cache, config, 13, 1, None, print)
+    data = load_clips("clips", list_folders([str(folder)]), cache, config, 13, 1, None, print)
     expert = UniSyncExpert(config)
     standardise(expert, data)
     values = torch.from_numpy(data.store.per_frame["per_frame"][:, 0].copy())  # as filmed, not mirrored

@@ -20,7 +20,8 @@ from unisync_loss.utils.progress import Progress
 
 
 def load_clips(
-    folders: Sequence[str],
+    name: str,
+    entries: list[ClipEntry],
     cache: Path,
     config: UniSyncConfig,
     shortest: int,
@@ -31,7 +32,8 @@ def load_clips(
     """Measure what is not in the cache yet, and read it.
 
     Args:
-        folders: data folders or stores.
+        name: of the clips, in lines of progress.
+        entries: the clips, see :func:`list_folders`.
         cache: folder of the cache.
         config: of the expert.
         shortest: frames that a clip must have.
@@ -40,10 +42,8 @@ def load_clips(
         log: takes lines of progress, and names what is left out.
 
     Raises:
-        ValueError: for folders without a usable clip, or with several splits.
+        ValueError: without a usable clip.
     """
-    entries = list_folders(folders)
-    what = ", ".join(folders)
     reasons: dict[str, str] = {}
     progress: Progress | None = None
     for done, total, reasons in build_cache(entries, cache, workers, part_of(config, entries)):  # noqa: B007
@@ -51,11 +51,11 @@ def load_clips(
         progress.update(done)
     data = CachedClipDataset.from_cache(entries, cache, config, shortest, audio_features, log)
     reasons = reasons | data.broken
-    for name, reason in reasons.items():
-        log(f"{what}: left out {name}: {reason}")
+    for clip, reason in reasons.items():
+        log(f"{name}: left out {clip}: {reason}")
     minutes, short = data.store.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
     log(
-        f"{what}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
+        f"{name}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
         f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
     )
     return data

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.data.clips import ClipEntry
+from unisync_loss.data.clips import STORED, ClipEntry
 from unisync_loss.data.store import read_feature_shapes
 from unisync_loss.video.extraction import check_provided
-
-STORED = ("3dmm", "parsing")  # representations read from a store where it has them
 
 
 def stored_width(entries: Sequence[ClipEntry], visual: str) -> int | None:
