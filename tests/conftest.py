@@ -3,7 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["WANDB_MODE"] = "disabled"  # nobody's account sees the tests
+os.environ["WANDB_MODE"] = "disabled"  # the tests reach nobody's account
 
 import importlib.util
 from collections.abc import Iterator

@@ -91,7 +91,7 @@ class TestSchedule:
 
     def test_a_resumed_run_equals_an_undisturbed_one(self):
         def run(interrupt):
-            schedule, seen = SyncWeightSchedule(0.1, threshold=0.75, ramp_steps=5), []
+            schedule, weights = SyncWeightSchedule(0.1, threshold=0.75, ramp_steps=5), []
             for step in range(12):
                 if step == 3:
                     schedule.update(0.5)
@@ -99,8 +99,8 @@ class TestSchedule:
                     state = schedule.state_dict()
                     schedule = SyncWeightSchedule(0.1, threshold=0.75, ramp_steps=5)
                     schedule.load_state_dict(state)
-                seen.append(schedule.step())
-            return seen
+                weights.append(schedule.step())
+            return weights
 
         assert run(None) == run(5) == run(2) == run(11)
 

@@ -9,6 +9,8 @@ from helpers.source import ADAPTERS, MODULES, OUTSIDE, documents
 #: notes to oneself, filler text and names of numbers to be filled in, such as the row R3 of a table
 PLACEHOLDER = re.compile(r"\b(?:TODO|FIXME|XXX|TBD)\b|\?\?\?|\b[A-Z0-9]+ROW\b|(?i:lorem ipsum)|NotImplementedError")
 CODE = [*MODULES, *ADAPTERS, *(path for folder in OUTSIDE for path in (ROOT / folder).rglob("*.py"))]
+#: this file names what it refuses
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if path.name != "test_leftovers.py")
 
 
 def relative(path):
@@ -55,7 +57,7 @@ def test_broken_tables_are_found():
 PERCEPTION = re.compile(r"\b(?:heard|hears|seen|sees|told|tells)\b")
 
 
-@pytest.mark.parametrize("path", [*CODE, *documents()], ids=relative)
+@pytest.mark.parametrize("path", [*CODE, *TESTS, *documents()], ids=relative)
 def test_no_metaphors_of_perception(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if PERCEPTION.search(line)] == []

@@ -38,8 +38,8 @@ def faces(clip):
     """The clip's face in every representation."""
     mesh = fill_gaps(face_mesh(clip.frames, depth=True))
     experts = {name: list_pretrained()[name].config for name in NAMES}
-    seen = {c.visual: visual_of_mesh(c, mesh, clip.frames.shape[1:3]) for c in experts.values() if c.visual != "rgb"}
-    return {**seen, "rgb": rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w").float() / 255}
+    videos = {c.visual: visual_of_mesh(c, mesh, clip.frames.shape[1:3]) for c in experts.values() if c.visual != "rgb"}
+    return {**videos, "rgb": rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w").float() / 255}
 
 
 @pytest.fixture(scope="module", params=NAMES)

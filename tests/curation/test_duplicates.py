@@ -63,8 +63,8 @@ def test_what_noise_hides_is_borne_out_where_the_lag_is_known(films):
     noise = np.random.default_rng(9).normal(0, 30, films[3].shape)
     prints = [frame_fingerprint(film) for film in [*films, (films[3] + noise)[10:].astype(np.float32)]]
     assert find_repeats(prints) == []
-    heard = [Repeat(first, 6, 0.4, 2.6, 0.9) for first in range(6)]
-    assert [repeat.first for repeat in confirm_repeats(prints, heard)] == [3]
+    found = [Repeat(first, 6, 0.4, 2.6, 0.9) for first in range(6)]
+    assert [repeat.first for repeat in confirm_repeats(prints, found)] == [3]
 
 
 def test_what_shares_less_than_a_second_is_no_copy(voices):

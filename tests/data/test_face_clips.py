@@ -44,8 +44,8 @@ def test_long_tracks_become_clips_without_a_hole(tmp_path):
         (10, 250),
         (20, 40),
     ]
-    heard = np.concatenate([face_clip.clip.waveform for face_clip in clips])
-    assert np.abs(heard - noise).max() < 1e-4
+    waveform = np.concatenate([face_clip.clip.waveform for face_clip in clips])
+    assert np.abs(waveform - noise).max() < 1e-4
 
 
 def test_numbered_pictures_with_gaps(tmp_path, monkeypatch):

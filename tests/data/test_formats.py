@@ -219,7 +219,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
 def test_cut_at_ten_points(tmp_path, name, options):
-    """What is left of pictures and sound is used where it is long enough, or the reason is told."""
+    """What is left of pictures and sound is used where it is long enough, or the reason is reported."""
     path = write(tmp_path / name, STEADY, **options)
     whole, draw = path.read_bytes(), random.Random(1)
     clips = 0
@@ -237,7 +237,7 @@ def test_cut_at_ten_points(tmp_path, name, options):
 
 @pytest.mark.parametrize(("name", "options"), KINDS[:3])
 def test_bytes_destroyed_anywhere(tmp_path, name, options):
-    """It is used as far as it goes, or the reason is told; nothing breaks."""
+    """It is used as far as it goes, or the reason is reported; nothing breaks."""
     path = write(tmp_path / name, STEADY, **options)
     whole, draw = path.read_bytes(), random.Random(0)
     for turn in range(6):

@@ -40,13 +40,15 @@ def test_streaming_equals_all_at_once(tmp_path, expert, face):
     clip = read_clip(path)
     crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
     with torch.inference_mode():
-        seen = expert.encode_visual(rearrange(torch.from_numpy(crops), "t h w c -> 1 t c h w").float() / 255)
-        heard = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
-    expected = offset_matrix(heard, seen, 15)[0].numpy()
+        visual_embedding = expert.encode_visual(
+            rearrange(torch.from_numpy(crops), "t h w c -> 1 t c h w").float() / 255
+        )
+        audio_embedding = expert.encode_audio(torch.from_numpy(clip.waveform)[None], len(crops))
+    expected = offset_matrix(audio_embedding, visual_embedding, 15)[0].numpy()
     (track,) = scores.tracks
     assert track.table.shape == (len(clip.frames) - 4, 31)
     known = ~np.isnan(expected)
-    # the file may hold sound after the last frame, which only the stream hears
+    # the file may hold sound after the last frame, which only the stream reads
     assert np.abs(track.table - expected)[known].max() < 1e-4
     assert np.isnan(track.table[0, :15]).all()
     assert scores.seconds == pytest.approx(len(face.frames) / 25)

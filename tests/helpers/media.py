@@ -7,7 +7,7 @@ import numpy as np
 
 
 def film(frames=50, size=64):
-    """Frame t is grey of its own level, so that it can be told which frame is shown when."""
+    """Frame t is grey of its own level, which identifies the frame that is shown."""
     levels = (40 + 2 * np.arange(frames)).astype(np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (frames, size, size, 3)).copy()
 

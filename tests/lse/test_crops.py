@@ -14,7 +14,7 @@ from unisync_loss.lse.crops import (
 )
 
 
-def seen(boxes):
+def detections(boxes):
     """Faces of the frames whose box is a number."""
     return [(frame, box) for frame, box in enumerate(boxes) if np.isfinite(box).all()]
 
@@ -27,30 +27,30 @@ def test_a_track_survives_25_frames_without_a_face():
     boxes = still(80)
     boxes[20:44] = np.nan
     boxes[44:, [0, 2]] += 25
-    (track,) = link_tracks(seen(boxes))
+    (track,) = link_tracks(detections(boxes))
     assert (track.start, len(track.boxes)) == (0, 80)
     assert track.boxes[19 + 5, 0] == pytest.approx(105)  # filled in linearly over 25 frames
     boxes[44] = np.nan
-    assert spans_of(seen(boxes)) == [(0, 20), (45, 35)]
+    assert spans_of(detections(boxes)) == [(0, 20), (45, 35)]
 
 
 def test_a_track_ends_where_the_face_jumps_but_not_at_a_false_find():
     boxes = still(60)
     boxes[30:, [0, 2]] += 100
-    assert spans_of(seen(boxes)) == [(0, 30), (30, 30)]
+    assert spans_of(detections(boxes)) == [(0, 30), (30, 30)]
     boxes = still(60)
     boxes[30] = [300, 300, 420, 420]
-    assert spans_of(seen(boxes)) == [(0, 60), (30, 1)]
+    assert spans_of(detections(boxes)) == [(0, 60), (30, 1)]
 
 
 def test_faces_beside_each_other_are_tracks_of_their_own():
     left, right = still(60), still(60, x=400.0)
-    faces = [face for pair in zip(seen(left), seen(right), strict=True) for face in pair]
+    faces = [face for pair in zip(detections(left), detections(right), strict=True) for face in pair]
     one, two = link_tracks(faces)
     assert (one.boxes == left).all()
     assert (two.boxes == right).all()
     # of two finds of one face in a frame the first counts
-    doubled = [face for face in seen(left) for _ in range(2)]
+    doubled = [face for face in detections(left) for _ in range(2)]
     assert [len(track.boxes) for track in link_tracks(doubled)] == [60, 60]
 
 
@@ -92,7 +92,7 @@ def test_boxes_are_smoothed():
     boxes[20] += 15  # one frame's outlier
     plan = list(crop_boxes(FaceTrack(0, boxes)))
     assert plan[20] == plan[19] == (160, 160, 60)
-    # beyond the ends the original's filter sees zeros: at six frames in seven of thirteen are still real
+    # beyond the ends the original's filter takes zeros: at six frames in seven of thirteen are still real
     assert plan[0] == (160, 160, 60)
 
 

@@ -93,8 +93,8 @@ def test_pieces_equal_the_whole(quick, samples):
     draw = np.random.default_rng(2)
     pictures = torch.from_numpy(draw.integers(0, 256, (80, 3, 224, 224), dtype=np.uint8))
     sound = draw.integers(-9000, 9000, samples).astype(np.int16)
-    heard = quick.embed_audio(compute_mfcc(torch.from_numpy(sound)))[:75]
-    expected = offset_distances(quick.embed_video(pictures)[:75], F.pad(heard, (0, 0, 15, 15)))
+    audio = quick.embed_audio(compute_mfcc(torch.from_numpy(sound)))[:75]
+    expected = offset_distances(quick.embed_video(pictures)[:75], F.pad(audio, (0, 0, 15, 15)))
     assert torch.allclose(fed(quick, pictures, sound).distances(), expected, rtol=1e-6)
 
 

@@ -50,12 +50,12 @@ def test_a_file_equals_its_frames(quick, tmp_path):
 def test_frames_and_sound_are_those_of_read_clip(quick, tmp_path, monkeypatch, fps, start):
     """Any rate to 25 fps; sound that starts late stays late."""
     mux(tmp_path / "a.mkv", film(2 * fps), clicks(2), fps=fps, audio_start=start)
-    heard, shown = [], []
+    samples_read, shown = [], []
 
     class Meter(LseMeter):
         def __init__(self, net, samples):
             super().__init__(net, samples)
-            heard.append(samples / 32768)
+            samples_read.append(samples / 32768)
 
         def add(self, frame):
             shown.append(frame)
@@ -65,7 +65,7 @@ def test_frames_and_sound_are_those_of_read_clip(quick, tmp_path, monkeypatch, f
     measure_video(quick, tmp_path / "a.mkv", "wav2lip-lrs")
     clip = read_clip(tmp_path / "a.mkv")
     assert torch.equal(torch.stack(shown), torch.stack([resize_frame(frame) for frame in clip.frames]))
-    samples = heard[0][: len(clip.waveform)]
+    samples = samples_read[0][: len(clip.waveform)]
     assert np.abs(samples - clip.waveform[: len(samples)]).max() < 1e-4
     assert onsets(samples) == pytest.approx([0.5 + start, 1.2 + start], abs=0.003)
 
@@ -126,7 +126,7 @@ def test_decoding_runs_beside_the_network_and_ends_with_it(quick, tmp_path, monk
     monkeypatch.setattr(procedures, "LseMeter", Meter)
     with pytest.raises(ValueError, match="enough"):
         measure_video(quick, tmp_path / "a.mkv", "wav2lip-lrs")
-    assert all(seen > number for number, seen in enumerate(looked_at, 1))
+    assert all(count > number for number, count in enumerate(looked_at, 1))
     assert threading.main_thread() not in decoded
     assert not any(thread.is_alive() for thread in decoded)
 

@@ -85,7 +85,7 @@ def log_of(run):
 
 class TestRun:
     def test_loss_falls(self, run):
-        """From that of random guesses, ln 8, or more; on people never heard, too."""
+        """From that of random guesses, ln 8, or more; on unknown speakers, too."""
         first = [row for row in log_of(run) if row["round"] == 1]
         loss = [row["loss"] for row in first if "loss" in row]
         assert loss[0] > 2.0
@@ -95,7 +95,7 @@ class TestRun:
         assert held_out[-1] < loss[0] - 0.05
 
     def test_hears_more_and_more_what_the_expert_hears(self, run):
-        """On people never heard, and more so on the same window than on another one."""
+        """On unknown speakers, and more so on the same window than on another one."""
         third = [row for row in log_of(run) if row["round"] == 3]
         agreement = [row["held_out_agreement"] for row in third if "held_out_agreement" in row]
         elsewhere = [row["agreement_elsewhere"] for row in third if "agreement_elsewhere" in row]

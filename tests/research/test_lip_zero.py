@@ -152,7 +152,7 @@ def test_small_corpora_are_measured_together(drawn):
 
 def test_nothing_sure_is_told_as_such(drawn):
     rises = {"a": [rises_at(level_rise(voice), find_partings(gap)) for gap, voice in drawn[:3]], "b": []}
-    assert math.isnan(find_zero(rises["a"][:1]).low)  # one clip tells nothing of how clips differ
+    assert math.isnan(find_zero(rises["a"][:1]).low)  # one clip has no spread between clips
     with pytest.raises(ValueError, match=r"30 partings of lips in 10 clips .* found a \d+ in 3, .*; b 0 in 0, \+nan"):
         settle_zeros(rises)
 

@@ -116,7 +116,7 @@ def test_short_gaps_are_bridged_and_long_ones_end_the_track():
         scene.show([] if gone else [box(100)])
     pieces, ends = scene.run()
     assert [(end.start, end.dropped) for end in ends] == [(0, ""), (106, "")]  # looked at every 5th frame again
-    assert frames_of(pieces[0]) == list(range(81))  # last seen at the look of frame 80
+    assert frames_of(pieces[0]) == list(range(81))  # last detected in frame 80
     assert sum(time in scene.looks for time in range(42, 50)) >= 5  # every frame while it is lost
 
 

@@ -49,7 +49,7 @@ def test_augmented_motion_keeps_its_course():
 
 
 def test_the_pose_follows_the_crop():
-    # a point seen through crop and pose lands where the pose in the crop says
+    # a point mapped by crop and pose lands where the pose in the crop says
     pose = torch.tensor([[[0.3, 0.02, 0.5], [-0.02, 0.3, 0.4]]])
     crop = torch.tensor([[[0.8, 0.1, 0.05], [-0.1, 0.7, -0.2]]])
     point = torch.tensor([0.2, 0.9, 1.0])
