@@ -62,7 +62,7 @@ class MelSpectrogram(ConstantTables):
     filters: Tensor
 
     def __init__(self, padding: Padding = "reflect") -> None:
-        super().__init__(window=torch.hann_window(N_FFT, dtype=torch.float32), filters=slaney_filters())
+        super().__init__(window=torch.hann_window(N_FFT, dtype=torch.float32), filters=slaney_filters(AUDIO_FEATURES["mel"], N_FFT, F_MIN, F_MAX))
         self.padding = padding
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -82,14 +82,23 @@ class MelSpectrogram(ConstantTables):
             return (8 * (decibels + 100) / 100 - 4).clamp(-4, 4)
 
 
-def slaney_filters() -> Tensor:
-    """Triangular mel filters of equal area, (80, 401) float32, as ``librosa.filters.mel`` makes them by default."""
-    bands = AUDIO_FEATURES["mel"]
-    mels = torch.linspace(_mel_of_hz(F_MIN), _mel_of_hz(F_MAX), bands + 2, dtype=torch.float32)
+def slaney_filters(bands: int, n_fft: int, lowest: float, highest: float) -> Tensor:
+    """Triangular mel filters of equal area, as ``librosa.filters.mel`` makes them by default.
+
+    Args:
+        bands: number of filters.
+        n_fft: length of the Fourier transform at 16 kHz.
+        lowest: lower edge of the first filter in Hz.
+        highest: upper edge of the last filter in Hz.
+
+    Returns:
+        (bands, 1 + n_fft // 2) float32.
+    """
+    mels = torch.linspace(_mel_of_hz(lowest), _mel_of_hz(highest), bands + 2, dtype=torch.float32)
     edge = _mel_of_hz(_BREAK_HZ)
     hz = torch.where(mels < edge, _HZ_PER_MEL * mels, _BREAK_HZ * torch.exp(_LOG_STEP * (mels - edge)))
     low, middle, high = hz[:-2, None], hz[1:-1, None], hz[2:, None]
-    bins = torch.linspace(0, SAMPLE_RATE // 2, N_FFT // 2 + 1, dtype=torch.float32)
+    bins = torch.linspace(0, SAMPLE_RATE // 2, n_fft // 2 + 1, dtype=torch.float32)
     rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
     return torch.minimum(rising, falling).clamp(min=0) * (2 / (high - low))
 
