@@ -17,6 +17,27 @@ def test_retired_fields_are_dropped():
     assert not set(asdict(config)) & set(RETIRED_FIELDS)
 
 
+@pytest.mark.parametrize(("audio", "expected"), [("hubert", ("some/model", "a" * 40, 7)), ("mel", ("", "", -1))])
+def test_earlier_names_of_fields(audio, expected):
+    """Experts on mel had a HuBERT in their config, too."""
+    names = ("audio_model", "audio_revision", "audio_layer")
+    values = asdict(UniSyncConfig(audio=audio))
+    values = {name: value for name, value in values.items() if name not in names}
+    values |= {"hubert_model": "some/model", "hubert_revision": "a" * 40, "hubert_layer": 7}
+    config = UniSyncConfig.from_dict(values)
+    assert tuple(getattr(config, name) for name in names) == expected
+    with pytest.raises(ValueError, match="unknown fields hubert_model"):
+        UniSyncConfig.from_dict({**values, "audio_model": "some/model"})
+
+
+def test_the_usual_audio_model_is_pinned():
+    usual = UniSyncConfig(audio="hubert")
+    assert (usual.audio_model, len(usual.audio_revision)) == ("facebook/hubert-large-ls960-ft", 40)
+    assert UniSyncConfig(audio="hubert", audio_model="some/model").audio_revision == "main"
+    mel = UniSyncConfig()
+    assert (mel.audio_model, mel.audio_revision, mel.audio_layer) == ("", "", -1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -26,6 +47,9 @@ def test_retired_fields_are_dropped():
         ('{"threshold": 1.5}', r"threshold: expected a number in \[0, 1\), got 1.5"),
         ('{"embedding": -1}', "embedding: expected a positive whole number"),
         ('{"audio_features": 64}', "expected 80 mel bins, got 64"),
+        ('{"audio_model": "some/model"}', "audio_model: expected none for mel.*got 'some/model'"),
+        ('{"audio_layer": 4}', "audio_layer: expected none for mel.*got 4"),
+        ('{"audio": "hubert", "audio_layer": "last"}', "audio_layer: expected int, got 'last'"),
         ('{"channel_order": "bgr"}', "channel_order: expected 'rgb', got 'bgr'"),
         ('{"crop": "a mouth"}', "crop: expected 'one face, .*, got 'a mouth'"),
         ("[1]", "expected a JSON object, got list"),

@@ -28,14 +28,18 @@ PARSING_GROUPS = ("other", "skin", "nose", "upper_lip", "lower_lip", "mouth")
 VISUAL_FEATURES: dict[str, int] = {"rgb": 3, "parsing": len(PARSING_GROUPS), "landmarks": 136, "3dmm": 64}
 #: points and axes of a frame's landmarks, by the number of coordinates
 LANDMARK_SHAPES = {points * axes: (points, axes) for points in (68, 20, 468, 478) for axes in (2, 3)}
-#: commit of facebook/hubert-large-ls960-ft, the model of GeneFace's features
-HUBERT_REVISION = "ece5fabbf034c1073acae96d5401b25be96709d8"
+#: usual model of the audio features and its revision; that of HuBERT is the model of GeneFace's features
+AUDIO_MODELS: dict[str, tuple[str, str]] = {
+    "hubert": ("facebook/hubert-large-ls960-ft", "ece5fabbf034c1073acae96d5401b25be96709d8"),
+}
 #: fields of ``config.json`` files saved before the release of 0.1.0, with the one value that each had
 RETIRED_FIELDS: dict[str, object] = {
     "channel_order": "rgb",
     "value_range": [0.0, 1.0],
     "crop": "one face, forehead to chin or up to 1.8 times that, eyes level to about 20 degrees",
 }
+#: earlier names of fields, which experts on mel had, too, without a meaning
+RENAMED_FIELDS = {"hubert_model": "audio_model", "hubert_revision": "audio_revision", "hubert_layer": "audio_layer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +56,11 @@ class UniSyncConfig:
         visual_features: features of one frame (colour channels, parsing groups, points x dimensions, coefficients);
             0 takes the usual number of the representation.
         mel_padding: STFT padding, ``"reflect"`` (librosa before 0.9, Wav2Lip's released weights) or ``"constant"``.
-        hubert_model: the HuBERT of the features, ``owner/name`` on the Hub or a folder.
-        hubert_revision: commit of that model on the Hub; a branch or tag may point to another model later.
-        hubert_layer: as in ``hidden_states`` of transformers; -1 is ``last_hidden_state``.
+        audio_model: the pretrained encoder of the audio features: ``owner/name`` on the Hub, a bundled name or a
+            folder; empty takes the usual one of the representation. A mel spectrogram has none.
+        audio_revision: commit of that model on the Hub, or sha256 of weights on this disk; a branch or tag may point
+            to another model later. Empty is the pinned revision of the usual model, ``"main"`` of any other.
+        audio_layer: of that model, as in ``hidden_states`` of transformers; -1 is ``last_hidden_state``.
         margin_same: eq. 1 margin of same-speaker negatives in training.
         margin_cross: eq. 1 margin of cross-speaker negatives in training.
         threshold: decision threshold of this checkpoint, chosen on validation data.
@@ -74,15 +80,15 @@ class UniSyncConfig:
     audio_features: int = 0
     visual_features: int = 0
     mel_padding: Literal["reflect", "constant"] = "reflect"
-    hubert_model: str = "facebook/hubert-large-ls960-ft"
-    hubert_revision: str = HUBERT_REVISION
-    hubert_layer: int = -1
+    audio_model: str = ""
+    audio_revision: str = ""
+    audio_layer: int = -1
     margin_same: float = 0.1
     margin_cross: float = 0.3
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Fill in the usual feature counts and check every choice and range."""
+        """Fill in the usual feature counts and audio model, and check every choice and range."""
         hints = get_type_hints(UniSyncConfig)
         for name in ("audio", "visual", "architecture", "mel_padding"):
             choices = get_args(hints[name])
@@ -98,6 +104,7 @@ class UniSyncConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
+        self._fill_audio_model()
         if self.audio == "mel" and self.audio_features != AUDIO_FEATURES["mel"]:
             raise ValueError(f"audio_features: expected 80 mel bins, got {self.audio_features}")
         if self.visual == "rgb" and self.visual_features != VISUAL_FEATURES["rgb"]:
@@ -111,6 +118,20 @@ class UniSyncConfig:
                 "visual_features: expected 68, 20, 468 or 478 landmarks times 2 or 3 axes, one of "
                 f"{', '.join(map(str, LANDMARK_SHAPES))}, got {self.visual_features}"
             )
+
+    def _fill_audio_model(self) -> None:
+        """Fill in model and revision, or check that a mel spectrogram has none."""
+        for name, kind in (("audio_model", str), ("audio_revision", str), ("audio_layer", int)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
+            if self.audio == "mel" and value not in ("", -1):
+                raise ValueError(f"{name}: expected none for mel, which no model computes, got {value!r}")
+        if self.audio != "mel":
+            usual, pinned = AUDIO_MODELS[self.audio]
+            model = self.audio_model or usual
+            object.__setattr__(self, "audio_model", model)
+            object.__setattr__(self, "audio_revision", self.audio_revision or (pinned if model == usual else "main"))
 
     @property
     def window_steps(self) -> int:
@@ -141,15 +162,12 @@ class UniSyncConfig:
         """Build a config from a mapping, refusing unknown fields.
 
         Args:
-            values: by field; :data:`RETIRED_FIELDS` are dropped if they have the one value of their time.
+            values: by field, also as earlier versions saved them, see :func:`current_fields`.
 
         Raises:
             ValueError: for an unknown field, a retired field with another value, or a value out of range.
         """
-        for name, value in RETIRED_FIELDS.items():
-            if name in values and values[name] != value:
-                raise ValueError(f"{name}: expected {value!r}, got {values[name]!r}")
-        values = {name: value for name, value in values.items() if name not in RETIRED_FIELDS}
+        values = current_fields(values)
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -172,3 +190,24 @@ class UniSyncConfig:
         if not isinstance(values, dict):
             raise ValueError(f"config: expected a JSON object, got {type(values).__name__}")
         return cls.from_dict(values)
+
+
+def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the fields of a config that an earlier version saved to today's.
+
+    Args:
+        values: by field; :data:`RETIRED_FIELDS` are dropped if they have the one value of their time,
+            :data:`RENAMED_FIELDS` get their new name, and for mel their default.
+
+    Raises:
+        ValueError: for a retired field with another value.
+    """
+    for name, value in RETIRED_FIELDS.items():
+        if name in values and values[name] != value:
+            raise ValueError(f"{name}: expected {value!r}, got {values[name]!r}")
+    current = {name: value for name, value in values.items() if name not in RETIRED_FIELDS}
+    for old, new in RENAMED_FIELDS.items():
+        if old in current and new not in current:
+            value = current.pop(old)
+            current[new] = getattr(UniSyncConfig, new) if current.get("audio", "mel") == "mel" else value
+    return current

@@ -172,7 +172,7 @@ class HubertAudioTower(nn.Module):
         super().__init__()
         self.hubert = HubertModel(size.config())
         self.config = UniSyncConfig(
-            audio="hubert", audio_features=size.hidden, embedding=embedding, hubert_revision="main"
+            audio="hubert", audio_features=size.hidden, embedding=embedding, audio_revision="main"
         )
         self.tower = DenseAudioTower(self.config)
 
@@ -237,7 +237,7 @@ class DistillationTask:
         """
         teacher, config = self.expert.config, ear.config
         config = replace(
-            config, visual=teacher.visual, visual_features=teacher.visual_features, hubert_model=str(hubert)
+            config, visual=teacher.visual, visual_features=teacher.visual_features, audio_model=str(hubert)
         )
         expert = UniSyncExpert(config)
         for part in ("visual_input", "visual_tower"):

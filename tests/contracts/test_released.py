@@ -63,7 +63,7 @@ def test_what_is_bundled():
     released = list_pretrained()
     assert all((info.path / "README.md").is_file() for info in released.values())
     assert all(info.config.name == name for name, info in released.items())
-    assert {info.config.hubert_model for info in released.values() if info.config.audio == "hubert"} == {"hubert-small"}
+    assert {info.config.audio_model for info in released.values() if info.config.audio == "hubert"} == {"hubert-small"}
     total = sum(path.stat().st_size for path in (PACKAGE / "weights").rglob("*") if path.is_file())
     assert total < 90e6
 

@@ -49,7 +49,7 @@ def whole(frame, number):
 @pytest.fixture(scope="module")
 def build(tiny_hubert):
     def made(audio, visual):
-        features = {"audio_features": 32, "hubert_model": str(tiny_hubert)} if audio == "hubert" else {}
+        features = {"audio_features": 32, "audio_model": str(tiny_hubert)} if audio == "hubert" else {}
         config = UniSyncConfig(audio=audio, visual=visual, visual_features=VISUALS[visual], embedding=8, **features)
         torch.manual_seed(3)
         return UniSyncExpert(config).eval()
@@ -221,7 +221,7 @@ def test_a_folder_without_a_clip_to_embed(build, mixed, tmp_path):
 
 def test_a_hubert_that_is_not_here_is_no_fault_of_the_clips(build, mixed):
     expert = build("hubert", "rgb")
-    gone = UniSyncExpert(UniSyncConfig(**{**vars(expert.config), "hubert_model": "/nowhere/hubert"})).eval()
+    gone = UniSyncExpert(UniSyncConfig(**{**vars(expert.config), "audio_model": "/nowhere/hubert"})).eval()
     left_out = {}
     with pytest.raises(ValueError, match="HuBERT /nowhere/hubert"):
         list(embed_clips(gone, list_clips(mixed), skipped=left_out))

@@ -14,7 +14,7 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.models.pretrained import CONFIG, WEIGHTS
 
 SMALLEST = UniSyncConfig(
-    audio="hubert", visual="3dmm", audio_features=4, visual_features=4, embedding=8, threshold=0.375, hubert_layer=9
+    audio="hubert", visual="3dmm", audio_features=4, visual_features=4, embedding=8, threshold=0.375, audio_layer=9
 )
 REPO = "tiny/expert"
 #: seconds in which an unreachable Hub must be reported, with room for a busy machine; left alone, the client takes 23 s

@@ -169,6 +169,12 @@ class TestFolder:
             load_expert(checkpoint)
         assert str(checkpoint) in str(caught.value)
 
+    def test_config_of_an_earlier_version(self, tiny_expert: UniSyncExpert, checkpoint: Path) -> None:
+        names = {"hubert_model": "audio_model", "hubert_revision": "audio_revision", "hubert_layer": "audio_layer"}
+        values = {old: getattr(SMALLEST, new) for old, new in names.items()}
+        edit_config(checkpoint, **values, **dict.fromkeys(names.values(), ...))
+        assert load_expert(checkpoint).config == tiny_expert.config
+
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
     def test_config_is_json(self, checkpoint: Path, content: bytes) -> None:
         (checkpoint / CONFIG).write_bytes(content)

@@ -17,8 +17,8 @@ def waveform():
 
 
 def hubert_config(folder, revision="main", **changes):
-    values = {"audio": "hubert", "audio_features": WIDTH, "embedding": 8, "hubert_model": str(folder), **changes}
-    return UniSyncConfig(hubert_revision=revision, **values)
+    values = {"audio": "hubert", "audio_features": WIDTH, "embedding": 8, "audio_model": str(folder), **changes}
+    return UniSyncConfig(audio_revision=revision, **values)
 
 
 class TestExpert:
@@ -61,7 +61,7 @@ class TestExpert:
         assert waveform.grad.abs().sum() > 0
 
     def test_the_configs_layer_is_taken(self, tiny_hubert, waveform):
-        last, first = (UniSyncExpert(hubert_config(tiny_hubert, hubert_layer=layer)) for layer in (-1, 1))
+        last, first = (UniSyncExpert(hubert_config(tiny_hubert, audio_layer=layer)) for layer in (-1, 1))
         assert torch.equal(last.audio_input(waveform), HubertEncoder.from_pretrained(tiny_hubert)(waveform))
         assert torch.equal(first.audio_input(waveform), HubertEncoder.from_pretrained(tiny_hubert, layer=1)(waveform))
 

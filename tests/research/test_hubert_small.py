@@ -126,7 +126,7 @@ class TestRun:
         assert all(1 < row["perplexity"] <= row["units"] for row in used)
 
     def test_its_folder_serves_an_expert(self, run):
-        config = UniSyncConfig(audio="hubert", audio_features=32, embedding=8, hubert_model=str(run / "hubert"))
+        config = UniSyncConfig(audio="hubert", audio_features=32, embedding=8, audio_model=str(run / "hubert"))
         loss = UniSyncLoss(UniSyncExpert(config))
         video = torch.rand(1, 7, 3, 96, 96, requires_grad=True)
         loss(video, torch.randn(1, 7 * 640) / 10).backward()

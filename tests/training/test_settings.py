@@ -82,6 +82,7 @@ def test_later_wins(tmp_path):
         ("run.freeze=both", "run.freeze: expected one of None, visual, audio, got 'both'"),
         ("run.freeze=audio", r"run\.freeze: expected an expert to take the audio tower from"),
         ("hold=audio", "hold is run.freeze now"),
+        ("expert.hubert_layer=4", r"expert\.hubert_layer: hubert_layer is expert\.audio_layer now"),
         ("overfit=64", "is the command `unisync check-training` now"),
         ("mix=[]", "mix was removed"),
         ("expert.crop=face", "crop was removed"),
@@ -117,7 +118,7 @@ def test_the_preset_is_checked():
 
 
 def test_an_expert_is_like_the_one_it_starts_from(tmp_path):
-    values = {"embedding": 16, "hubert_model": "tiny/hubert", "audio_features": 32, "hubert_layer": 2}
+    values = {"embedding": 16, "audio_model": "tiny/hubert", "audio_features": 32, "audio_layer": 2}
     start = UniSyncConfig(audio="hubert", visual="landmarks", visual_features=60, **values)
     save_pretrained(UniSyncExpert(start), tmp_path)
     _, expert = resolve({**GIVEN, "init": str(tmp_path)})

@@ -102,8 +102,8 @@ class TestHubert:
         run(folder, cache, tmp_path, *steps, visual=visual, audio="hubert", hubert=str(tiny_hubert))
         expert = load_expert(tmp_path / "last")
         config = expert.config
-        assert (config.audio, config.audio_features, config.hubert_model) == ("hubert", 32, str(tiny_hubert))
-        assert len(config.hubert_revision) == 64  # a folder is identified by the sha256 of its weights
+        assert (config.audio, config.audio_features, config.audio_model) == ("hubert", 32, str(tiny_hubert))
+        assert len(config.audio_revision) == 64  # a folder is identified by the sha256 of its weights
         assert (config.margin_same, config.margin_cross) == (0.3, 0.7)
         assert len(list((cache / "hubert").iterdir())) == 6
         clip = next(embed_clips(expert, list_clips(folder)[:1]))

@@ -27,8 +27,8 @@ def files(folder):
 
 
 def hubert_config(folder, revision="main", **changes):
-    values = {"audio": "hubert", "audio_features": WIDTH, "embedding": 8, "hubert_model": str(folder), **changes}
-    return UniSyncConfig(hubert_revision=revision, **values)
+    values = {"audio": "hubert", "audio_features": WIDTH, "embedding": 8, "audio_model": str(folder), **changes}
+    return UniSyncConfig(audio_revision=revision, **values)
 
 
 class TestFiles:
@@ -66,7 +66,7 @@ class TestFiles:
             HubertEncoder.from_pretrained(copy)
 
     def test_no_such_layer(self, tiny_hubert):
-        with pytest.raises(ValueError, match=r"hubert_layer: expected -1 … 1, got 4"):
+        with pytest.raises(ValueError, match=r"audio_layer: expected -1 … 1, got 4"):
             HubertEncoder.from_pretrained(tiny_hubert, layer=4)
 
     @pytest.mark.parametrize("waveform", [torch.randn(1, 399), torch.randn(16000), torch.ones(1, 400).short()])

@@ -24,7 +24,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from unisync_loss.config import UniSyncConfig
+from unisync_loss.config import UniSyncConfig, current_fields
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import BUNDLED
 from unisync_loss.utils.hub import hub_source
@@ -175,7 +175,7 @@ def _read_config(path: Path) -> UniSyncConfig:
     try:
         text = path.read_text(encoding="utf-8")
         config = UniSyncConfig.from_json(text)
-        missing = sorted({field.name for field in fields(UniSyncConfig)} - set(json.loads(text)))
+        missing = sorted({field.name for field in fields(UniSyncConfig)} - set(current_fields(json.loads(text))))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     if missing:  # a default in its place would be a guess

@@ -28,7 +28,7 @@ class HubertInput(AudioInput):
     @property
     def expected(self) -> str:
         """The feature shape, with the width of this expert's model."""
-        return f"(B, L, {self.config.audio_features}) of 50 steps a second, of {self.config.hubert_model}"
+        return f"(B, L, {self.config.audio_features}) of 50 steps a second, of {self.config.audio_model}"
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Encode a waveform (B, S); a gradient reaches it if it asks for one."""
@@ -51,7 +51,7 @@ class HubertInput(AudioInput):
             config = self.config
             with torch.inference_mode(False):  # weights made in inference mode never take part in a backward pass
                 self.encoder = HubertEncoder.from_pretrained(
-                    config.hubert_model, revision=config.hubert_revision, layer=config.hubert_layer, device=device
+                    config.audio_model, revision=config.audio_revision, layer=config.audio_layer, device=device
                 )
         return self.encoder
 

@@ -90,7 +90,7 @@ class HubertEncoder(FrozenModule[nn.ModuleDict]):
     ) -> None:
         config = model.config
         if not -1 <= layer <= config.num_hidden_layers:
-            raise ValueError(f"hubert_layer: expected -1 … {config.num_hidden_layers}, got {layer}")
+            raise ValueError(f"audio_layer: expected -1 … {config.num_hidden_layers}, got {layer}")
         if math.prod(config.conv_stride) != HOP:
             raise ValueError(f"expected a HuBERT of 50 steps a second, got strides {tuple(config.conv_stride)}")
         convolutions = model.feature_extractor.conv_layers

@@ -62,7 +62,8 @@ class MelSpectrogram(ConstantTables):
     filters: Tensor
 
     def __init__(self, padding: Padding = "reflect") -> None:
-        super().__init__(window=torch.hann_window(N_FFT, dtype=torch.float32), filters=slaney_filters(AUDIO_FEATURES["mel"], N_FFT, F_MIN, F_MAX))
+        filters = slaney_filters(AUDIO_FEATURES["mel"], N_FFT, F_MIN, F_MAX)
+        super().__init__(window=torch.hann_window(N_FFT, dtype=torch.float32), filters=filters)
         self.padding = padding
 
     def forward(self, waveform: Tensor) -> Tensor:

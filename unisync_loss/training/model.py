@@ -148,12 +148,12 @@ def build_hubert(
                 f"data.hubert: expected a HuBERT for an expert on hubert only, got {model!r} for {config.audio}"
             )
         return config, None
-    name, revision = config.hubert_model, config.hubert_revision
+    name, revision = config.audio_model, config.audio_revision
     if model is not None:
         name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
-    encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.hubert_layer, device=device)
+    encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.audio_layer, device=device)
     # a branch moves on: what is stored is the commit, or the sha256 of a folder's weights
-    resolved = replace(config, hubert_model=name, hubert_revision=encoder.identity, audio_features=encoder.width)
+    resolved = replace(config, audio_model=name, audio_revision=encoder.identity, audio_features=encoder.width)
 
     def encode(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
         return cached_features(waveform, encoder, folder, device).astype(np.float16)

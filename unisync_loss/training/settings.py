@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from unisync_loss.config import RETIRED_FIELDS, UniSyncConfig
+from unisync_loss.config import RENAMED_FIELDS, RETIRED_FIELDS, UniSyncConfig
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.training.config import (
     RECIPES,
@@ -69,6 +69,7 @@ MOVED: dict[str, str] = {
     "optimiser": "is optimiser.kind now",
     "hold": "is run.freeze now",
     "preset": "is --preset now, or preset: at the top of the file",
+    **{old: f"is expert.{new} now" for old, new in RENAMED_FIELDS.items()},
     **dict.fromkeys(("overfit", "shuffle_labels"), _SELF_TEST),
     **dict.fromkeys(("mix", "far_shift", "curriculum_steps", "keep", *RETIRED_FIELDS), _REMOVED),
 }
@@ -148,7 +149,7 @@ def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:
     trained = load_expert(init).config
     values: dict[str, Any] = {"architecture": trained.architecture, "embedding": trained.embedding}
     sides = {
-        "audio": ("audio_features", "mel_padding", "hubert_model", "hubert_revision", "hubert_layer"),
+        "audio": ("audio_features", "mel_padding", "audio_model", "audio_revision", "audio_layer"),
         "visual": ("visual_features",),
     }
     for side, names in sides.items():
