@@ -4,9 +4,9 @@
 
 Protocol and seeds of `unisync eval`. Each clip is decoded, and its face mesh computed, once for all experts.
 Multiply-adds are given for a single window of five frames and, per window, for a clip of one second, because the
-small networks share frames between windows. Those of HuBERT are listed separately, per second of audio. Times are
-medians per window of clips of one second on two threads, forward and backward to the video, all experts in turn; for
-orientation only.
+small networks share frames between windows. Those of HuBERT and Whisper are listed separately, per second of audio.
+Times are medians per window of clips of one second on two threads, forward and backward to the video, all experts in
+turn; for orientation only.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def multiply_adds(expert: UniSyncExpert, frames: int) -> float:
     return counter.get_total_flops() / 2 / (frames - WINDOW_FRAMES + 1) / 1e6
 
 
-def hubert_cost(expert: UniSyncExpert) -> float:
-    """Millions of multiply-adds of the expert's HuBERT per second of audio; 0 for mel."""
+def encoder_cost(expert: UniSyncExpert) -> float:
+    """Millions of multiply-adds of the expert's HuBERT or Whisper per second of audio; 0 for mel."""
     if expert.config.audio == "mel":
         return 0.0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -151,7 +151,7 @@ def main() -> None:
             "parameters": sum(parameter.numel() for parameter in expert.parameters()),
             "multiply_adds_alone": multiply_adds(expert, WINDOW_FRAMES),
             "multiply_adds_in_a_second": multiply_adds(expert, FPS),
-            "hubert_multiply_adds_a_second": hubert_cost(expert),
+            "encoder_multiply_adds_a_second": encoder_cost(expert),
             "milliseconds": times[name],
         }
         reports[name] = {**summarise(embedded[name], name, expert.config.threshold, options.seed), "cost": cost}

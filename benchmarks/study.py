@@ -8,7 +8,7 @@ recipe (random pairs within one clip, no margin, Adam at 1e-4), ``paper`` and ``
 augmentation. ``ablations``: cross-speaker share and margins with random pairs; `pairs` protocol of ``unisync eval``
 on TEST with intervals. A repeated command continues; finished runs are skipped. All runs use the same number of
 samples (``--samples``), from scratch or from one expert (``--init``, which compares where a loss leads, not when it
-leaves the plateau). Settings of `unisync train` may follow, such as data.hubert=hubert-small or
+leaves the plateau). Settings of `unisync train` may follow, such as data.audio_model=hubert-small or
 run.device=cuda optimiser.precision=bf16.
 """
 
@@ -28,7 +28,7 @@ from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.evaluation import summarise
 from unisync_loss.training.config import RandomPairsRecipe, TrainConfig
 from unisync_loss.training.data.loading import list_folders, load_clips
-from unisync_loss.training.model import TrainingModel, build_hubert
+from unisync_loss.training.model import TrainingModel, build_audio_encoder
 from unisync_loss.training.settings import MARGINS as PAPER_MARGINS
 from unisync_loss.training.settings import resolve
 from unisync_loss.training.trainer import build_trainer
@@ -143,7 +143,7 @@ def ablation_row(name: str, seed: int, out: Path, options: argparse.Namespace) -
     path = out / "eval.json"
     if not path.exists():
         expert = load_expert(out / "best")
-        config, features = build_hubert(expert.config, None, options.out / "cache/hubert")
+        config, features = build_audio_encoder(expert.config, None, options.out / "cache")
         data = load_clips(
             options.test, list_folders([options.test]), options.out / "cache", config, WINDOW_FRAMES, 2, features, log
         )

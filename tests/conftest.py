@@ -72,6 +72,32 @@ def tiny_hubert(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory):
+    """Folder of a random Whisper of width 32, with its decoder."""
+    from transformers import WhisperConfig, WhisperModel
+
+    torch.manual_seed(1)
+    encoder = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "vocab_size": 9}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 2}
+    path = tmp_path_factory.mktemp("whisper")
+    model = WhisperModel(WhisperConfig(**encoder, **decoder, **tokens))
+    for parameter in model.encoder.parameters():  # as it comes, every layer nearly copies its input
+        if parameter.requires_grad:
+            parameter.data += 0.15 * torch.randn_like(parameter)
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def audio_models(tiny_hubert, tiny_whisper):
+    """Fields of a config that name a small model, by audio representation."""
+    folders = {"hubert": tiny_hubert, "whisper": tiny_whisper}
+    named = {audio: {"audio_features": 32, "audio_model": str(path)} for audio, path in folders.items()}
+    return {"mel": {}, **named}
+
+
+@pytest.fixture(scope="session")
 def golden():
     """Numbers made with the original Wav2Lip and SyncNet code; not part of the repository."""
     import numpy as np

@@ -42,7 +42,7 @@ def test_the_usual_audio_model_is_pinned():
     ("text", "message"),
     [
         ('{"audio": "mel", "colour": 1}', "unknown fields colour"),
-        ('{"audio": "mfcc"}', "audio: expected one of mel, hubert, got 'mfcc'"),
+        ('{"audio": "mfcc"}', "audio: expected one of mel, hubert, whisper, got 'mfcc'"),
         ('{"visual": "depth"}', "visual: expected one of rgb"),
         ('{"threshold": 1.5}', r"threshold: expected a number in \[0, 1\), got 1.5"),
         ('{"embedding": -1}', "embedding: expected a positive whole number"),

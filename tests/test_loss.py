@@ -154,7 +154,7 @@ def test_frozen_under_ddp(loss, batch, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["small", "paper"])
-@pytest.mark.parametrize("pair", [("mel", "rgb"), ("hubert", "landmarks"), ("mel", "parsing"), ("hubert", "3dmm")])
+@pytest.mark.parametrize("pair", [("mel", "rgb"), ("hubert", "landmarks"), ("mel", "parsing"), ("whisper", "3dmm")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_inputs_of_any_precision(architecture, pair, dtype):
     audio, visual = pair
@@ -163,7 +163,7 @@ def test_inputs_of_any_precision(architecture, pair, dtype):
     loss = UniSyncLoss(UniSyncExpert(config))
     video = torch.rand(1, 5, *shapes[visual])
     video = video.softmax(2) if visual == "parsing" else video
-    features = torch.rand(1, 80, 16) if audio == "mel" else torch.randn(1, 10, 1024)
+    features = torch.rand(1, 80, 16) if audio == "mel" else torch.randn(1, 10, config.audio_features)
     low = video.to(dtype).requires_grad_()
     value = loss(low, features.to(dtype))
     value.backward()

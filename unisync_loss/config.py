@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_type_hints
 
-AudioRepresentation = Literal["mel", "hubert"]
+AudioRepresentation = Literal["mel", "hubert", "whisper"]
 VisualRepresentation = Literal["rgb", "parsing", "landmarks", "3dmm"]
 Architecture = Literal["paper", "small"]
 
@@ -16,12 +16,14 @@ SAMPLE_RATE = 16_000  # Hz, of every waveform
 FPS = 25  # video frames per second
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS  # 640
 WINDOW_FRAMES = 5  # 0.2 s, the paper's section III-B
-#: audio steps per second: mel hop 200 of 16 kHz, HuBERT stride 320 of 16 kHz
-STEP_RATE: dict[str, int] = {"mel": 80, "hubert": 50}
+#: audio steps per second: mel hop 200 of 16 kHz, stride 320 of HuBERT and of Whisper
+STEP_RATE: dict[str, int] = {"mel": 80, "hubert": 50, "whisper": 50}
 #: audio steps in a window of 0.2 s
 WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate in STEP_RATE.items()}
+#: samples from one audio step to the next
+SAMPLES_PER_STEP: dict[str, int] = {name: SAMPLE_RATE // rate for name, rate in STEP_RATE.items()}
 #: features of one audio step, where the representation fixes or suggests them
-AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024}
+AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024, "whisper": 512}
 #: channels of a parsing map; the classes of any parser are mapped to these groups
 PARSING_GROUPS = ("other", "skin", "nose", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
@@ -31,6 +33,7 @@ LANDMARK_SHAPES = {points * axes: (points, axes) for points in (68, 20, 468, 478
 #: usual model of the audio features and its revision; that of HuBERT is the model of GeneFace's features
 AUDIO_MODELS: dict[str, tuple[str, str]] = {
     "hubert": ("facebook/hubert-large-ls960-ft", "ece5fabbf034c1073acae96d5401b25be96709d8"),
+    "whisper": ("whisper-base", "main"),  # bundled; an expert trained on it names the sha256 of its weights
 }
 #: fields of ``config.json`` files saved before the release of 0.1.0, with the one value that each had
 RETIRED_FIELDS: dict[str, object] = {
@@ -47,7 +50,7 @@ class UniSyncConfig:
     """Configuration of an expert, saved as ``config.json`` beside the weights.
 
     Args:
-        audio: audio representation, ``"mel"`` or ``"hubert"``.
+        audio: audio representation, ``"mel"``, ``"hubert"`` or ``"whisper"``.
         visual: visual representation, ``"rgb"``, ``"parsing"``, ``"landmarks"`` or ``"3dmm"``.
         architecture: ``"paper"`` (16.3 M parameters, arXiv 2503.16357 Table III) or ``"small"`` (per-frame visual
             trunk and dense audio convolutions, under 5 M).
@@ -145,7 +148,7 @@ class UniSyncConfig:
 
     @property
     def steps_per_frame(self) -> Fraction:
-        """Audio steps per video frame: 16/5 for mel, 2 for HuBERT."""
+        """Audio steps per video frame: 16/5 for mel, 2 for HuBERT and Whisper."""
         return Fraction(STEP_RATE[self.audio], FPS)
 
     @property

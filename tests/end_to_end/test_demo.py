@@ -262,14 +262,15 @@ def test_sync_loss_reaches_the_generator(clip: DemoClip, expert: UniSyncExpert) 
     assert generator.out.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("audio", ["mel", "hubert"])
+@pytest.mark.parametrize("audio", ["mel", "hubert", "whisper"])
 def test_audio_windows_embed_as_the_whole(clip: DemoClip, expert: UniSyncExpert, audio: str) -> None:
     waveform = torch.from_numpy(clip.waveform)[None]
-    if audio == "hubert":
+    if audio != "mel":
         torch.manual_seed(0)
-        expert = UniSyncExpert(UniSyncConfig(audio="hubert", audio_features=32, embedding=8))
+        config = UniSyncConfig(audio=audio, audio_features=32, embedding=8)  # type: ignore[arg-type]
+        expert = UniSyncExpert(config)
         whole_input = torch.randn(1, 2 * FRAMES, 32)
-        clip = clip._replace(audio="hubert", audio_input=whole_input[0])
+        clip = clip._replace(audio=audio, audio_input=whole_input[0])
     else:
         whole_input = waveform
     expert.eval()

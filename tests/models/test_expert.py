@@ -10,7 +10,11 @@ VIDEO = {
     "landmarks": lambda b, t: torch.rand(b, t, 68, 2),
     "3dmm": lambda b, t: torch.randn(b, t, 64),
 }
-AUDIO = {"mel": lambda b, t: torch.rand(b, 80, t * 16 // 5), "hubert": lambda b, t: torch.randn(b, 2 * t, 1024)}
+AUDIO = {
+    "mel": lambda b, t: torch.rand(b, 80, t * 16 // 5),
+    "hubert": lambda b, t: torch.randn(b, 2 * t, 1024),
+    "whisper": lambda b, t: torch.randn(b, 2 * t, 512),
+}
 
 
 def size(config):
@@ -92,6 +96,7 @@ def test_wrong_input(expert, video, audio, message):
         ("parsing", "mel", torch.full((1, 5, 32, 32), 9), torch.rand(1, 3200), r"labels in \[0, 6\), got 9"),
         ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 3200), "`hf download facebook/hubert-large"),
         ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 768), "1024.*got .1, 10, 768"),
+        ("rgb", "whisper", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 384), "512.*got .1, 10, 384.*Whisper tiny"),
     ],
 )
 def test_wrong_input_of_other_pairs(visual, audio, video, features, message):

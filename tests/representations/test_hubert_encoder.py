@@ -4,12 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from unisync_loss.representations import hubert_encoder as hubert
-from unisync_loss.representations.hubert_encoder import HubertEncoder, cached_features, read_features
+from unisync_loss.representations.audio_encoder import AudioEncoder
+from unisync_loss.representations.hubert_encoder import HubertEncoder
 
 WIDTH = 32
 
@@ -127,8 +127,8 @@ class TestNumbers:
 @pytest.fixture
 def short_stretches(monkeypatch):
     """Stretches of 2 s with half a second on either side, in place of 20 s and 5 s."""
-    for name, steps in (("SEGMENT", 100), ("CONTEXT", 25), ("_WHOLE", 150)):
-        monkeypatch.setattr(hubert, name, steps)
+    monkeypatch.setattr(AudioEncoder, "segment", 100)
+    monkeypatch.setattr(HubertEncoder, "context", 25)
 
 
 @pytest.mark.usefixtures("short_stretches")
@@ -156,71 +156,10 @@ class TestLongSound:
         # and not because context has no effect
         assert (whole[:, 200:300] - part[:, :100]).abs().max() > 1e-2
 
-    def test_caches_of_sounds_heard_whole_stay(self, folder, tmp_path, monkeypatch):
+    def test_caches_of_audio_encoded_at_once_stay(self, folder, monkeypatch):
         """The features of longer audio changed once."""
         encoder = HubertEncoder.from_pretrained(folder)
-        names = {}
-        for steps in (150, 151):
-            for label, versions in (("now", (1, 2)), ("once", (1, 1))):
-                monkeypatch.setattr(hubert, "_CACHE_VERSIONS", versions)
-                cached_features(np.ones(320 * steps, np.float32), encoder, tmp_path / f"{steps}{label}")
-                names[steps, label] = [path.name for path in (tmp_path / f"{steps}{label}").iterdir()]
-        assert names[150, "now"] == names[150, "once"]
-        assert names[151, "now"] != names[151, "once"]
-
-
-class TestCache:
-    def test_second_time_is_read(self, folder, waveform, tmp_path, monkeypatch):
-        encoder, samples = HubertEncoder.from_pretrained(folder), waveform[0].numpy()
-        computed = cached_features(samples, encoder, tmp_path / "cache")
-        assert np.array_equal(computed, encoder(waveform)[0].numpy())
-        monkeypatch.setattr(HubertEncoder, "forward", None)
-        assert np.array_equal(cached_features(samples, encoder, tmp_path / "cache"), computed)
-        assert len(list((tmp_path / "cache").iterdir())) == 1
-
-    def test_everything_that_matters_is_in_the_key(self, folder, waveform, tmp_path):
-        samples = waveform[0].numpy()
-        other = Path(shutil.copytree(folder, tmp_path / "other"))
-        weights = (other / "model.safetensors").read_bytes()
-        (other / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-        encoders = [
-            HubertEncoder.from_pretrained(folder),
-            HubertEncoder.from_pretrained(folder, layer=1),
-            HubertEncoder.from_pretrained(folder, dtype=torch.bfloat16),
-            HubertEncoder.from_pretrained(other),
-        ]
-        for encoder in encoders:
-            cached_features(samples, encoder, tmp_path / "cache")
-        cached_features(samples + np.float32(1e-6), encoders[0], tmp_path / "cache")
-        assert len(list((tmp_path / "cache").iterdir())) == 5
-
-    def test_interrupted_writing_leaves_nothing(self, folder, waveform, tmp_path, monkeypatch):
-        def half(path, array):
-            Path(path).write_bytes(b"half")
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(np, "save", half)
-        with pytest.raises(KeyboardInterrupt):
-            cached_features(waveform[0].numpy(), HubertEncoder.from_pretrained(folder), tmp_path / "cache")
-        assert list((tmp_path / "cache").iterdir()) == []
-
-    def test_precomputed_file(self, tmp_path):
-        features = np.random.default_rng(0).normal(size=(9, 1024)).astype(np.float16)
-        np.save(tmp_path / "clip_hubert.npy", features)
-        read = read_features(tmp_path / "clip_hubert.npy", 1024)
-        assert read.dtype == np.float32
-        assert np.array_equal(read, features)
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            (np.zeros((9, 768), np.float32), r"\(L, 1024\), got \(9, 768\), which looks like HuBERT base"),
-            (np.zeros((9, 2, 1024), np.float32), r"got \(9, 2, 1024\)"),
-            (np.zeros((9, 1024), np.int64), "got .*int64"),
-            (np.array({"hubert": 1}, object), "expected an .npy file of HuBERT features.*allow_pickle"),
-        ],
-    )
-    def test_wrong_file(self, tmp_path, content, message):
-        np.save(tmp_path / "clip.npy", content, allow_pickle=True)
-        with pytest.raises(ValueError, match=f"clip.npy: .*{message}"):
-            read_features(tmp_path / "clip.npy", 1024)
+        now = [encoder.cache_key(steps) for steps in (150, 151)]
+        assert now[0] == f"1 {encoder.identity} -1 True torch.float32 "  # that of the first version
+        monkeypatch.setattr(hubert, "_CACHE_VERSIONS", (1, 1))
+        assert [encoder.cache_key(steps) == key for steps, key in zip((150, 151), now, strict=True)] == [True, False]

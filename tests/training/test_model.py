@@ -1,4 +1,4 @@
-"""Networks in training: towers copied from other experts, HuBERT features."""
+"""Networks in training: towers copied from other experts, audio features."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,14 @@ import torch
 from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert, save_pretrained
 from unisync_loss.data.clips import list_clips
 from unisync_loss.training.data.dataset import CachedClipDataset
-from unisync_loss.training.model import build_hubert, copy_towers
+from unisync_loss.training.model import build_audio_encoder, copy_towers
 from unisync_loss.training.settings import expert_config
 
 
-def test_features_of_a_segment_are_those_of_the_clip(folder, cache, tiny_hubert):
-
-    config, listen = build_hubert(expert_config("hubert", "landmarks"), str(tiny_hubert), cache / "hubert")
+@pytest.mark.parametrize("audio", ["hubert", "whisper"])
+def test_features_of_a_segment_are_those_of_the_clip(folder, cache, audio_models, audio):
+    model = audio_models[audio]["audio_model"]
+    config, listen = build_audio_encoder(expert_config(audio, "landmarks"), model, cache)
     data = CachedClipDataset.from_cache(list_clips(folder), cache, config, 13, listen)
     part, whole = (data.segments(np.array([2]), np.array([start]), size) for start, size in ((7, 13), (0, 30)))
     assert whole.audio.shape == (1, 60, 32)

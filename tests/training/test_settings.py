@@ -18,7 +18,7 @@ def test_fast_is_what_the_bundled_expert_was_trained_with():
     assert (expert.name, expert.architecture) == ("mel-rgb", "small")
 
 
-@pytest.mark.parametrize(("audio", "margins"), [("mel", (0.1, 0.3)), ("hubert", (0.3, 0.7))])
+@pytest.mark.parametrize(("audio", "margins"), [("mel", (0.1, 0.3)), ("hubert", (0.3, 0.7)), ("whisper", (0.1, 0.3))])
 def test_paper_is_the_papers_recipe(audio, margins):
     config, expert = resolve({**GIVEN, "preset": "paper", "audio": audio})
     optimiser = config.optimiser
@@ -82,6 +82,9 @@ def test_later_wins(tmp_path):
         ("run.freeze=both", "run.freeze: expected one of None, visual, audio, got 'both'"),
         ("run.freeze=audio", r"run\.freeze: expected an expert to take the audio tower from"),
         ("hold=audio", "hold is run.freeze now"),
+        ("data.hubert=hubert-small", r"data\.hubert: hubert is data\.audio_model now"),
+        ("hubert=hubert-small", r"hubert is data\.audio_model now"),
+        ("audio_model=whisper-base", r"audio_model is data\.audio_model now"),
         ("expert.hubert_layer=4", r"expert\.hubert_layer: hubert_layer is expert\.audio_layer now"),
         ("overfit=64", "is the command `unisync check-training` now"),
         ("mix=[]", "mix was removed"),

@@ -15,6 +15,7 @@ from unisync_loss.evaluation.embeddings import embed_clips
 from unisync_loss.training.data.cache import load
 from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.data.face_features import features_of_mesh
+from unisync_loss.training.settings import MARGINS
 from unisync_loss.training.step import Stepper
 from unisync_loss.utils.distributed import ProcessGroup
 
@@ -95,23 +96,24 @@ class TestFolder:
         assert not any("choosing the threshold" in line for line in lines)
 
 
-class TestHubert:
-    @pytest.mark.parametrize("visual", ["landmarks", "rgb"])
-    def test_the_model_is_stored_in_the_expert(self, folder, cache, tiny_hubert, tmp_path, visual):
+class TestAudioModel:
+    @pytest.mark.parametrize(("audio", "visual"), [("hubert", "landmarks"), ("hubert", "rgb"), ("whisper", "rgb")])
+    def test_the_model_is_stored_in_the_expert(self, folder, cache, audio_models, tmp_path, audio, visual):
+        model = audio_models[audio]["audio_model"]
         steps = mouth_first(aligner=0, geometry=0, sync=0, joint=1) if visual == "rgb" else ["recipe.steps=1"]
-        run(folder, cache, tmp_path, *steps, visual=visual, audio="hubert", hubert=str(tiny_hubert))
+        run(folder, cache, tmp_path, *steps, visual=visual, audio=audio, audio_model=model)
         expert = load_expert(tmp_path / "last")
         config = expert.config
-        assert (config.audio, config.audio_features, config.audio_model) == ("hubert", 32, str(tiny_hubert))
+        assert (config.audio, config.audio_features, config.audio_model) == (audio, 32, model)
         assert len(config.audio_revision) == 64  # a folder is identified by the sha256 of its weights
-        assert (config.margin_same, config.margin_cross) == (0.3, 0.7)
-        assert len(list((cache / "hubert").iterdir())) == 6
+        assert (config.margin_same, config.margin_cross) == MARGINS[audio]
+        assert len(list((cache / audio).iterdir())) == 6
         clip = next(embed_clips(expert, list_clips(folder)[:1]))
         assert clip.visual.shape == clip.audio.shape == (26, 512)
 
-    def test_a_hubert_for_mel_is_refused(self, folder, cache, tiny_hubert, tmp_path):
-        with pytest.raises(ValueError, match="for an expert on hubert only"):
-            run(folder, cache, tmp_path / "run", hubert=str(tiny_hubert))
+    def test_a_model_for_mel_is_refused(self, folder, cache, tiny_hubert, tmp_path):
+        with pytest.raises(ValueError, match=r"data\.audio_model: expected none for an expert on mel, got"):
+            run(folder, cache, tmp_path / "run", audio_model=str(tiny_hubert))
         assert not (tmp_path / "run").exists()
 
 

@@ -20,10 +20,11 @@ Data = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Folder of the run.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file, such as the config.yaml of a run.")]
 Preset = Annotated[str | None, typer.Option(help="fast, or paper: recipe and network of the paper.")]
-Audio = Annotated[str | None, typer.Option(help="Audio representation: mel or hubert.")]
+Audio = Annotated[str | None, typer.Option(help="Audio representation: mel, hubert or whisper.")]
 Visual = Annotated[str | None, typer.Option(help="Visual representation: rgb, parsing, landmarks or 3dmm.")]
-Hubert = Annotated[
-    str | None, typer.Option(help="HuBERT of the audio features: owner/name[@revision], bundled name or folder.")
+AudioModel = Annotated[
+    str | None,
+    typer.Option(help="HuBERT or Whisper of the audio features: owner/name[@revision], bundled name or folder."),
 ]
 Init = Annotated[list[str] | None, typer.Option(help="Expert to start from: name, folder or owner/name; repeatable.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")]
@@ -40,7 +41,7 @@ def train(
     preset: Preset = None,
     audio: Audio = None,
     visual: Visual = None,
-    hubert: Hubert = None,
+    audio_model: AudioModel = None,
     init: Init = None,
     cache: Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT, with its settings.")] = False,
@@ -50,7 +51,14 @@ def train(
     from unisync_loss.training.trainer import train as run
 
     saved = out / "config.yaml" if out is not None and resume and (out / "config.yaml").is_file() else None
-    options = {"audio": audio, "visual": visual, "hubert": hubert, "init": init, "preset": preset, "seed": seed}
+    options = {
+        "audio": audio,
+        "visual": visual,
+        "audio_model": audio_model,
+        "init": init,
+        "preset": preset,
+        "seed": seed,
+    }
     resolved, expert = _resolve(config or saved, settings, data=data, out=out, val=val, cache=cache, options=options)
     run(resolved, expert, resume=resume, log=log)
     folders = [str(Path(resolved.run.out) / name) for name in ("best", "last")]
@@ -71,7 +79,7 @@ def check_training(
     preset: Preset = None,
     audio: Audio = None,
     visual: Visual = None,
-    hubert: Hubert = None,
+    audio_model: AudioModel = None,
     init: Init = None,
     cache: Cache = None,
     seed: Seed = None,
@@ -82,7 +90,14 @@ def check_training(
 
     if bool(overfit) == shuffle_labels:
         raise ValueError("expected one of --overfit N and --shuffle-labels")
-    options = {"audio": audio, "visual": visual, "hubert": hubert, "init": init, "preset": preset, "seed": seed}
+    options = {
+        "audio": audio,
+        "visual": visual,
+        "audio_model": audio_model,
+        "init": init,
+        "preset": preset,
+        "seed": seed,
+    }
     resolved, expert = _resolve(config, settings, data=data, out=out, val=None, cache=cache, options=options)
     if overfit:
         report = sanity_checks.overfit(resolved, expert, overfit, log)

@@ -138,7 +138,7 @@ def align(
     for each in experts:
         check_visual(each.expert.config, entries)
     curves, problems = read_curves(entries, experts, log)
-    if not any(curves):  # otherwise a HuBERT that is missing would replace all offsets by empty ones
+    if not any(curves):  # otherwise an audio model that is missing would replace all offsets by empty ones
         raise ValueError(f"{root}: none of {len(entries)} clips could be read; {entries[0].name}: {problems[0]}")
     decisions, corpora = decide(entries, curves, problems, before)
     if zero is not None:

@@ -37,7 +37,7 @@ class DemoClip(NamedTuple):
     references: Tensor  # (T, 3, 96, 96), see references_of
     mel: Tensor  # (80, L), input of the generator
     audio_input: Tensor  # (L, F), audio features of the expert
-    audio: str  # representation of these, mel or hubert
+    audio: str  # representation of these
     waveform: NDArray[np.float32]  # (640 · T,) at 16 kHz
     train: range  # frames to train on
     held: range  # later frames, held out
@@ -107,7 +107,7 @@ def mel_around(mel: Tensor, frames: Tensor) -> Tensor:
 
 
 def audio_windows(clip: DemoClip, starts: Tensor) -> Tensor:
-    """Cut the expert's audio features at first frames (B,) into windows, (B, 80, 16) mel or (B, 10, F) HuBERT."""
+    """Cut the expert's audio features at first frames (B,) into windows: mel (B, 80, 16), others (B, 10, F)."""
     first = starts * STEP_RATE[clip.audio] // FPS
     windows = clip.audio_input[first[:, None] + torch.arange(WINDOW_STEPS[clip.audio])]
     return rearrange(windows, "b l f -> b f l") if clip.audio == "mel" else windows

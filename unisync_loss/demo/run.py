@@ -43,8 +43,7 @@ class Scorer:
     @torch.no_grad()
     def __init__(self, expert: UniSyncExpert, clip: DemoClip) -> None:
         self.expert, self.held = expert, clip.held
-        audio = clip.audio_input.T if clip.audio == "mel" else clip.audio_input
-        self.audio = expert.encode_audio(audio[None], len(clip.frames))[0]
+        self.audio = expert.encode_prepared_audio(clip.audio_input[None], len(clip.frames))[0]
 
     @torch.no_grad()
     def probability(self, video: Tensor, late: int = 0) -> Tensor:

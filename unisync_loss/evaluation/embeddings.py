@@ -66,8 +66,8 @@ def embed_clips(
         One embedding per clip, in order.
 
     Raises:
-        ValueError: for an expert whose representation cannot be made from video, a HuBERT that is not available, or a
-            clip that cannot be read.
+        ValueError: for an expert whose representation cannot be made from video, an audio model that is not available,
+            or a clip that cannot be read.
         FileNotFoundError: for a clip that does not exist.
     """
     check_visual(expert.config, entries)

@@ -6,6 +6,7 @@ frame is embedded once; of a window only its scores at the 31 offsets are kept.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.config import FPS, SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME, SAMPLES_PER_STEP, WINDOW_FRAMES
 from unisync_loss.data.clips import ClipEntry, load_clip
 from unisync_loss.evaluation.embeddings import embed_clip, offset_table
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.representations.hubert_encoder import SEGMENT
+from unisync_loss.representations.audio_encoder import AudioEncoder
 from unisync_loss.utils.prefetch import prefetch
 from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
 from unisync_loss.video.extraction import check_provided, visual_of_mesh
@@ -36,7 +37,7 @@ from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
 _SHORT_SIDE = 1080  # pixels; larger frames are shrunk: experts work on mouths of about 100 pixels
 _BATCH = 64  # frames of a track embedded at a time
-_CHUNK = SEGMENT // 2  # audio windows embedded at a time: HuBERT's segment, a whole number of mel steps
+_CHUNK = AudioEncoder.segment // 2  # audio windows embedded at a time: an encoder's segment, whole steps of mel
 MAX_DRAWN_FACES = 4
 _STRIP = 48  # mouth crops kept for the film strip, up to twice as many while frames arrive
 _MOUTH = (slice(80, 168), slice(52, 140))  # rows and columns of a face crop
@@ -208,7 +209,7 @@ class _AudioWindows:
 
     def __init__(self, expert: UniSyncExpert, sound: AudioReader) -> None:
         self.expert, self.sound = expert, sound
-        self.margin = expert.audio_input.context_frames
+        self.context = expert.audio_input.context
         self.device = next(expert.parameters()).device
         self.chunks: dict[int, tuple[Tensor, Array]] = {}
         self.peak = 0.0
@@ -236,24 +237,26 @@ class _AudioWindows:
 
     def _chunk(self, number: int) -> tuple[Tensor, Array]:
         if number not in self.chunks:
-            begin = max(0, number * _CHUNK - self.margin)
-            end = (number + 1) * _CHUNK + self.margin
-            self.chunks[number] = self._embed(begin, end, number * _CHUNK - begin)
+            self.chunks[number] = self._embed(number * _CHUNK * SAMPLES_PER_FRAME)
             self.chunks.pop(number - 3, None)  # tracks lag behind the newest frame by seconds, not by a minute
         return self.chunks[number]
 
-    def _embed(self, begin: int, end: int, margin: int) -> tuple[Tensor, Array]:
-        """Embeddings and levels of the chunk that begins ``margin`` frames after frame ``begin``."""
-        samples = self.sound.read(begin * SAMPLES_PER_FRAME, end * SAMPLES_PER_FRAME)
-        frames = samples.size // SAMPLES_PER_FRAME
-        if frames - margin < WINDOW_FRAMES:
-            return torch.zeros(0, self.expert.config.embedding), np.zeros(0, np.float32)
-        samples = samples[: frames * SAMPLES_PER_FRAME]
-        embedding = self.expert.encode_audio(torch.from_numpy(samples)[None].to(self.device), frames)[0]
-        level = window_levels(samples).astype(np.float32)
-        chunk = slice(margin, margin + _CHUNK)
-        self.peak = max(self.peak, float(level[chunk].max()))
-        return embedding[chunk].cpu(), level[chunk]
+    def _embed(self, first: int) -> tuple[Tensor, Array]:
+        """Embeddings and levels of the chunk that begins at sample ``first``."""
+        config = self.expert.config
+        begin, end = max(0, first - self.context), first + _CHUNK * SAMPLES_PER_FRAME + self.context
+        samples, before = self.sound.read(begin, end), first - begin
+        if samples.size < end - begin:  # at the end of the audio, whole frames
+            samples = samples[: before + max(0, samples.size - before) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
+        frames = min((samples.size - before) // SAMPLES_PER_FRAME, _CHUNK + WINDOW_FRAMES - 1)
+        if frames < WINDOW_FRAMES:
+            return torch.zeros(0, config.embedding), np.zeros(0, np.float32)
+        features = self.expert.prepare_audio(torch.from_numpy(samples)[None].to(self.device))
+        skipped = before // SAMPLES_PER_STEP[config.audio]
+        features = features[:, skipped : skipped + math.ceil(frames * config.steps_per_frame)]
+        level = window_levels(samples[before : before + frames * SAMPLES_PER_FRAME]).astype(np.float32)
+        self.peak = max(self.peak, float(level.max()))
+        return self.expert.encode_prepared_audio(features, frames)[0].cpu(), level
 
 
 class _TrackScorer:

@@ -128,7 +128,7 @@ class UniSyncExpert(nn.Module):
         """Embed every window of the audio.
 
         Args:
-            audio: (B, S) waveform at 16 kHz, or features: mel (B, 80, L) or HuBERT (B, L, F).
+            audio: (B, S) waveform at 16 kHz, or features: mel (B, 80, L), HuBERT or Whisper (B, L, F).
             frames: number T of video frames that the audio covers.
             stride: frames from one window to the next.
 
@@ -138,8 +138,42 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for a wrong shape or dtype, or a length that does not fit the frames.
         """
-        features = self.audio_input(self._own_dtype(audio))
-        # floor(3.2 f) for mel, as Wav2Lip cuts it; 2 f for HuBERT
+        return self._encode_features(self.prepare_audio(audio), frames, stride, audio)
+
+    def prepare_audio(self, audio: Tensor) -> Tensor:
+        """Check the audio and convert it to the features that the audio tower takes, differentiably.
+
+        Args:
+            audio: see :meth:`encode_audio`.
+
+        Returns:
+            (B, L, F), in the dtype of the weights.
+
+        Raises:
+            ValueError: for a wrong shape or dtype.
+        """
+        features: Tensor = self.audio_input(self._own_dtype(audio))
+        return features
+
+    def encode_prepared_audio(self, features: Tensor, frames: int, *, stride: int = 1) -> Tensor:
+        """Embed every window of audio that :meth:`prepare_audio` converted.
+
+        Args:
+            features: (B, L, F).
+            frames: see :meth:`encode_audio`.
+            stride: see :meth:`encode_audio`.
+
+        Returns:
+            (B, W, D) before ReLU.
+
+        Raises:
+            ValueError: for a length that does not fit the frames.
+        """
+        return self._encode_features(features, frames, stride, features)
+
+    def _encode_features(self, features: Tensor, frames: int, stride: int, audio: Tensor) -> Tensor:
+        """Embed features of ``audio``."""
+        # floor(3.2 f) for mel, as Wav2Lip cuts it; 2 f for HuBERT and Whisper
         starts = [int(start * self.config.steps_per_frame) for start in self.window_starts(frames, stride)]
         needed = starts[-1] + self.config.window_steps
         features = self.audio_input.fit(features, needed)

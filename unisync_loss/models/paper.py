@@ -69,7 +69,7 @@ def paper_visual_trunk(config: UniSyncConfig) -> nn.Sequential:
 def paper_audio_stem() -> nn.Sequential:
     """ε3: (N, 1, L, F) → (N, 64, 10, 14)."""
     layers = [ConvBlock(1, 32), *residuals(32, 2), ConvBlock(32, 64, 3, (1, 3)), *residuals(64, 2)]
-    # 10 steps, as HuBERT has per window; 14 columns, for the multiply-adds of Table III
+    # 10 steps, as HuBERT and Whisper have per window; 14 columns, for the multiply-adds of Table III
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((10, 14)))
 
 

@@ -156,11 +156,11 @@ class DenseAudioTower(nn.Module):
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__()
         self.mel = config.audio == "mel"
-        self.network = small_mel_network(config) if self.mel else small_hubert_network(config)
+        self.network = small_mel_network(config) if self.mel else small_feature_network(config)
 
     def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
         """Encode the windows at ``starts``, in steps of the features."""
-        # features of HuBERT are channels: as one tall kernel over them, a training batch asks for 140 GB
+        # features of an encoder are channels: as one tall kernel over them, a training batch asks for 140 GB
         dense = self.network(rearrange(x, "b l f -> b 1 f l" if self.mel else "b l f -> b f 1 l"))
         return rearrange(dense, "b d 1 l -> b l d")[:, list(starts)]
 
@@ -187,7 +187,7 @@ def small_mel_network(config: UniSyncConfig) -> nn.Sequential:
     )
 
 
-def small_hubert_network(config: UniSyncConfig) -> nn.Sequential:
+def small_feature_network(config: UniSyncConfig) -> nn.Sequential:
     """ε3 and ε4: (B, F, 1, L) → (B, D, 1, L - 9).
 
     A pointwise layer reduces the features; three kernels of 4 steps then span the 10 steps of a window.

@@ -67,19 +67,21 @@ class AudioInput(nn.Module, ABC):
     Args:
         config: of the expert.
 
-    Attributes:
-        context_frames: video frames on either side whose audio changes the features of a segment, where long audio is
-            encoded segment by segment.
-
     Shape:
         waveform (B, S), or features as the representation defines them → (B, L, F), L steps of time.
     """
 
-    context_frames: int
-
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """Samples on either side that change the features of a segment, where long audio is encoded in segments.
+
+        A whole number of audio steps.
+        """
 
     @property
     @abstractmethod

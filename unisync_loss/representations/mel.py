@@ -111,11 +111,14 @@ def _mel_of_hz(hz: float) -> float:
 class MelInput(AudioInput):
     """Waveform (B, S) or mel (B, 80, L) → (B, L, 80)."""
 
-    context_frames = 25  # the filters reach 25 ms, less than a frame; 25 frames are a whole number of steps
-
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__(config)
         self.spectrogram = MelSpectrogram(config.mel_padding)
+
+    @property
+    def context(self) -> int:
+        """One second, 80 steps: the filters reach 25 ms, and windows that begin in a segment end 0.16 s after it."""
+        return SAMPLE_RATE
 
     @property
     def expected(self) -> str:

@@ -59,9 +59,11 @@ class WhisperSpectrogram(ConstantTables):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the spectrogram; see the class for shapes."""
-        spectrum = torch.stft(waveform, N_FFT, HOP, window=self.window, center=True, return_complex=True)
+        spectrum = torch.stft(
+            waveform, N_FFT, HOP, window=self.window.to(waveform.dtype), center=True, return_complex=True
+        )
         power = spectrum[..., :-1].abs().square()
-        decades = (self.filters @ power).clamp(min=1e-10).log10()
+        decades = (self.filters.to(power.dtype) @ power).clamp(min=1e-10).log10()
         loudest = decades.amax((1, 2), keepdim=True)
         return (torch.maximum(decades, loudest - DYNAMIC_RANGE) + 4) / 4
 
@@ -71,33 +73,31 @@ class WhisperNetwork(nn.Module):
 
     Args:
         size: of the network.
+        layers: how many layers to build, from the first on; None is all.
 
     Shape:
         (B, bins, 2 L) → list of (B, L, F), L at most 1500: ``hidden_states`` of transformers, the input of the first
-        layer and the output of each; the last is normalised.
+        layer and the output of each; that of the model's last layer is normalised.
     """
 
     positions: Tensor
 
-    def __init__(self, size: WhisperSize) -> None:
+    def __init__(self, size: WhisperSize, layers: int | None = None) -> None:
         super().__init__()
-        width = size.d_model
+        width, count = size.d_model, size.encoder_layers if layers is None else layers
         self.conv1 = nn.Conv1d(size.num_mel_bins, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
-        self.layers = nn.ModuleList(WhisperLayer(size) for _ in range(size.encoder_layers))
-        self.layer_norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(WhisperLayer(size) for _ in range(count))
+        self.layer_norm = nn.LayerNorm(width) if count == size.encoder_layers else nn.Identity()
         self.register_buffer("positions", sinusoids(POSITIONS, width), persistent=False)
 
-    def forward(self, spectrogram: Tensor, layers: int | None = None) -> list[Tensor]:
-        """Encode; with ``layers``, only that many layers are computed. See the class for shapes."""
-        count = len(self.layers) if layers is None else layers
+    def forward(self, spectrogram: Tensor) -> list[Tensor]:
+        """Encode; see the class for shapes."""
         hidden = F.gelu(self.conv2(F.gelu(self.conv1(spectrogram)))).transpose(1, 2)
         states = [hidden + self.positions[: hidden.shape[1]]]
-        for layer in list(self.layers)[:count]:
+        for layer in self.layers:
             states.append(layer(states[-1]))
-        if count == len(self.layers):
-            states[-1] = self.layer_norm(states[-1])
-        return states
+        return [*states[:-1], self.layer_norm(states[-1])]
 
 
 class WhisperLayer(nn.Module):

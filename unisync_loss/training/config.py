@@ -23,8 +23,8 @@ class DataConfig:
         folders: training folders or stores.
         val: validation folder; without one, no best checkpoint is kept and no threshold is chosen.
         cache: folder of the clip cache, which runs may share; None is ``OUT/cache``.
-        hubert: HuBERT of the audio features, ``owner/name[@revision]``, a bundled name or a folder; None is the
-            expert's.
+        audio_model: HuBERT or Whisper of the audio features, ``owner/name[@revision]``, a bundled name or a folder;
+            None is the expert's.
         workers: number of processes that fill the cache.
         augment: augmentation and dropout.
     """
@@ -32,7 +32,7 @@ class DataConfig:
     folders: tuple[str, ...]
     val: str | None = None
     cache: str | None = None
-    hubert: str | None = None
+    audio_model: str | None = None
     workers: int = os.cpu_count() or 1
     augment: bool = True  # the preset `paper` has none, as the paper names none
 

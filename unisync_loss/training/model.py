@@ -1,4 +1,4 @@
-"""Networks in training: forward passes of a batch, HuBERT features, towers copied from another expert."""
+"""Networks in training: forward passes of a batch, audio features, towers copied from another expert."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from unisync_loss.config import UniSyncConfig
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.models.small import FRAME_FEATURES, DenseVisualTower, FrameStem
+from unisync_loss.representations import audio_input
+from unisync_loss.representations.audio_encoder import cached_features
+from unisync_loss.representations.encoder_input import EncoderInput
 from unisync_loss.representations.face_topology import MOUTH_POINTS
-from unisync_loss.representations.hubert_encoder import HubertEncoder, cached_features
 from unisync_loss.training.data.augment import augment_features, augment_mel, random_mask
 from unisync_loss.training.data.batches import AudioVisualBatch
 from unisync_loss.training.data.dataset import AudioFeatures
@@ -125,40 +127,40 @@ def encode_visual_batch(model: TrainingModel, batch: AudioVisualBatch, *, augmen
 CPU = torch.device("cpu")
 
 
-def build_hubert(
-    config: UniSyncConfig, model: str | None, folder: Path, device: torch.device = CPU
+def build_audio_encoder(
+    config: UniSyncConfig, model: str | None, cache: Path, device: torch.device = CPU
 ) -> tuple[UniSyncConfig, AudioFeatures | None]:
-    """Load the HuBERT of an expert, and write its identity into the expert's config.
+    """Load the audio model of an expert, and write its identity into the expert's config.
 
     Args:
         config: of the expert; one on mel needs no model.
         model: ``owner/name[@revision]`` on the Hub, a bundled name or a folder; None is that of the config.
-        folder: of the feature cache.
+        cache: folder of the caches; that of the features is in it, by audio representation.
         device: to encode on.
 
     Returns:
-        The config with model, commit and width filled in, and the function that encodes a waveform; None for mel.
+        The config with model, revision and width filled in, and the function that encodes a waveform; None for mel.
 
     Raises:
         ValueError: for a model that cannot be loaded, or one given for mel.
     """
-    if config.audio != "hubert":
-        if model is not None:
-            raise ValueError(
-                f"data.hubert: expected a HuBERT for an expert on hubert only, got {model!r} for {config.audio}"
-            )
-        return config, None
-    name, revision = config.audio_model, config.audio_revision
     if model is not None:
+        if config.audio == "mel":
+            raise ValueError(f"data.audio_model: expected none for an expert on mel, got {model!r}")
         name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
-    encoder = HubertEncoder.from_pretrained(name, revision=revision or "main", layer=config.audio_layer, device=device)
-    # a branch moves on: what is stored is the commit, or the sha256 of a folder's weights
-    resolved = replace(config, audio_model=name, audio_revision=encoder.identity, audio_features=encoder.width)
+        config = replace(config, audio_model=name, audio_revision=revision or "main")
+    audio = audio_input(config)
+    if not isinstance(audio, EncoderInput):
+        return config, None
+    encoder = audio.load_encoder(device)
+    # a branch moves on: what is stored is the commit, or the sha256 of weights on this disk
+    config = replace(config, audio_revision=encoder.identity, audio_features=encoder.width)
+    folder = cache / config.audio
 
     def encode(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
         return cached_features(waveform, encoder, folder, device).astype(np.float16)
 
-    return resolved, encode
+    return config, encode
 
 
 def copy_towers(expert: UniSyncExpert, name: str) -> set[str]:

@@ -19,7 +19,7 @@ from unisync_loss.training.config import TrainConfig
 from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.data.loading import list_folders, load_clips, standardise
 from unisync_loss.training.data.stored_features import check_trainable
-from unisync_loss.training.model import TrainingModel, build_hubert, copy_towers
+from unisync_loss.training.model import TrainingModel, build_audio_encoder, copy_towers
 from unisync_loss.training.mouth_stages import MouthAlignerStage
 from unisync_loss.training.run_log import LOG, RunLog
 from unisync_loss.training.settings import as_dict, to_yaml
@@ -39,7 +39,7 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, lo
 
     Args:
         config: of the run.
-        expert_config: of the expert; for HuBERT, model and width are filled in.
+        expert_config: of the expert; revision and width of its audio model are filled in.
         resume: continue from the state in the run's folder, if there is one.
         log: takes lines of progress.
 
@@ -87,7 +87,7 @@ def build_trainer(
         log("compile: checking the compiler; the first steps of each stage will take minutes")
         check_compiler(device)
     cache = Path(config.data.cache or Path(config.run.out) / "cache")
-    expert_config, features = build_hubert(expert_config, config.data.hubert, cache / "hubert", device)
+    expert_config, features = build_audio_encoder(expert_config, config.data.audio_model, cache, device)
     torch.manual_seed(config.run.seed)
     model = TrainingModel(expert_config, group)
     copied = _copy_inits(model, config, log)

@@ -252,7 +252,7 @@ def augment_mel(mel: Tensor, *, clean: float = 0.2) -> Tensor:
 
 
 def augment_features(features: Tensor, *, clean: float = 0.35) -> Tensor:
-    """Add noise, in units of each feature's deviation, to HuBERT features (N, M, F), and zero some channels."""
+    """Add noise, in units of each feature's deviation, to features (N, M, F) of an encoder, and zero some."""
     count, _, width = features.shape
     noise = torch.randn_like(features) * uniform((count, 1, 1), 0.0, 0.4) * features.std((0, 1))
     kept = torch.rand(count, 1, width) > uniform((count, 1, 1), 0.0, 0.2)

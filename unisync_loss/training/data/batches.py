@@ -51,7 +51,8 @@ class AudioVisualBatch(TrainingBatch, ABC):
 
     Attributes:
         visual: frames of N segments, or of N windows.
-        audio: features as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or HuBERT (N, 2 L, F).
+        audio: features as the expert takes them: mel (N, 80, M), M = floor(3.2 (L - 5)) + 16, or those of an encoder,
+            (N, 2 L, F).
     """
 
     visual: VisualFrames

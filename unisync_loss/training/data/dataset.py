@@ -115,7 +115,7 @@ class CachedClipDataset:
             folder: of the cache.
             config: of the expert.
             shortest: frames that a clip must have.
-            audio_features: HuBERT features; not needed for mel.
+            audio_features: features of an encoder; not needed for mel.
             log: takes lines of progress.
 
         Raises:

@@ -38,7 +38,7 @@ def load_clips(
         config: of the expert.
         shortest: frames that a clip must have.
         workers: processes that measure.
-        audio_features: HuBERT features; None for mel.
+        audio_features: features of an encoder; None for mel.
         log: takes lines of progress, and names what is left out.
 
     Raises:

@@ -1,5 +1,6 @@
-"""Files of HuBERT models: every failure within seconds and in one message."""
+"""Files of HuBERT and Whisper models: every failure within seconds and in one message."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 from helpers.fake_hub import Stopwatch, black_hole, dead_port, run_cold, use_hub
 
 from unisync_loss import UniSyncConfig, UniSyncExpert
-from unisync_loss.representations.hubert_encoder import HubertEncoder
+from unisync_loss.representations import HubertEncoder, WhisperEncoder
+from unisync_loss.utils import model_files
 
 REPO = "tiny/hubert"
 WIDTH = 32
@@ -74,8 +76,64 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"waveform: expected \(B, S\) floating point with S at least 400, got"):
             HubertEncoder.from_pretrained(tiny_hubert)(waveform)
 
+    @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+    def test_incomplete_whisper(self, tiny_whisper, tmp_path, missing):
+        copy = Path(shutil.copytree(tiny_whisper, tmp_path / "copy"))
+        (copy / missing).unlink()
+        with pytest.raises(ValueError, match=rf"Whisper .*copy@main: .*missing \['{missing}'\]"):
+            WhisperEncoder.from_pretrained(copy)
+
+    def test_pickles_of_whisper_are_not_loaded(self, tiny_whisper, tmp_path):
+        copy = Path(shutil.copytree(tiny_whisper, tmp_path / "copy"))
+        (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+        with pytest.raises(ValueError, match=r"missing \['model\.safetensors'\]"):
+            WhisperEncoder.from_pretrained(copy)
+
+    def test_shards(self, tiny_whisper, tmp_path):
+        copy = Path(shutil.copytree(tiny_whisper, tmp_path / "copy"))
+        (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+        (copy / "model.safetensors.index.json").write_text("{}")
+        with pytest.raises(ValueError, match=r"Whisper .*got shards .*such as openai/whisper-medium"):
+            WhisperEncoder.from_pretrained(copy)
+
+    def test_the_sha256_of_a_folder(self, tiny_whisper):
+        identity = WhisperEncoder.from_pretrained(tiny_whisper).identity
+        assert identity == hashlib.sha256((tiny_whisper / "model.safetensors").read_bytes()).hexdigest()
+        assert WhisperEncoder.from_pretrained(tiny_whisper, revision=identity).identity == identity
+        with pytest.raises(ValueError, match=f"expected weights of sha256 {'0' * 64}, got {identity}"):
+            WhisperEncoder.from_pretrained(tiny_whisper, revision="0" * 64)
+
+    def test_bundled(self, tiny_whisper, waveform, tmp_path, monkeypatch):
+        monkeypatch.setattr(model_files, "BUNDLED", tmp_path)
+        expert = UniSyncExpert(UniSyncConfig(audio="whisper", audio_features=WIDTH, embedding=8))
+        with pytest.raises(ValueError, match="Whisper whisper-base@main: expected an existing folder, a bundled name"):
+            expert.audio_input(waveform)
+        shutil.copytree(tiny_whisper, tmp_path / "whisper-base")
+        assert torch.equal(expert.audio_input(waveform), WhisperEncoder.from_pretrained(tiny_whisper)(waveform))
+
 
 class TestHub:
+    def test_whisper_from_the_hub_then_from_the_cache(self, hub, tiny_whisper, waveform):
+        commit = hub.add(REPO, files(tiny_whisper))
+        encoder = WhisperEncoder.from_pretrained(REPO)
+        assert encoder.identity == commit
+        assert torch.equal(encoder(waveform), WhisperEncoder.from_pretrained(tiny_whisper)(waveform))
+        hub.requests.clear()
+        assert WhisperEncoder.from_pretrained(REPO, revision=commit).identity == commit
+        assert hub.requests == []
+
+    def test_shards_on_the_hub(self, hub, tiny_whisper):
+        content = files(tiny_whisper)
+        hub.add(REPO, {"config.json": content["config.json"], "model.safetensors.index.json": b"{}"})
+        with pytest.raises(ValueError, match=f"Whisper {REPO}@main: .*got shards .*such as openai/whisper-medium"):
+            WhisperEncoder.from_pretrained(REPO)
+
+    def test_whisper_without_safetensors(self, hub, tiny_whisper):
+        content = files(tiny_whisper)
+        hub.add(REPO, {"config.json": content["config.json"], "pytorch_model.bin": content["model.safetensors"]})
+        with pytest.raises(ValueError, match=f"Whisper {REPO}@main: no model.safetensors in that repository; pickles"):
+            WhisperEncoder.from_pretrained(REPO)
+
     def test_from_the_hub_then_from_the_cache(self, hub, tiny_hubert, waveform):
         commit = hub.add(REPO, files(tiny_hubert))
         encoder = HubertEncoder.from_pretrained(REPO)

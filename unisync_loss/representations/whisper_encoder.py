@@ -1,0 +1,190 @@
+"""Whisper's encoder: features of clips of any length, two steps per video frame.
+
+The weights are read from ``model.safetensors`` of ``transformers``, which itself is not needed. Weights may be stored
+as int8: a tensor of shape (out, …) comes with ``NAME_scale``, (out,) in float32, and stands for their product.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from unisync_loss.representations.audio_encoder import HOP, AudioEncoder
+from unisync_loss.representations.whisper_network import (
+    POSITIONS,
+    WhisperNetwork,
+    WhisperSize,
+    WhisperSpectrogram,
+    sinusoids,
+)
+from unisync_loss.utils.model_files import CONFIG, ModelFiles, read_json
+from unisync_loss.utils.tensors import match_weights
+
+PADDING = 8000  # zeros after a stretch: 0.5 s, as Whisper was trained on audio that ends in silence
+SCALE = "_scale"  # end of the name of an int8 tensor's scale
+#: where checkpoints have the encoder: with the decoder and its head, with the decoder, alone
+_PREFIXES = ("model.encoder.", "encoder.")
+#: what every Whisper has and the network takes for granted
+_COMMON = {"model_type": "whisper", "max_source_positions": POSITIONS, "activation_function": "gelu"}
+_POSITIONS = "embed_positions.weight"
+_POSITION_ERROR = 1e-2  # float16 rounds by 5e-4
+_CACHE_VERSION = 1  # part of the cache key: increased when the features change
+
+
+class WhisperEncoder(AudioEncoder[WhisperNetwork]):
+    """A frozen encoder of Whisper: waveforms → features.
+
+    Audio of up to 29 s is encoded at once; see :class:`AudioEncoder` for longer audio. Half a second of silence is
+    added, but not 30 s, as the original does, which would take most of the time.
+
+    Args:
+        network: with its weights; its last state is the result.
+        layer: which state that is, as in ``hidden_states`` of transformers.
+        identity: identifier of the weights, a commit or a sha256.
+        dtype: in which the network computes, float32, float16 or bfloat16; the spectrogram is float32.
+
+    Shape:
+        (B, S) → (B, L, F).
+    """
+
+    kind = "Whisper"
+    context = 225  # 4.5 s: a segment, its context and the padding are less than 30 s
+
+    def __init__(
+        self, network: WhisperNetwork, *, layer: int = -1, identity: str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        bins, width = network.conv1.in_channels, network.conv1.out_channels
+        super().__init__(network, width=width, layer=layer, identity=identity, dtype=dtype)
+        self.spectrogram = WhisperSpectrogram(bins)
+
+    @classmethod
+    def load(cls, files: ModelFiles, layer: int, dtype: torch.dtype) -> WhisperEncoder:
+        """Build an encoder from its files, without the layers above; see :meth:`AudioEncoder.from_pretrained`."""
+        size = read_size(read_json(files.folder / CONFIG))
+        return cls(read_network(files.weights, size, layer), layer=layer, identity=files.identity, dtype=dtype)
+
+    def cache_key(self, steps: int) -> str:
+        """Everything but the samples that features of so many steps depend on."""
+        return f"whisper {_CACHE_VERSION} {self.identity} {self.layer} {self.dtype} "
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Encode a float32 waveform (B, S) at once: (B, S / 320 rounded, F) float32."""
+        spectrogram = self.spectrogram(F.pad(waveform, (0, PADDING)))
+        states = self.network(spectrogram.to(self.dtype))
+        features: Tensor = states[-1][:, : round(waveform.shape[1] / HOP)]
+        return features.float()
+
+
+def read_size(config: dict[str, Any]) -> WhisperSize:
+    """Take the sizes of the encoder out of a ``config.json``.
+
+    Raises:
+        ValueError: for another kind of model, or a size that is missing or impossible.
+    """
+    for name, value in _COMMON.items():
+        got = config.get(name, None if name == "model_type" else value)
+        if got != value:
+            raise ValueError(f"{CONFIG}: expected a Whisper with {name} {value!r}, got {got!r}")
+    sizes: dict[str, Any] = {field.name: config.get(field.name) for field in fields(WhisperSize)}
+    for name, number in sizes.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{CONFIG}: {name}: expected a positive whole number, got {number!r}")
+    size = WhisperSize(**sizes)
+    if size.d_model % size.encoder_attention_heads or size.d_model % 2 or size.d_model < 4:
+        heads = size.encoder_attention_heads
+        raise ValueError(f"{CONFIG}: d_model: expected an even multiple of {heads} heads, got {size.d_model}")
+    return size
+
+
+def read_network(path: Path, size: WhisperSize, layer: int = -1) -> WhisperNetwork:
+    """Read the encoder's weights up to a layer, all of them and nothing else of the encoder.
+
+    Args:
+        path: safetensors, of the encoder alone or with the decoder, which is not read. A file of the first layers only
+            has no ``layer_norm``.
+        size: of the whole encoder.
+        layer: see :class:`AudioEncoder`; -1 is the last layer that the file has.
+
+    Raises:
+        ValueError: for a file that cannot be read, a layer that it does not have, weights that are missing, unexpected,
+            of another shape or not finite, or positions that are not Whisper's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = file.keys()
+            prefix = next((prefix for prefix in _PREFIXES if any(key.startswith(prefix) for key in keys)), "")
+            names = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
+            count = _count_layers(list(names), size, layer)
+            needed = [name for name in names if _is_needed(name, size, count)]
+            tensors = {name: file.get_tensor(names[name]) for name in needed}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path.name}: expected weights in safetensors, got none ({error})") from error
+    try:
+        tensors = _restore_int8(tensors)
+        _check_positions(tensors.pop(_POSITIONS, None), size.d_model)
+        with torch.device("meta"):
+            network = WhisperNetwork(size, count)
+        network.load_state_dict(match_weights(tensors, network.state_dict()), assign=True)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: does not fit {CONFIG}: {error}") from error
+    network.positions = sinusoids(POSITIONS, size.d_model)
+    return network
+
+
+def _count_layers(names: list[str], size: WhisperSize, layer: int) -> int:
+    """Number of layers to build for ``layer``."""
+    stored = 1 + max((index for name in names if (index := _layer_of(name)) is not None), default=-1)
+    partial = 0 < stored < size.encoder_layers and "layer_norm.weight" not in names
+    last = stored if partial else size.encoder_layers
+    if not -1 <= layer <= last:
+        raise ValueError(f"audio_layer: expected -1 … {last}, got {layer}")
+    count = last if layer == -1 else layer
+    if count > stored:  # before a network of any number of layers is built
+        raise ValueError(f"expected the weights of {count} layers, got {stored}")
+    return count
+
+
+def _layer_of(name: str) -> int | None:
+    match = re.match(r"layers\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def _is_needed(name: str, size: WhisperSize, count: int) -> bool:
+    """Whether the first ``count`` layers have a weight of that name, or no Whisper has."""
+    index = _layer_of(name)
+    if index is not None:
+        return index < count or index >= size.encoder_layers
+    return count == size.encoder_layers or not name.startswith("layer_norm.")
+
+
+def _restore_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply int8 tensors by their scales."""
+    restored = dict(tensors)
+    for name, weight in tensors.items():
+        if weight.dtype != torch.int8:
+            continue
+        scale = restored.pop(name + SCALE, None)
+        if scale is None or scale.dtype != torch.float32 or not weight.ndim or scale.shape != weight.shape[:1]:
+            expected = f"torch.float32 {tuple(weight.shape[:1])}"
+            found = "none" if scale is None else f"{scale.dtype} {tuple(scale.shape)}"
+            raise ValueError(f"{name}{SCALE}: expected {expected} beside int8 weights, got {found}")
+        restored[name] = torch.einsum("o...,o->o...", weight.float(), scale)
+    return restored
+
+
+def _check_positions(positions: Tensor | None, width: int) -> None:
+    """Check stored position embeddings, which are constants of the network here."""
+    if positions is None:
+        return
+    if positions.shape != (POSITIONS, width):
+        raise ValueError(f"{_POSITIONS}: expected shape {(POSITIONS, width)}, got {tuple(positions.shape)}")
+    error = (positions.float() - sinusoids(POSITIONS, width)).abs().max().item()
+    if not error <= _POSITION_ERROR:  # NaN, too
+        raise ValueError(f"{_POSITIONS}: expected Whisper's sinusoids, got values that differ by up to {error:.3g}")
