@@ -63,12 +63,12 @@ EXCEPTIONS = {
     "writes the files of Wav2Lip's layout": {
         "benchmarks/train_speed.py": "video.encoding",
     },
-    "trains a HuBERT with the time steps and towers of the library": {
-        "research/hubert_small/masked_prediction.py": "representations.hubert_encoder",
-        "research/hubert_small/pretrain.py": "representations.hubert_encoder",
-        "research/hubert_small/speech.py": "data.store representations.hubert_encoder video.clip video.decoding "
-        "video.voicing",
-        "research/hubert_small/tasks.py": "models.small representations.hubert_encoder",
+    "trains audio networks with the features and towers of the library": {
+        "research/audio_students/lesson.py": "video.voicing",
+        "research/audio_students/speech.py": "data.store video.clip video.decoding video.voicing",
+        "research/audio_students/students.py": "representations.audio_encoder representations.hubert_encoder "
+        "representations.mel",
+        "research/audio_students/targets.py": "representations.audio_encoder representations.whisper_encoder",
     },
     "reads stored meshes and audio of clips whose offset is not corrected": {
         "research/lip_zero/closures.py": "evaluation.bootstrap",

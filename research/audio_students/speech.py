@@ -16,10 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from unisync_loss.config import SAMPLE_RATE
+from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, read_member
 from unisync_loss.lse import to_int16
-from unisync_loss.representations.hubert_encoder import FIELD, HOP, steps_of
 from unisync_loss.utils.files import atomic_path, fingerprint
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
@@ -41,12 +40,12 @@ class Recording(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """Recordings in one array; step k of a recording starts at its sample 320 k and takes 400 samples, as HuBERT's.
+    """Recordings in one array; a recording ends with its last whole frame of 640 samples.
 
     Attributes:
         samples: (S,) int16 at 16 kHz.
         first: (N,) first sample of each recording.
-        steps: (N,) HuBERT steps of each.
+        frames: (N,) frames of each.
         speaker: (N,) index of the speaker, into ``speakers``.
         speakers: names.
         skipped: reasons for skipped recordings, by name.
@@ -54,20 +53,15 @@ class Speech(NamedTuple):
 
     samples: Tensor
     first: NDArray[np.int64]
-    steps: NDArray[np.int64]
+    frames: NDArray[np.int64]
     speaker: NDArray[np.int64]
     speakers: list[str]
     skipped: dict[str, str]
 
     def waveform(self, index: int) -> Tensor:
-        """One whole recording, (S,) float32 in [-1, 1]."""
+        """One whole recording, (640 T,) float32 in [-1, 1]."""
         first = int(self.first[index])
-        return self.samples[first : first + samples_of(int(self.steps[index]))].float() / 32768
-
-
-def samples_of(steps: int) -> int:
-    """Number of samples of ``steps`` steps."""
-    return HOP * (steps - 1) + FIELD
+        return self.samples[first : first + SAMPLES_PER_FRAME * int(self.frames[index])].float() / 32768
 
 
 def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
@@ -135,7 +129,7 @@ def load_speech(recordings: Sequence[Recording], cache: Path, log: Callable[[str
     names = [recording.speaker for recording, keep in zip(recordings, kept, strict=True) if keep]
     speakers, speaker = np.unique(names, return_inverse=True)
     first = np.cumsum([0, *lengths[kept][:-1]])
-    return Speech(samples, first, steps_of(lengths[kept]), speaker, speakers.tolist(), skipped)
+    return Speech(samples, first, lengths[kept] // SAMPLES_PER_FRAME, speaker, speakers.tolist(), skipped)
 
 
 def _key(recordings: Sequence[Recording]) -> str:

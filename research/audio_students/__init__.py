@@ -1,0 +1,1 @@
+"""Small audio networks taught by an expert on Whisper, from speech alone."""

@@ -1,0 +1,167 @@
+"""Students: audio networks that learn the embeddings of an expert on Whisper.
+
+Axes: B crops, S = 640 T samples, T frames, W = T - 4 windows, L audio steps, F features, D embedding, K states.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from unisync_loss.representations.audio_encoder import fit_steps
+
+from research.audio_students.augment import augment_waveforms
+from unisync_loss import UniSyncConfig, UniSyncExpert
+from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, AudioRepresentation
+from unisync_loss.representations.hubert_encoder import standardise
+from unisync_loss.representations.mel import MelSpectrogram
+from unisync_loss.training.data.augment import augment_mel
+
+if TYPE_CHECKING:
+    from transformers import HubertConfig
+
+
+class Student(nn.Module, ABC):
+    """An audio tower with the features it takes; inputs are augmented in training mode.
+
+    Args:
+        config: of the expert that the student belongs to.
+
+    Attributes:
+        crop_seconds: shortest and longest crop in training.
+        log_scale: logarithm of the softmax scale of the contrastive loss.
+
+    Shape:
+        (B, 640 T) waveforms as recorded → (B, W, D) before ReLU.
+    """
+
+    crop_seconds: ClassVar[tuple[float, float]]
+
+    def __init__(self, config: UniSyncConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tower = UniSyncExpert(config).audio_tower
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    @abstractmethod
+    def features(self, waveform: Tensor) -> Tensor:
+        """Features (B, L, F) of waveforms (B, 640 T)."""
+
+    def embed(self, features: Tensor, frames: int) -> Tensor:
+        """Embeddings (B, W, D) of all windows of ``frames`` frames from features (B, L, F)."""
+        starts = [int(start * self.config.steps_per_frame) for start in range(frames - WINDOW_FRAMES + 1)]
+        embedding: Tensor = self.tower(features, starts)
+        return embedding
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Encode; see the class for shapes."""
+        return self.embed(self.features(waveform), waveform.shape[1] // SAMPLES_PER_FRAME)
+
+
+class MelStudent(Student):
+    """Audio tower on the mel spectrogram; an embedding depends on 0.2 s and nothing else.
+
+    Args:
+        teacher: config of the teacher.
+    """
+
+    crop_seconds = (2.0, 4.0)
+
+    def __init__(self, teacher: UniSyncConfig) -> None:
+        super().__init__(student_config(teacher, "mel"))
+        self.spectrogram = MelSpectrogram(self.config.mel_padding)
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """Mel spectrogram (B, L, 80)."""
+        mel = self.spectrogram(waveform)
+        return (augment_mel(mel) if self.training else mel).transpose(1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubertSize:
+    """Size of a HuBERT.
+
+    Args:
+        hidden: width of features and transformer.
+        layers: number of transformer layers.
+        channels: channels of the seven convolutions. The early ones run at up to 3200 steps per second: 512 each, as in
+            the public models, would cost ten times as much as the transformer of this size.
+
+    Raises:
+        ValueError: for sizes that do not fit together.
+    """
+
+    hidden: int = 320
+    layers: int = 4
+    channels: tuple[int, ...] = (24, 32, 48, 64, 96, 128, 192)
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.hidden < 16 or self.hidden % 16 or self.layers < 1 or len(self.channels) != 7 or min(self.channels) < 1:
+            raise ValueError(
+                "expected hidden a multiple of 16, at least 1 layer and channels of 7 convolutions, got "
+                f"{self.hidden}, {self.layers} and {self.channels}"
+            )
+
+    def config(self) -> HubertConfig:
+        """Config of transformers: layer norms everywhere, so that nothing depends on the whole clip."""
+        from transformers import HubertConfig
+
+        return HubertConfig(
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=max(2, self.hidden // 64),
+            intermediate_size=4 * self.hidden,
+            conv_dim=self.channels,
+            conv_bias=True,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+            num_conv_pos_embeddings=32,  # 0.64 s; the 128 of the public models would take a third of a step
+            feat_proj_dropout=0.0,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            feat_extract_activation="relu",
+            hidden_act="relu",
+            layerdrop=0.0,
+        )
+
+
+class HubertStudent(Student):
+    """Audio tower on a small HuBERT, with a linear head for each of the teacher's states (arXiv 2110.01900).
+
+    Args:
+        teacher: config of the teacher.
+        size: of the HuBERT.
+        states: number K of states.
+    """
+
+    crop_seconds = (4.0, 6.0)
+
+    def __init__(self, teacher: UniSyncConfig, size: HubertSize, states: int) -> None:
+        from transformers import HubertModel
+
+        super().__init__(student_config(teacher, "hubert", size.hidden))
+        self.hubert = HubertModel(size.config())
+        self.heads = nn.ModuleList(nn.Linear(size.hidden, teacher.audio_features) for _ in range(states))
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """Last hidden state (B, 2 T, F)."""
+        waveform = augment_waveforms(waveform) if self.training else waveform
+        frames = waveform.shape[1] // SAMPLES_PER_FRAME
+        # transformers would mask steps itself, with a random generator that our seed does not reach
+        nothing = torch.zeros(len(waveform), 2 * frames - 1, dtype=torch.bool, device=waveform.device)
+        hidden: Tensor = self.hubert(standardise(waveform), mask_time_indices=nothing).last_hidden_state
+        return fit_steps(hidden, 2 * frames)
+
+    def predict_states(self, features: Tensor) -> Tensor:
+        """Predicted states (B, 2 T, K, F of the teacher) from :meth:`features`."""
+        return torch.stack([head(features) for head in self.heads], dim=2)
+
+
+def student_config(teacher: UniSyncConfig, audio: AudioRepresentation, features: int = 0) -> UniSyncConfig:
+    """The teacher's config with another audio representation, whose features no model on disk computes yet."""
+    return replace(teacher, audio=audio, audio_features=features, audio_model="", audio_revision="", audio_layer=-1)

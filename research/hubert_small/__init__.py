@@ -1,1 +1,0 @@
-"""Pretraining of ``hubert-small`` from speech alone."""
