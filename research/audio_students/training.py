@@ -166,7 +166,7 @@ class _Run:
             passed.append({name: value.item() for name, value in self._advance().items()})
             now = time.monotonic()
             if now - written > 10 or self.step in (1, self.config.regression_steps, steps):
-                terms = {name: np.mean([terms[name] for terms in passed if name in terms]) for name in passed[-1]}
+                terms = {name: float(np.mean([terms[name] for terms in passed])) for name in passed[-1]}
                 self._write_record(terms | {"seconds_left": round(progress.seconds_left(self.step))})
                 written, passed = now, []
             if self.step % self.config.val_every == 0 or self.step == steps:
@@ -192,7 +192,7 @@ class _Run:
         if not torch.isfinite(terms["loss"]):
             raise FloatingPointError(f"loss is {terms['loss'].item()} at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        terms["loss"].backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
