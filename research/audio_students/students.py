@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
-from unisync_loss.representations.audio_encoder import fit_steps
 
 from research.audio_students.augment import augment_waveforms
 from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, AudioRepresentation
+from unisync_loss.representations.audio_encoder import fit_steps
 from unisync_loss.representations.hubert_encoder import standardise
 from unisync_loss.representations.mel import MelSpectrogram
 from unisync_loss.training.data.augment import augment_mel

@@ -15,9 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
-from unisync_loss.representations.audio_encoder import HOP
-from unisync_loss.representations.whisper_encoder import PADDING
 
 from research.audio_students.crops import Places
 from research.audio_students.speech import Speech
@@ -40,8 +37,7 @@ class StatesEncoder(WhisperEncoder):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Encode at once; see the class for shapes."""
-        states = self.network(self.spectrogram(F.pad(waveform, (0, PADDING))))
-        return torch.stack(states, dim=2)[:, : round(waveform.shape[1] / HOP)]
+        return torch.stack(self.encode_states(waveform), dim=2)
 
 
 class Teacher:

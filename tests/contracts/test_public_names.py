@@ -68,7 +68,6 @@ EXCEPTIONS = {
         "research/audio_students/speech.py": "data.store video.clip video.decoding video.voicing",
         "research/audio_students/students.py": "representations.audio_encoder representations.hubert_encoder "
         "representations.mel",
-        "research/audio_students/targets.py": "representations.audio_encoder representations.whisper_encoder",
     },
     "reads stored meshes and audio of clips whose offset is not corrected": {
         "research/lip_zero/closures.py": "evaluation.bootstrap",

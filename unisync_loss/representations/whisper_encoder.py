@@ -76,10 +76,13 @@ class WhisperEncoder(AudioEncoder[WhisperNetwork]):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Encode a float32 waveform (B, S) at once: (B, S / 320 rounded, F) float32."""
+        return self.encode_states(waveform)[-1]
+
+    def encode_states(self, waveform: Tensor) -> list[Tensor]:
+        """Encode as :meth:`encode` does, with the states of all layers as in ``hidden_states`` of transformers."""
         spectrogram = self.spectrogram(F.pad(waveform, (0, PADDING)))
-        states = self.network(spectrogram.to(self.dtype))
-        features: Tensor = states[-1][:, : round(waveform.shape[1] / HOP)]
-        return features.float()
+        steps = round(waveform.shape[1] / HOP)
+        return [state[:, :steps].float() for state in self.network(spectrogram.to(self.dtype))]
 
 
 def read_size(config: dict[str, Any]) -> WhisperSize:
