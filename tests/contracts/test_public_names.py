@@ -76,6 +76,7 @@ EXCEPTIONS = {
     "makes a file that the package loads": {
         "tools/fit_face_model.py": "video.expressions video.face_mesh",
         "tools/release.py": "models.pretrained",
+        "tools/whisper_encoder.py": "representations.whisper_encoder representations.whisper_network",
     },
 }
 SCRIPTS = [path for folder in OUTSIDE for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -7,6 +7,7 @@ as int8: a tensor of shape (out, …) comes with ``NAME_scale``, (out,) in float
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ SCALE = "_scale"  # end of the name of an int8 tensor's scale
 _PREFIXES = ("model.encoder.", "encoder.")
 #: what every Whisper has and the network takes for granted
 _COMMON = {"model_type": "whisper", "max_source_positions": POSITIONS, "activation_function": "gelu"}
-_POSITIONS = "embed_positions.weight"
+POSITIONS_KEY = "embed_positions.weight"
 _POSITION_ERROR = 1e-2  # float16 rounds by 5e-4
 _CACHE_VERSION = 1  # part of the cache key: increased when the features change
 
@@ -130,13 +131,23 @@ def read_network(path: Path, size: WhisperSize, layer: int = -1) -> WhisperNetwo
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path.name}: expected weights in safetensors, got none ({error})") from error
     try:
-        tensors = _restore_int8(tensors)
-        _check_positions(tensors.pop(_POSITIONS, None), size.d_model)
-        with torch.device("meta"):
-            network = WhisperNetwork(size, count)
-        network.load_state_dict(match_weights(tensors, network.state_dict()), assign=True)
+        return build_network(tensors, size, count)
     except ValueError as error:
         raise ValueError(f"{path.name}: does not fit {CONFIG}: {error}") from error
+
+
+def build_network(tensors: Mapping[str, Tensor], size: WhisperSize, layers: int) -> WhisperNetwork:
+    """Build the first ``layers`` layers from their weights, which may be int8 with scales.
+
+    Raises:
+        ValueError: for weights that are missing, unexpected, of another shape or not finite, or positions that are not
+            Whisper's.
+    """
+    weights = _restore_int8(tensors)
+    _check_positions(weights.pop(POSITIONS_KEY, None), size.d_model)
+    with torch.device("meta"):  # neither time nor memory for random weights
+        network = WhisperNetwork(size, layers)
+    network.load_state_dict(match_weights(weights, network.state_dict()), assign=True)
     network.positions = sinusoids(POSITIONS, size.d_model)
     return network
 
@@ -167,7 +178,7 @@ def _is_needed(name: str, size: WhisperSize, count: int) -> bool:
     return count == size.encoder_layers or not name.startswith("layer_norm.")
 
 
-def _restore_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _restore_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Multiply int8 tensors by their scales."""
     restored = dict(tensors)
     for name, weight in tensors.items():
@@ -187,7 +198,7 @@ def _check_positions(positions: Tensor | None, width: int) -> None:
     if positions is None:
         return
     if positions.shape != (POSITIONS, width):
-        raise ValueError(f"{_POSITIONS}: expected shape {(POSITIONS, width)}, got {tuple(positions.shape)}")
+        raise ValueError(f"{POSITIONS_KEY}: expected shape {(POSITIONS, width)}, got {tuple(positions.shape)}")
     error = (positions.float() - sinusoids(POSITIONS, width)).abs().max().item()
     if not error <= _POSITION_ERROR:  # NaN, too
-        raise ValueError(f"{_POSITIONS}: expected Whisper's sinusoids, got values that differ by up to {error:.3g}")
+        raise ValueError(f"{POSITIONS_KEY}: expected Whisper's sinusoids, got values that differ by up to {error:.3g}")
