@@ -24,7 +24,9 @@ Audio = Annotated[str | None, typer.Option(help="Audio representation: mel, hube
 Visual = Annotated[str | None, typer.Option(help="Visual representation: rgb, parsing, landmarks or 3dmm.")]
 AudioModel = Annotated[
     str | None,
-    typer.Option(help="HuBERT or Whisper of the audio features: owner/name[@revision], bundled name or folder."),
+    typer.Option(
+        help="HuBERT or Whisper of the audio features: owner/name, owner/name@revision, bundled name or folder."
+    ),
 ]
 Init = Annotated[list[str] | None, typer.Option(help="Expert to start from: name, folder or owner/name; repeatable.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of the clip cache; default OUT/cache.")]

@@ -9,24 +9,20 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_STEP
-from unisync_loss.representations.audio_encoder import AudioEncoder, fit_steps
+from unisync_loss.config import SAMPLE_RATE
+from unisync_loss.representations.audio_encoder import HOP, AudioEncoder, fit_steps
 from unisync_loss.utils.model_files import CONFIG, OLD_WEIGHTS, WEIGHTS, ModelFiles, find_model, read_json
 
 if TYPE_CHECKING:
     from transformers import HubertModel
 
 
-Count = TypeVar("Count", int, NDArray[np.int64])
-HOP = SAMPLES_PER_STEP["hubert"]  # samples from one step to the next
-FIELD = 400  # samples that one step is computed from
+_FIELD = 400  # samples that one step is computed from
 _PREPROCESSOR = "preprocessor_config.json"
 _CHUNK = 1000  # steps that the convolutions compute at once, 20 s
 #: part of the cache key of audio encoded at once, and of longer audio: increased when the features change
@@ -113,11 +109,11 @@ class HubertEncoder(AudioEncoder[nn.ModuleDict]):
     def _convolve(self, waveform: Tensor) -> Tensor:
         """Convolutions chunk by chunk, (B, S) → (B, C, steps)."""
         moments = self._moments(waveform) if self._group_norm else None
-        steps = steps_of(waveform.shape[1])
+        steps = (waveform.shape[1] - _FIELD) // HOP + 1
         chunks = []
         for start in range(0, steps, _CHUNK):
             last = min(start + _CHUNK, steps) - 1
-            hidden = waveform[:, None, HOP * start : HOP * last + FIELD]
+            hidden = waveform[:, None, HOP * start : HOP * last + _FIELD]
             for index, layer in enumerate(self._convolutions()):
                 if index == 0 and moments is not None:
                     mean, deviation = moments
@@ -164,11 +160,6 @@ def standardise(waveform: Tensor) -> Tensor:
     """Waveforms (B, S) of mean 0 and deviation 1 each."""
     mean, variance = waveform.mean(1, keepdim=True), waveform.var(1, correction=0, keepdim=True)
     return (waveform - mean) / (variance + 1e-7).sqrt()  # as transformers' Wav2Vec2FeatureExtractor
-
-
-def steps_of(samples: Count) -> Count:
-    """Number of steps of n samples."""
-    return (samples - FIELD) // HOP + 1
 
 
 def _load_model(folder: Path) -> HubertModel:
