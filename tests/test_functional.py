@@ -154,12 +154,25 @@ class TestReduce:
         assert loss.item() == 1
         assert values.grad.tolist() == [[1.0, 0.0]]
 
+    @pytest.mark.parametrize("weight", [-1.0, torch.nan])
+    def test_a_bad_weight_is_not_left_out(self, weight):
+        assert reduce(self.values, torch.tensor([[1.0, weight], [1.0, 1.0]])).isnan()
+
     def test_nothing_counts(self):
         assert reduce(self.values, torch.zeros(2, 2)).item() == 0
 
     def test_unknown(self):
         with pytest.raises(ValueError, match="got 'max'"):
             reduce(self.values, reduction="max")
+
+
+def test_nan_stays_nan():
+    nan, one = torch.tensor([torch.nan, 1.0]), torch.ones(2)
+    assert sync_probability(nan, one, surrogate=True).isnan()
+    assert margin_loss(nan[:1], one[:1], 0.3).isnan()
+    assert margin_loss(nan[:1], 0 * one[:1], 0.3).isnan()
+    assert reduce(nan[None]).isnan()
+    assert offset_matrix(nan.expand(1, 3, 2), one.expand(1, 3, 2), 1).isnan().all()
 
 
 def test_straight_through_clamp():

@@ -293,12 +293,14 @@ class TestWindows:
         ({"video": torch.rand(2, 9, 3, 48, 48, device="meta")}, "the loss's device cpu, got meta and cpu"),
         ({"video": 255 * torch.rand(2, 9, 3, 48, 48)}, r"expected rgb in \[0, 1\], got values in"),
         ({"video": 2 * torch.rand(2, 9, 3, 48, 48) - 1}, r"expected rgb in \[0, 1\], got values in \[-"),
-        ({"video": torch.full((2, 9, 3, 48, 48), torch.nan)}, "got values in .nan"),
+        ({"video": torch.full((2, 9, 3, 48, 48), torch.nan)}, "video: expected finite values"),
+        ({"audio": torch.full((2, 5760), torch.nan)}, "audio: expected finite values"),
+        ({"weights": -torch.ones(2, 5)}, "weights: expected 0 or more"),
+        ({"weights": torch.full((2,), torch.nan)}, "weights: expected finite values"),
         ({"video": torch.zeros(2, 9, 3, 48, 48, dtype=torch.uint8)}, "floating point"),
         ({"mask": torch.ones(2, 3)}, r"\(B, T\) = \(2, 9\) or \(B, W\) = \(2, 5\), got \(2, 3\)"),
         ({"mask": [[True] * 9] * 2}, r"mask: expected \(B, T\) = \(2, 9\).*got list"),
-        ({"weights": [[1.0] * 5] * 2}, r"weights: expected \(B, W\) = \(2, 5\), got list"),
-        ({"weights": torch.ones(2, 9)}, r"weights: expected \(B, W\) = \(2, 5\), got \(2, 9\)"),
+        ({"weights": torch.ones(2, 9)}, r"weights: expected \(B, W\) = \(2, 5\).*got \(2, 9\)"),
         ({"stride": 0}, "stride: expected at least 1"),
         ({"reduction": "max"}, "reduction: expected"),
     ],
@@ -321,3 +323,80 @@ def test_slight_excess_is_said_once(loss, batch, caplog):
     loss(video, batch[1])
     loss(video, batch[1])
     assert caplog.text.count("expected rgb in [0, 1]") == 1
+
+
+def test_a_range_that_changes_later_is_refused(loss, batch):
+    for _ in range(3):
+        loss(*batch)
+    loss(255 * batch[0], batch[1])  # between two checks
+    loss._calls.passed = 1000
+    with pytest.raises(ValueError, match="expected rgb in"):
+        loss(255 * batch[0], batch[1])
+
+
+@pytest.fixture(params=["small", "paper"])
+def unchecked(request):
+    """Losses after their first calls, by visual representation."""
+    losses = {}
+    for visual in ("rgb", "parsing", "landmarks", "3dmm"):
+        config = UniSyncConfig(visual=visual, architecture=request.param, embedding=8)
+        losses[visual] = UniSyncLoss(UniSyncExpert(config))
+        losses[visual]._calls.passed = 3
+    return losses
+
+
+VIDEOS = {
+    "rgb": lambda: torch.rand(2, 6, 3, 40, 40),
+    "parsing": lambda: torch.randn(2, 6, 6, 40, 40).softmax(2),
+    "landmarks": lambda: torch.rand(2, 6, 68, 2),
+    "3dmm": lambda: torch.randn(2, 6, 64),
+}
+
+
+@pytest.mark.parametrize("visual", list(VIDEOS))
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [(0, 0), (0, 5), (0, 2)])
+def test_a_bad_value_is_never_a_finite_loss_nor_a_crash(unchecked, visual, bad, place):
+    video, audio = VIDEOS[visual](), torch.randn(2, 6 * 640) / 10
+    video[place].view(-1)[0] = bad  # the first pixel: outside of the mouth, in the upper half
+    video.requires_grad_()
+    value = unchecked[visual](video, audio, reduction="none")
+    value.sum().backward()
+    assert value.isnan().tolist() == [True, False]
+    assert video.grad[0].isnan().any()
+    assert video.grad[1].isfinite().all()
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_a_bad_sample_is_never_a_finite_loss(unchecked, features):
+    loss, video = unchecked["rgb"], torch.rand(2, 6, 3, 40, 40)
+    audio = torch.rand(2, 80, 20) if features else torch.randn(2, 6 * 640) / 10
+    audio.view(2, -1)[0, -1] = torch.inf
+    assert loss(video, audio, reduction="none").isnan().tolist() == [True, False]
+
+
+def test_bad_weights_are_never_a_finite_loss(unchecked):
+    loss, video, audio = unchecked["rgb"], torch.rand(2, 6, 3, 40, 40), torch.randn(2, 6 * 640) / 10
+    for bad in (torch.nan, -1.0):
+        assert loss(video, audio, weights=torch.tensor([1.0, bad])).isnan()
+
+
+@pytest.mark.parametrize("visual", list(VIDEOS))
+def test_padding_may_be_nan(unchecked, visual):
+    video, audio = VIDEOS[visual](), torch.randn(2, 6 * 640) / 10
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[0, 5] = False
+    loss = unchecked[visual]
+    loss._calls.passed = 0
+    blank = loss(video.where(mask.view(2, 6, *[1] * (video.ndim - 2)), 0), audio, mask=mask)
+    video[0, 5] = torch.nan
+    video.requires_grad_()
+    value = loss(video, audio, mask=mask)
+    value.backward()
+    assert value.item() == blank.item()
+    assert video.grad.isfinite().all()
+
+
+def test_weights_per_clip(loss, batch):
+    each = loss(*batch, reduction="none")
+    assert loss(*batch, weights=torch.tensor([1.0, 3.0])).item() == pytest.approx((each[0] + 3 * each[1]).item() / 4)

@@ -1,6 +1,7 @@
 """Pure functions of the method: sync probability, margin loss, offset matrix.
 
 Axes: B batch, W windows, D embedding, K candidate offsets. A positive offset means that the audio is late.
+NaN in an argument gives NaN in every value that depends on it, never a finite one; infinity gives NaN or the limit.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def reduce(values: Tensor, weights: Tensor | None = None, reduction: Reduction =
 
     Args:
         values: (B, W).
-        weights: (B, W), at least 0; None weighs all windows alike. A weight of 0 leaves the window out.
+        weights: (B, W), at least 0; None weighs all windows alike. A weight of 0 leaves the window out, also if its
+            value is NaN; a weight that is negative or NaN gives NaN.
         reduction: ``"mean"`` (weighted mean of all windows, 0 without any), ``"sum"``, or ``"none"`` (weighted
             mean of each clip, (B,)).
 
@@ -175,8 +177,9 @@ def reduce(values: Tensor, weights: Tensor | None = None, reduction: Reduction =
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
     weights = torch.ones_like(values) if weights is None else weights.to(values).expand_as(values)
+    weights = weights.where(weights >= 0, torch.nan)
     # where(), not a product: 0 * NaN of a window that is left out would be NaN
-    weighted = torch.where(weights > 0, values * weights, 0.0)
+    weighted = torch.where(weights == 0, 0.0, values * weights)
     if reduction == "sum":
         return weighted.sum()
     axes = (0, 1) if reduction == "mean" else (1,)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
+from unisync_loss.inputs.batch import check_batch
+from unisync_loss.inputs.calls import CheckedCalls
+from unisync_loss.inputs.values import check_finite, check_video, check_weights, one_or_nan
+from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.frozen import FrozenModule
-from unisync_loss.utils.tensors import describe
 
-logger = logging.getLogger(__name__)
 #: lower bound of probabilities in the loss, e^-5: the loss is at most 5 per window, its gradient at most 148
 LEAST_PROBABILITY = 0.0067
-_SLIGHT, _GROSS = 0.01, 0.05  # excess of the first video over its range that gives a warning, and an error
 
 
 class SyncTerms(NamedTuple):
@@ -55,7 +54,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
 
     def __init__(self, expert: UniSyncExpert) -> None:
         super().__init__(expert)
-        self._range_checked = False
+        self._calls = CheckedCalls()
 
     @property
     def expert(self) -> UniSyncExpert:
@@ -89,7 +88,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
                 of any floating point dtype.
             audio: (B, S) waveform at 16 kHz of the same time, S = 640·T, or features; no gradient reaches it.
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
-            weights: (B, W) at least 0.
+            weights: (B, W), or (B,) or (B, 1) per clip, at least 0.
             stride: frames from one window to the next; 5 scores every frame once.
             reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.
             return_terms: return :class:`SyncTerms` instead of the loss alone.
@@ -98,67 +97,33 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             The loss, in [0, 5] for ``"mean"``; or the terms.
 
         Raises:
-            ValueError: for a wrong shape, dtype or length; at the first call, for values far from [0, 1].
+            ValueError: for a wrong shape, dtype or length; at the first three calls and every 1000th after the first,
+                for NaN, infinity, negative weights, or values far from [0, 1]. At the calls between, NaN or infinity
+                in a clip makes its loss NaN.
         """
-        self._check_batch(video, audio)
-        self._check_range(video)
+        check_batch(video, audio, next(self.expert.parameters()).device)
         self.freeze()
+        by_frame = frame_mask(video, mask)
+        video = blank_padding(video, by_frame)
         # before the audio: axes in another order would otherwise be reported as a wrong number of frames
         frames = self.expert.prepare_visual(video)
         with torch.no_grad():
             audio_embedding = self.expert.encode_audio(audio, frames.shape[1], stride=stride)
-        frame_mask = mask.bool() if isinstance(mask, Tensor) and mask.shape == video.shape[:2] else None
-        visual_embedding = self.expert.encode_prepared(frames, stride=stride, mask=frame_mask)
+        window_weight = window_weights(audio_embedding.shape[:2], video, mask, weights, stride)
+        self._check_values(video, audio, weights)
+        visual_embedding = self.expert.encode_prepared(frames, stride=stride, mask=by_frame)
         probability = sync_probability(audio_embedding, visual_embedding, surrogate=True)
-        window_weights = self._window_weights(video, probability, mask, weights, stride)
+        probability = probability * one_or_nan(frames, audio)
         values = margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
-        loss = reduce(values, window_weights, reduction)
-        return SyncTerms(loss, probability.detach(), window_weights) if return_terms else loss
+        loss = reduce(values, window_weight, reduction)
+        return SyncTerms(loss, probability.detach(), window_weight) if return_terms else loss
 
-    def _check_batch(self, video: Tensor, audio: Tensor) -> None:
-        for name, value in (("video", video), ("audio", audio)):
-            if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] == 0:
-                raise ValueError(f"{name}: expected a batch (B, …), got {describe(value)}")
-        if video.shape[0] != audio.shape[0]:
-            sizes = f"{video.shape[0]} (video) and {audio.shape[0]} (audio)"
-            raise ValueError(f"expected one audio clip per video, got batch sizes {sizes}")
-        own = next(self.expert.parameters()).device
-        if not video.device == audio.device == own:
-            raise ValueError(
-                f"expected video and audio on the loss's device {own}, got {video.device} and {audio.device}: "
-                "move them, or the loss with .to()"
-            )
-
-    def _check_range(self, video: Tensor) -> None:
-        """Check the values of the first video only: a check at every call would make a GPU wait."""
-        bounds = self.expert.visual_input.value_range
-        if self._range_checked or bounds is None or not video.is_floating_point():
-            return
-        least, most = bounds
-        low, high = (bound.item() for bound in video.detach().aminmax())
-        values = f"{self.expert.config.visual} in [{least:g}, {most:g}], got values in [{low:.3g}, {high:.3g}]"
-        if not (least - _GROSS <= low and high <= most + _GROSS):  # also true of NaN
-            raise ValueError(f"video: expected {values}")
-        self._range_checked = True  # not before: a loop that skips failing batches must fail at the second, too
-        if low < least - _SLIGHT or high > most + _SLIGHT:
-            logger.warning("video: expected %s", values)
-
-    def _window_weights(
-        self, video: Tensor, probability: Tensor, mask: Tensor | None, weights: Tensor | None, stride: int
-    ) -> Tensor:
-        """Combine mask and weights, (B, W)."""
-        result = torch.ones_like(probability)
-        if weights is not None:
-            if not isinstance(weights, Tensor) or weights.shape != probability.shape:
-                raise ValueError(f"weights: expected (B, W) = {tuple(probability.shape)}, got {describe(weights)}")
-            result = result * weights
-        if mask is None:
-            return result
-        expected = f"(B, T) = {tuple(video.shape[:2])} or (B, W) = {tuple(probability.shape)}"
-        if not isinstance(mask, Tensor):
-            raise ValueError(f"mask: expected {expected}, got {describe(mask)}")
-        if mask.shape == video.shape[:2]:
-            mask = mask.bool().unfold(1, WINDOW_FRAMES, stride).all(-1)
-        elif mask.shape != probability.shape:
-            raise ValueError(f"mask: expected {expected}, got {describe(mask)}")
-        return result * mask.bool()
+    def _check_values(self, video: Tensor, audio: Tensor, weights: Tensor | None) -> None:
+        """Check values at the calls that are due."""
+        findings = []
+        if self._calls.due:
+            findings += check_video(video, self.expert.config.visual, self.expert.visual_input.value_range)
+            check_finite("audio", audio)
+            if weights is not None:
+                check_weights(weights)
+        self._calls.count(findings)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unisync_loss.inputs.values import check_finite, check_video
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.lse.distances import Edge, Lse, LseMeter, summarise
 from unisync_loss.lse.syncnet import SIZE, SyncNet
@@ -154,7 +155,7 @@ class SyncProbability(_Mean):
             audio: (B, 640·T) waveform at 16 kHz, or features.
 
         Raises:
-            ValueError: for a wrong shape, dtype or length.
+            ValueError: as :class:`unisync_loss.UniSyncLoss` does.
         """
         self._add(self.loss(video, audio, return_terms=True).probability)
 
@@ -185,12 +186,14 @@ class _LipSyncError(Metric):
             waveform: (B, S) at 16 kHz in [-1, 1], S = 640·T.
 
         Raises:
-            ValueError: for a wrong shape or dtype, or fewer than 6 frames.
+            ValueError: for a wrong shape or dtype, fewer than 6 frames, NaN, infinity, or values far out of range.
         """
         if video.ndim != 5 or video.shape[2] != 3 or not video.is_floating_point():
             raise ValueError(f"video: expected (B, T, 3, H, W) floating point, got {tuple(video.shape)} {video.dtype}")
         if waveform.ndim != 2 or len(waveform) != len(video) or not waveform.is_floating_point():
             raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {tuple(waveform.shape)}")
+        check_video(video, "rgb", (0.0, 1.0))
+        check_finite("waveform", waveform)
         net = self.net.to(video.device)
         results = [_measure(net, *clip, self.edge) for clip in zip(video.detach(), waveform.detach(), strict=True)]
         self.distance += sum(result.lse_d for result in results)

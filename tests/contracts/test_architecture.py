@@ -15,6 +15,7 @@ LAYERS = [
     "config functional",
     "representations",
     "models video",
+    "inputs",
     "loss data lse",
     "evaluation metrics",
     "training curation demo",

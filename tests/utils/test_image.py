@@ -1,5 +1,6 @@
 """Resizing, standardising and affine sampling of images."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -59,3 +60,15 @@ def test_resizing_has_a_gradient_and_does_not_alias():
     small.sum().backward()
     assert (stripes.grad > 0).all()
     assert resize(small, 32, 32) is small
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_map_that_is_not_finite_gives_nan_and_no_crash(bad):
+    frames = torch.rand(2, 3, 40, 40, requires_grad=True)
+    region = torch.stack([WHOLE, WHOLE])
+    region[0, 1, 2] = bad
+    view = sample_region(frames, region, size=20)
+    view.sum().backward()
+    assert view.isnan().flatten(1).all(1).tolist() == [True, False]
+    assert torch.allclose(view[1], F.avg_pool2d(frames[1], 2), atol=1e-5)
+    assert frames.grad[1].isfinite().all()

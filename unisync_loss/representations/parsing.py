@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from unisync_loss.config import PARSING_GROUPS
 from unisync_loss.representations.base import VisualInput
+from unisync_loss.utils.image import finite_affine
 from unisync_loss.utils.tensors import at_least_float32, describe
 
 #: label orders of the parsers in use; the same 19 classes of CelebAMask-HQ, in different orders
@@ -137,7 +138,7 @@ def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
 
     Returns:
         (N, 6, side, side), 0.8 times as wide and high as a square of the face's area; of a map without lips, around its
-        middle. Outside the map, the group is "other".
+        middle. Outside the map, the group is "other". NaN where a map has NaN.
     """
     maps = at_least_float32(maps)
     height, width = maps.shape[-2:]
@@ -150,10 +151,10 @@ def mouth_of_maps(maps: Tensor, side: int) -> Tensor:
     face = maps[:, 1:]
     extent = MOUTH_SHARE * (face.sum((1, 2, 3)) / (height * width)).clamp(min=LEAST_AREA).sqrt()
     theta = torch.diag_embed(extent[:, None].expand(-1, 2))
-    theta = torch.cat([theta, middle[:, :, None]], dim=2)
+    theta, lost = finite_affine(torch.cat([theta, middle[:, :, None]], dim=2))
     finer = -(-max(height, width) // _FINE)
     grid = F.affine_grid(theta, [*face.shape[:2], finer * side, finer * side], align_corners=False)
-    cut = F.avg_pool2d(F.grid_sample(face, grid, padding_mode="zeros", align_corners=False), finer)
+    cut = F.avg_pool2d(F.grid_sample(face, grid, padding_mode="zeros", align_corners=False), finer) + lost
     return torch.cat([1 - cut.sum(1, keepdim=True), cut], dim=1)
 
 

@@ -45,6 +45,20 @@ def invert_affine(affine: Tensor) -> Tensor:
     return torch.cat([inverse, -inverse @ affine[..., 2:]], dim=-1)
 
 
+def finite_affine(affine: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace NaN and infinity of affine maps: the backward pass of ``grid_sample`` writes outside its memory for them.
+
+    Args:
+        affine: (N, 2, 3).
+
+    Returns:
+        The map with zeros in their place, and (N, 1, 1, 1) to be added to what it cuts: 0, or NaN where it had any.
+    """
+    lost = 0 * affine.detach().sum((1, 2))
+    # 100 sides away lies nothing but the border; a grid of larger numbers may overflow
+    return affine.nan_to_num(0.0).clamp(-100, 100), lost[:, None, None, None]
+
+
 def sample_region(frames: Tensor, region: Tensor, size: int = FACE_SIZE, oversample: int = 2) -> Tensor:
     """Cut square views out of frames, differentiably; outside a frame, its border is repeated.
 
@@ -55,11 +69,12 @@ def sample_region(frames: Tensor, region: Tensor, size: int = FACE_SIZE, oversam
         oversample: samples per pixel and axis of the view, averaged.
 
     Returns:
-        (N, C, size, size).
+        (N, C, size, size); NaN where the map is not finite.
     """
+    region, lost = finite_affine(region)
     fine = size * oversample
     steps = (torch.arange(fine, device=frames.device, dtype=region.dtype) + 0.5) / fine
     ys, xs = torch.meshgrid(steps, steps, indexing="ij")
     grid = 2 * torch.einsum("nij,hwj->nhwi", region, torch.stack([xs, ys, torch.ones_like(xs)], dim=-1)) - 1
     cut = F.grid_sample(frames, grid.to(frames.dtype), padding_mode="border", align_corners=False)
-    return F.avg_pool2d(cut, oversample)
+    return F.avg_pool2d(cut, oversample) + lost.to(cut.dtype)

@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from unisync_loss.inputs.batch import check_batch
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "message"),
+    [
+        (torch.rand(2, 9, 3), torch.rand(3, 5760), r"batch sizes 2 \(video\) and 3 \(audio\)"),
+        (torch.rand(2, 9, 3), torch.rand(5760), r"audio: expected a batch .*got \(5760,\)"),
+        (torch.rand(0, 9, 3), torch.rand(0, 5760), r"video: expected a batch .*got \(0, 9, 3\)"),
+        ([torch.rand(9, 3)], torch.rand(2, 5760), "video: expected a batch .*got list"),
+        (torch.rand(2, 9, device="meta"), torch.rand(2, 9), "the loss's device cpu, got meta and cpu"),
+    ],
+)
+def test_wrong(video, audio, message):
+    with pytest.raises(ValueError, match=message):
+        check_batch(video, audio, torch.device("cpu"))
+
+
+def test_right():
+    check_batch(torch.rand(2, 9, 3), torch.rand(2, 5760), torch.device("cpu"))

@@ -1,0 +1,1 @@
+"""What generators hand to the loss: checks of shapes and values."""
