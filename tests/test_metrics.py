@@ -118,7 +118,7 @@ def test_wrong_input(syncnet):
         metric.update(video[:, :5], waveform)
     with pytest.raises(ValueError, match=r"video: expected rgb in \[0, 1\]"):
         metric.update(255 * video, waveform)
-    with pytest.raises(ValueError, match="waveform: expected finite"):
+    with pytest.raises(ValueError, match="audio: expected finite"):
         metric.update(video, waveform / 0)
     assert metric.count == 0
 

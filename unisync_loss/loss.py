@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
+from unisync_loss.inputs.audio import check_audio
 from unisync_loss.inputs.batch import check_batch
 from unisync_loss.inputs.calls import CheckedCalls
-from unisync_loss.inputs.values import check_finite, check_video, check_weights, one_or_nan
+from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
 from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
@@ -98,8 +99,9 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
 
         Raises:
             ValueError: for a wrong shape, dtype or length; at the first three calls and every 1000th after the first,
-                for NaN, infinity, negative weights, or values far from [0, 1]. At the calls between, NaN or infinity
-                in a clip makes its loss NaN.
+                for NaN, infinity, negative weights, a video far from [0, 1], a waveform beyond 1.5 or a mel beyond
+                4.1; what is doubtful is logged once. At the calls between, NaN or infinity in a clip makes its loss
+                NaN.
         """
         check_batch(video, audio, next(self.expert.parameters()).device)
         self.freeze()
@@ -123,7 +125,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         findings = []
         if self._calls.due:
             findings += check_video(video, self.expert.config.visual, self.expert.visual_input.value_range)
-            check_finite("audio", audio)
+            findings += check_audio(audio, self.expert.config.audio)
             if weights is not None:
                 check_weights(weights)
         self._calls.count(findings)

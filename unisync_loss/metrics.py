@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.inputs.values import check_finite, check_video
+from unisync_loss.inputs.audio import check_audio
+from unisync_loss.inputs.values import check_video
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.lse.distances import Edge, Lse, LseMeter, summarise
 from unisync_loss.lse.syncnet import SIZE, SyncNet
@@ -193,7 +194,7 @@ class _LipSyncError(Metric):
         if waveform.ndim != 2 or len(waveform) != len(video) or not waveform.is_floating_point():
             raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {tuple(waveform.shape)}")
         check_video(video, "rgb", (0.0, 1.0))
-        check_finite("waveform", waveform)
+        check_audio(waveform, "mel")
         net = self.net.to(video.device)
         results = [_measure(net, *clip, self.edge) for clip in zip(video.detach(), waveform.detach(), strict=True)]
         self.distance += sum(result.lse_d for result in results)

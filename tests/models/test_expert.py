@@ -88,6 +88,20 @@ def test_wrong_input(expert, video, audio, message):
         expert(video, audio)
 
 
+@pytest.mark.parametrize("frames", [5, 6, 10, 16, 25, 100])
+def test_lengths(expert, frames):
+    """What codecs and windows add is accepted, other rates are not, also for the shortest clips."""
+    samples = 640 * frames
+    for length in (samples, samples + 640):
+        expert.encode_audio(torch.rand(1, length), frames)
+        expert.encode_audio(torch.rand(1, 80, length // 200), frames)
+    for rate in (22_050, 24_000, 32_000, 44_100, 48_000):
+        with pytest.raises(ValueError, match=r"expected about .* samples"):
+            expert.encode_audio(torch.rand(1, rate * frames // 25), frames)
+    with pytest.raises(ValueError, match=r"expected about .* steps"):
+        expert.encode_audio(torch.rand(1, 80, 4 * frames), frames)  # 100 a second
+
+
 @pytest.mark.parametrize(
     ("visual", "audio", "video", "features", "message"),
     [

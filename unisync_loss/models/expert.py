@@ -17,7 +17,9 @@ from unisync_loss.models.small import DenseAudioTower, DenseVisualTower
 from unisync_loss.representations import audio_input, visual_input
 from unisync_loss.utils.tensors import describe
 
-_LONGEST_EXCESS = 5  # frames (0.2 s) by which the audio may outlast the video before it counts as a mistake
+#: by which the audio may outlast the video, frames (0.2 s) and share: codecs pad the end, 1.2 is below the rates that
+#: are taken for 16 kHz (22.05 kHz, 1.38) and for 80 mel steps a second (100, 1.25)
+_LONGEST_EXCESS, _LARGEST_SHARE = 5, 0.2
 
 
 def build_towers(config: UniSyncConfig, *, is_image: bool) -> tuple[nn.Module, nn.Module]:
@@ -201,8 +203,9 @@ class UniSyncExpert(nn.Module):
 
     def _check_length(self, audio: Tensor, steps: int, needed: int, frames: int) -> None:
         per_frame = self.config.steps_per_frame
-        most = (frames + _LONGEST_EXCESS) * per_frame + 1
-        if needed <= steps <= most:
+        longest = frames + min(_LONGEST_EXCESS, _LARGEST_SHARE * frames)
+        given = audio.shape[1] / SAMPLES_PER_FRAME if audio.ndim == 2 else steps / per_frame
+        if needed <= steps and given <= longest:
             return
         usual = f"(B, {frames * SAMPLES_PER_FRAME}) samples" if audio.ndim == 2 else f"{int(frames * per_frame)} steps"
         raise ValueError(
