@@ -273,7 +273,7 @@ class TestWindows:
         assert video.grad[1].abs().max() > 0
 
     def test_shortest_clip(self, loss):
-        assert math.isfinite(loss(torch.rand(1, 5, 3, 96, 96), torch.randn(1, 3200)).item())
+        assert math.isfinite(loss(torch.rand(1, 5, 3, 96, 96), torch.randn(1, 3200) / 10).item())
 
     def test_features_equal_the_waveform(self, loss, batch):
         mel = loss.expert.audio_input(batch[1]).transpose(1, 2)
@@ -341,7 +341,7 @@ def unchecked(request):
     for visual in ("rgb", "parsing", "landmarks", "3dmm"):
         config = UniSyncConfig(visual=visual, architecture=request.param, embedding=8)
         losses[visual] = UniSyncLoss(UniSyncExpert(config))
-        losses[visual]._calls.passed = 3
+        losses[visual]._calls.passed = losses[visual]._audio_calls.passed = 3
     return losses
 
 
@@ -400,3 +400,123 @@ def test_padding_may_be_nan(unchecked, visual):
 def test_weights_per_clip(loss, batch):
     each = loss(*batch, reduction="none")
     assert loss(*batch, weights=torch.tensor([1.0, 3.0])).item() == pytest.approx((each[0] + 3 * each[1]).item() / 4)
+
+
+class TestGenerators:
+    """Tensors as generators have them score as plain ones do."""
+
+    def test_range_order_and_flattened_frames(self, expert, batch):
+        video, audio = batch
+        mel = expert.audio_input(audio).transpose(1, 2)
+        plain = UniSyncLoss(expert)(video, audio)
+        flat = (2 * video - 1).flip(2).flatten(0, 1).requires_grad_()
+        loss = UniSyncLoss(expert, value_range=(-1, 1), channel_order="bgr")
+        value = loss(flat, mel[:, None], frames=9)
+        value.backward()
+        assert value.item() == pytest.approx(plain.item(), rel=1e-4)
+        assert flat.grad.isfinite().all()
+        assert flat.grad.abs().sum() > 0
+
+    def test_overshoot_is_clamped_and_another_range_refused(self, expert, batch):
+        loss = UniSyncLoss(expert, value_range=(-1, 1))
+        loss(2.6 * batch[0] - 1.3, batch[1])
+        with pytest.raises(ValueError, match=r"expected rgb in \[-1, 1\], got values in"):
+            loss(255 * batch[0], batch[1])
+
+    def test_half_of_the_range_is_doubtful(self, expert, batch, caplog):
+        UniSyncLoss(expert, value_range=(-1, 1))(*batch)
+        assert "expected rgb in [-1, 1], got values in [" in caplog.text
+
+    def test_boxes(self, loss):
+        video, audio = torch.rand(1, 5, 3, 320, 320), torch.randn(1, 3200) / 10
+        picture = torch.nn.functional.pad(video, (40, 80, 10, 30))
+        box = torch.tensor([[40, 10, 360, 330]])
+        shrunk = torch.nn.functional.avg_pool2d(video[0], 2)[None]
+        assert loss(picture, audio, boxes=box).item() == pytest.approx(loss(shrunk, audio).item(), abs=1e-3)
+        with pytest.raises(ValueError, match="boxes: expected left < right"):
+            loss(picture, audio, boxes=box.flip(1))
+
+    @pytest.mark.parametrize("name", ["mel-rgb", torch.zeros(3), None])
+    def test_a_name_in_place_of_an_expert(self, name):
+        with pytest.raises(ValueError, match="from_pretrained" if name == "mel-rgb" else "expected a UniSyncExpert"):
+            UniSyncLoss(name)
+
+
+class TestAudioEmbedding:
+    @pytest.mark.parametrize("stride", [1, 2, 5])
+    def test_equals_the_audio(self, loss, batch, stride):
+        embedding = loss.encode_audio(batch[1], 9)
+        value = loss(batch[0], audio_embedding=embedding, stride=stride)
+        assert value.item() == pytest.approx(loss(*batch, stride=stride).item(), rel=1e-5)
+
+    def test_costs_nothing_at_the_call(self, loss, batch, monkeypatch):
+        embedding = loss.encode_audio(batch[1], 9)
+        monkeypatch.setattr(loss.expert.audio_tower, "forward", None)
+        loss(batch[0], audio_embedding=embedding)
+
+    def test_bad_values(self, loss, batch):
+        with pytest.raises(ValueError, match="audio: expected finite"):
+            loss.encode_audio(batch[1] / 0, 9)
+        loss._audio_calls.passed = 3
+        batch[1][0, 7] = torch.nan
+        embedding = loss.encode_audio(batch[1], 9)
+        assert loss(batch[0], audio_embedding=embedding, reduction="none").isnan().tolist() == [True, False]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"audio_embedding": torch.rand(2, 4, 16)}, r"\(B, T - 4, D\) = \(2, 5, 16\).*got \(2, 4, 16\)"),
+            ({"audio_embedding": torch.rand(3, 5, 16)}, "batch sizes 2 .video. and 3 .audio_embedding."),
+            ({}, "either audio or audio_embedding"),
+            (
+                {"audio": torch.rand(2, 5760), "audio_embedding": torch.rand(2, 5, 16)},
+                "either audio or audio_embedding",
+            ),
+        ],
+    )
+    def test_wrong(self, loss, batch, change, message):
+        with pytest.raises(ValueError, match=message):
+            loss(batch[0], **change)
+
+
+class TestChosenWindows:
+    @pytest.mark.parametrize("visual", list(VIDEOS))
+    @pytest.mark.parametrize("architecture", ["small", "paper"])
+    def test_they_are_some_of_all(self, visual, architecture):
+        config = UniSyncConfig(visual=visual, architecture=architecture, embedding=8)
+        loss, video, audio = UniSyncLoss(UniSyncExpert(config)), VIDEOS[visual](), torch.randn(2, 3840) / 10
+        every = loss(video, audio, return_terms=True)
+        for _ in range(4):
+            terms = loss(video, audio, windows=1, return_terms=True)
+            gap = (terms.probability - every.probability).abs()
+            assert terms.probability.shape == terms.weights.shape == (2, 1)
+            assert gap.amax(0).min() < 1e-4
+        assert loss(video, audio, windows=9).item() == pytest.approx(every.loss.item(), rel=1e-4)
+
+    def test_every_window_is_drawn(self, loss):
+        video, audio = torch.rand(1, 9, 3, 24, 24), torch.randn(1, 5760) / 10
+        every = loss(video, audio, return_terms=True).probability[0]
+        drawn = [loss(video, audio, windows=2, return_terms=True).probability[0] for _ in range(15)]
+        places = torch.stack([(every - p[:, None]).abs().argmin(1) for p in drawn])
+        assert (places[:, 0] < places[:, 1]).all()
+        assert set(places.flatten().tolist()) == {0, 1, 2, 3, 4}
+
+    def test_none_is_refused(self, loss, batch):
+        with pytest.raises(ValueError, match="windows: expected at least 1, got 0"):
+            loss(*batch, windows=0)
+
+
+def test_score_is_a_reward_without_gradient(loss, batch):
+    video = batch[0].requires_grad_()
+    p = loss.expert(*batch)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[0, 6:] = False
+    assert not loss.score(video, batch[1]).requires_grad
+    assert torch.allclose(loss.score(video, batch[1]), p.mean(1), atol=1e-6)
+    assert torch.allclose(loss.score(video, batch[1], per_window=True), p, atol=1e-6)
+    assert loss.score(video, batch[1], mask=mask)[0].item() == pytest.approx(p[0, :2].mean().item(), abs=1e-6)
+
+
+def test_data_parallel_is_refused_with_the_remedy(loss):
+    with pytest.raises(ValueError, match=r"expected no nn.DataParallel.*DistributedDataParallel"):
+        loss._replicate_for_data_parallel()  # as nn.DataParallel does, which needs two GPUs

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
 from unisync_loss.inputs.audio import check_audio
 from unisync_loss.inputs.batch import check_batch
 from unisync_loss.inputs.calls import CheckedCalls
+from unisync_loss.inputs.frames import GeneratorFrames, check_boxes
 from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
 from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.frozen import FrozenModule
+from unisync_loss.utils.tensors import describe
 
 #: lower bound of probabilities in the loss, e^-5: the loss is at most 5 per window, its gradient at most 148
 LEAST_PROBABILITY = 0.0067
@@ -44,8 +47,17 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
     weights in float32. It is not part of a parent's parameters or ``state_dict``, so a generator's checkpoint neither
     contains nor needs it. An expert that is also a submodule elsewhere is frozen again at the next call.
 
+    Values are checked at the first three calls and every 1000th after the first, because reading one makes the program
+    wait for a GPU. At the calls between, NaN or infinity in a clip makes its loss NaN.
+
     Args:
-        expert: frozen in place.
+        expert: frozen in place; :meth:`from_pretrained` takes a name.
+        value_range: of the frames for an expert on RGB, such as (-1, 1); values beyond it are clamped, and the gradient
+            passes. None: [0, 1], not clamped.
+        channel_order: of the frames for an expert on RGB, ``"rgb"`` or ``"bgr"``.
+
+    Raises:
+        ValueError: for a name in place of an expert, or options that do not fit it.
 
     Example:
         >>> loss = UniSyncLoss(UniSyncExpert(UniSyncConfig()))
@@ -53,9 +65,19 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         >>> loss(video, torch.randn(2, 10 * 640) / 10).backward()
     """
 
-    def __init__(self, expert: UniSyncExpert) -> None:
+    def __init__(
+        self,
+        expert: UniSyncExpert,
+        *,
+        value_range: tuple[float, float] | None = None,
+        channel_order: Literal["rgb", "bgr"] = "rgb",
+    ) -> None:
+        if not isinstance(expert, UniSyncExpert):
+            got = f"{expert!r}: use UniSyncLoss.from_pretrained" if isinstance(expert, str | os.PathLike) else None
+            raise ValueError(f"expert: expected a UniSyncExpert, got {got or describe(expert)}")
         super().__init__(expert)
-        self._calls = CheckedCalls()
+        self._frames = GeneratorFrames(expert.config.visual, value_range, channel_order)
+        self._calls, self._audio_calls = CheckedCalls(), CheckedCalls()
 
     @property
     def expert(self) -> UniSyncExpert:
@@ -63,22 +85,39 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         return self.network
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str]) -> UniSyncLoss:
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        value_range: tuple[float, float] | None = None,
+        channel_order: Literal["rgb", "bgr"] = "rgb",
+    ) -> UniSyncLoss:
         """Load a released name, a checkpoint folder, or ``owner/name[@revision]`` from the Hub.
 
+        Args:
+            name: of the expert.
+            device: to put it on; None leaves it where modules are created.
+            value_range: see the class.
+            channel_order: see the class.
+
         Raises:
-            ValueError: see :func:`unisync_loss.models.pretrained.load_expert`.
+            ValueError: see :func:`unisync_loss.models.pretrained.load_expert`, and the class.
         """
-        return cls(load_expert(name))
+        return cls(load_expert(name, device=device), value_range=value_range, channel_order=channel_order)
 
     def forward(
         self,
         video: Tensor,
-        audio: Tensor,
+        audio: Tensor | None = None,
         *,
+        audio_embedding: Tensor | None = None,
+        frames: int | None = None,
+        boxes: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
         stride: int = 1,
+        windows: int | None = None,
         reduction: Reduction = "mean",
         return_terms: bool = False,
     ) -> Tensor | SyncTerms:
@@ -88,9 +127,13 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             video: (B, T, 3, H, W) RGB in [0, 1] (or what the expert's visual representation defines), with gradient,
                 of any floating point dtype.
             audio: (B, S) waveform at 16 kHz of the same time, S = 640·T, or features; no gradient reaches it.
+            audio_embedding: of :meth:`encode_audio`, in place of ``audio``.
+            frames: T, where the video is ((B T), 3, H, W), the frames of a clip one after the other.
+            boxes: (B, 4) or (B, T, 4) left, top, right, bottom of the face in pixels, where the picture is larger.
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W), or (B,) or (B, 1) per clip, at least 0.
             stride: frames from one window to the next; 5 scores every frame once.
+            windows: score so many windows instead of all, drawn anew at every call, the same ones for all clips.
             reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.
             return_terms: return :class:`SyncTerms` instead of the loss alone.
 
@@ -98,34 +141,146 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             The loss, in [0, 5] for ``"mean"``; or the terms.
 
         Raises:
-            ValueError: for a wrong shape, dtype or length; at the first three calls and every 1000th after the first,
-                for NaN, infinity, negative weights, a video far from [0, 1], a waveform beyond 1.5 or a mel beyond
-                4.1; what is doubtful is logged once. At the calls between, NaN or infinity in a clip makes its loss
-                NaN.
+            ValueError: for a wrong shape, dtype or length; at a checked call, for NaN, infinity, a video far out of
+                its range, negative weights, and what :meth:`encode_audio` refuses.
         """
-        check_batch(video, audio, next(self.expert.parameters()).device)
-        self.freeze()
+        video = self._frames.unflatten(video, frames)
+        audio_windows = self._audio_windows(video, audio, audio_embedding, stride)
         by_frame = frame_mask(video, mask)
         video = blank_padding(video, by_frame)
-        # before the audio: axes in another order would otherwise be reported as a wrong number of frames
-        frames = self.expert.prepare_visual(video)
-        with torch.no_grad():
-            audio_embedding = self.expert.encode_audio(audio, frames.shape[1], stride=stride)
-        window_weight = window_weights(audio_embedding.shape[:2], video, mask, weights, stride)
-        self._check_values(video, audio, weights)
-        visual_embedding = self.expert.encode_prepared(frames, stride=stride, mask=by_frame)
-        probability = sync_probability(audio_embedding, visual_embedding, surrogate=True)
-        probability = probability * one_or_nan(frames, audio)
+        factors = window_weights(audio_windows.shape[:2], video, mask, weights, stride)
+        self._check_values(video, weights, boxes)
+        chosen = _draw_windows(audio_windows.shape[1], windows, video.device)
+        probability = self._probability(video, audio_windows, by_frame, boxes, stride, chosen)
         values = margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
-        loss = reduce(values, window_weight, reduction)
-        return SyncTerms(loss, probability.detach(), window_weight) if return_terms else loss
+        factors = factors if chosen is None else factors[:, chosen]
+        loss = reduce(values, factors, reduction)
+        return SyncTerms(loss, probability.detach(), factors) if return_terms else loss
 
-    def _check_values(self, video: Tensor, audio: Tensor, weights: Tensor | None) -> None:
+    @torch.no_grad()
+    def score(
+        self,
+        video: Tensor,
+        audio: Tensor | None = None,
+        *,
+        audio_embedding: Tensor | None = None,
+        frames: int | None = None,
+        boxes: Tensor | None = None,
+        mask: Tensor | None = None,
+        per_window: bool = False,
+    ) -> Tensor:
+        """Sync probability without gradient: a reward for fine-tuning by preference or by forward passes alone.
+
+        Args:
+            video: see :meth:`forward`.
+            audio: see :meth:`forward`.
+            audio_embedding: see :meth:`forward`.
+            frames: see :meth:`forward`.
+            boxes: see :meth:`forward`.
+            mask: see :meth:`forward`.
+            per_window: return each window instead of the mean of the clip.
+
+        Returns:
+            (B,) mean over the windows that the mask leaves, or (B, W), in [0, 1], higher is better.
+
+        Raises:
+            ValueError: see :meth:`forward`.
+
+        Example:
+            >>> loss = UniSyncLoss(UniSyncExpert(UniSyncConfig()))
+            >>> loss.score(torch.rand(2, 10, 3, 96, 96), torch.randn(2, 10 * 640) / 10).shape
+            torch.Size([2])
+        """
+        terms = self(
+            video, audio, audio_embedding=audio_embedding, frames=frames, boxes=boxes, mask=mask, return_terms=True
+        )
+        return terms.probability if per_window else reduce(terms.probability, terms.weights, "none")
+
+    @torch.no_grad()
+    def encode_audio(self, audio: Tensor, frames: int, *, stride: int = 1) -> Tensor:
+        """Embed audio once, where several calls score videos with the same audio.
+
+        Args:
+            audio: (B, S) waveform at 16 kHz, S = 640·T, or features.
+            frames: T.
+            stride: frames from one window to the next; 1 for an embedding that is passed to :meth:`forward`.
+
+        Returns:
+            (B, W, D), W = (T - 5) // stride + 1; NaN for a clip with NaN or infinity.
+
+        Raises:
+            ValueError: for a wrong shape, dtype or length; at a checked call, for NaN, infinity, a waveform beyond 1.5
+                or a mel beyond 4.1. What is doubtful, such as silence, is logged once.
+        """
+        check_batch(self._device, audio=audio)
+        self.freeze()
+        embedding = self.expert.encode_audio(audio, frames, stride=stride)
+        self._audio_calls.count(check_audio(audio, self.expert.config.audio) if self._audio_calls.due else ())
+        return embedding * one_or_nan(audio)[:, :, None]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.expert.parameters()).device
+
+    def _audio_windows(
+        self, video: Tensor, audio: Tensor | None, audio_embedding: Tensor | None, stride: int
+    ) -> Tensor:
+        """Check the batch and embed its audio, (B, W, D)."""
+        if (audio is None) == (audio_embedding is None):
+            raise ValueError("expected either audio or audio_embedding")
+        if audio_embedding is None:
+            assert audio is not None
+            check_batch(self._device, video=video, audio=audio)
+            # before the audio: axes in another order would otherwise be reported as a wrong number of frames
+            self.expert.visual_input.check(video)
+            return self.encode_audio(audio, video.shape[1], stride=stride)
+        check_batch(self._device, video=video, audio_embedding=audio_embedding)
+        self.expert.visual_input.check(video)
+        starts = self.expert.window_starts(video.shape[1], stride)
+        shape = (len(video), video.shape[1] - WINDOW_FRAMES + 1, self.expert.config.embedding)
+        if audio_embedding.shape != shape or not audio_embedding.is_floating_point():
+            raise ValueError(
+                f"audio_embedding: expected (B, T - 4, D) = {shape} of encode_audio, got {describe(audio_embedding)}"
+            )
+        return audio_embedding.detach()[:, ::stride][:, : len(starts)]
+
+    def _check_values(self, video: Tensor, weights: Tensor | None, boxes: Tensor | None) -> None:
         """Check values at the calls that are due."""
         findings = []
         if self._calls.due:
-            findings += check_video(video, self.expert.config.visual, self.expert.visual_input.value_range)
-            findings += check_audio(audio, self.expert.config.audio)
+            value_range = self._frames.value_range
+            bounds = value_range or self.expert.visual_input.value_range
+            findings = check_video(video, self.expert.config.visual, bounds, clamped=value_range is not None)
             if weights is not None:
                 check_weights(weights)
+            if boxes is not None:
+                check_boxes(boxes, *video.shape[-2:])
         self._calls.count(findings)
+
+    def _probability(
+        self,
+        video: Tensor,
+        audio_windows: Tensor,
+        mask: Tensor | None,
+        boxes: Tensor | None,
+        stride: int,
+        chosen: Tensor | None,
+    ) -> Tensor:
+        """Sync probability (B, W) of all windows or of those chosen, with gradient."""
+        faces = video if boxes is None else self._frames.crop(video, boxes)
+        prepared = self.expert.prepare_visual(self._frames.convert(faces))
+        if chosen is None:
+            visual = self.expert.encode_prepared(prepared, stride=stride, mask=mask)
+        else:
+            audio_windows = audio_windows[:, chosen]
+            visual = self.expert.encode_chosen(prepared, chosen, stride=stride, mask=mask)
+        return sync_probability(audio_windows, visual, surrogate=True) * one_or_nan(video)
+
+
+def _draw_windows(count: int, windows: int | None, device: torch.device) -> Tensor | None:
+    """Places of some windows, (K,) on the device; None for all."""
+    if windows is None or windows >= count:
+        return None
+    if windows < 1:
+        raise ValueError(f"windows: expected at least 1, got {windows}")
+    return torch.randperm(count, device=device)[:windows].sort().values

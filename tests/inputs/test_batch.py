@@ -16,8 +16,8 @@ from unisync_loss.inputs.batch import check_batch
 )
 def test_wrong(video, audio, message):
     with pytest.raises(ValueError, match=message):
-        check_batch(video, audio, torch.device("cpu"))
+        check_batch(torch.device("cpu"), video=video, audio=audio)
 
 
 def test_right():
-    check_batch(torch.rand(2, 9, 3), torch.rand(2, 5760), torch.device("cpu"))
+    check_batch(torch.device("cpu"), video=torch.rand(2, 9, 3), audio=torch.rand(2, 5760))

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from unisync_loss.inputs.calls import Finding
 
-_SLIGHT, _GROSS = 0.01, 0.05  # excess of a video over its range that gives a warning, and an error
+#: excess of a video over its range, as a share of it, that gives a warning, and an error
+_SLIGHT, _GROSS = 0.01, 0.05
+_CLAMPED = 0.5  # the error where values are clamped: decoded latents overshoot
+_UNUSED = 0.45  # lowest value of a video that uses no more than the upper half of its range
 
 
 def one_or_nan(*inputs: Tensor) -> Tensor:
@@ -44,19 +47,22 @@ def check_finite(name: str, value: Tensor) -> None:
         )
 
 
-def check_video(video: Tensor, visual: str, bounds: tuple[float, float] | None) -> list[Finding]:
+def check_video(
+    video: Tensor, visual: str, bounds: tuple[float, float] | None, *, clamped: bool = False
+) -> list[Finding]:
     """Check that the values of a video are finite and in their range.
 
     Args:
         video: (B, T, …).
         visual: name of the representation, for messages.
         bounds: lowest and highest value of a video in floating point; None where there are none.
+        clamped: whether values beyond the bounds are clamped.
 
     Returns:
-        A finding for a slight excess.
+        Findings for a slight excess, and for clamped values that use half of their range.
 
     Raises:
-        ValueError: for NaN, infinity, or values further than 0.05 outside the bounds.
+        ValueError: for NaN, infinity, or values outside the bounds by more than 0.05 of the range, 0.5 where clamped.
     """
     if not video.is_floating_point():
         return []
@@ -64,11 +70,14 @@ def check_video(video: Tensor, visual: str, bounds: tuple[float, float] | None) 
     if bounds is None:
         return []
     least, most = bounds
+    span = most - least
+    slight, gross = (_CLAMPED * span,) * 2 if clamped else (_SLIGHT * span, _GROSS * span)
     low, high = (bound.item() for bound in video.detach().aminmax())
     text = f"video: expected {visual} in [{least:g}, {most:g}], got values in [{low:.3g}, {high:.3g}]"
-    if not (least - _GROSS <= low and high <= most + _GROSS):
+    if not (least - gross <= low and high <= most + gross):
         raise ValueError(text)
-    return [Finding("video range", text)] if low < least - _SLIGHT or high > most + _SLIGHT else []
+    doubtful = low < least - slight or high > most + slight or (clamped and low > least + _UNUSED * span)
+    return [Finding("video range", text)] if doubtful else []
 
 
 def check_weights(weights: Tensor) -> None:

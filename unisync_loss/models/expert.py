@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
@@ -125,6 +127,26 @@ class UniSyncExpert(nn.Module):
         """
         embedding: Tensor = self.visual_tower(frames, self.window_starts(frames.shape[1], stride), mask)
         return embedding
+
+    def encode_chosen(self, frames: Tensor, chosen: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+        """Embed some windows of a video that :meth:`prepare_visual` converted.
+
+        Where a window does not depend on other frames, only the frames of these are encoded.
+
+        Args:
+            frames: (B, T, C, H, W) or (B, T, E).
+            chosen: (K,) places among the W windows of :meth:`encode_prepared`.
+            stride: see :meth:`encode_visual`.
+            mask: see :meth:`encode_visual`.
+
+        Returns:
+            (B, K, D) before ReLU.
+        """
+        if self.config.architecture == "small" and not self.config.has_mouth_aligner:
+            return self.encode_prepared(frames, stride=stride, mask=mask)[:, chosen]
+        places = stride * chosen[:, None] + torch.arange(WINDOW_FRAMES, device=chosen.device)
+        alone = rearrange(frames[:, places], "b k t ... -> (b k) t ...")
+        return rearrange(self.encode_prepared(alone), "(b k) 1 d -> b k d", b=len(frames))
 
     def encode_audio(self, audio: Tensor, frames: int, *, stride: int = 1) -> Tensor:
         """Embed every window of the audio.

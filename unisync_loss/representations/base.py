@@ -48,9 +48,17 @@ class VisualInput(nn.Module, ABC):
         Raises:
             ValueError: for another shape or type of number than :attr:`expected`.
         """
+        self.check(video)
+        return self.convert(video)
+
+    def check(self, video: Tensor) -> None:
+        """Check shape and type of number.
+
+        Raises:
+            ValueError: for another than :attr:`expected`.
+        """
         if not isinstance(video, Tensor) or not self.accepts(video):
             raise self.refuse(video)
-        return self.convert(video)
 
     def convert(self, video: Tensor) -> Tensor:
         """Convert a checked video, differentiably where it is in floating point."""

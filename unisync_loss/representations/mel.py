@@ -109,7 +109,7 @@ def _mel_of_hz(hz: float) -> float:
 
 
 class MelInput(AudioInput):
-    """Waveform (B, S) or mel (B, 80, L) → (B, L, 80)."""
+    """Waveform (B, S) or mel (B, 80, L) or (B, 1, 80, L) → (B, L, 80)."""
 
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__(config)
@@ -123,7 +123,13 @@ class MelInput(AudioInput):
     @property
     def expected(self) -> str:
         """The feature shape."""
-        return "(B, 80, L) of 80 steps a second"
+        return "(B, 80, L) or (B, 1, 80, L) of 80 steps a second"
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Check and convert; also takes the channel axis of an image, which many loaders add."""
+        if isinstance(audio, Tensor) and audio.ndim == 4 and audio.shape[1] == 1:
+            audio = audio[:, 0]
+        return super().forward(audio)
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Compute the mel spectrogram of a waveform (B, S), steps first."""

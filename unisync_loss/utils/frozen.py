@@ -53,6 +53,12 @@ class FrozenModule(nn.Module, Generic[Network]):
         if self.network.training or (first is not None and first.requires_grad):
             self.network.eval().requires_grad_(False)
 
+    def _replicate_for_data_parallel(self) -> FrozenModule[Network]:
+        raise ValueError(
+            f"{type(self).__name__}: expected no nn.DataParallel, whose copies would share a network on one device: "
+            "call it outside, on the gathered output, or use DistributedDataParallel"
+        )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenModule[Network]:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.network._apply(keep_precision(fn), recurse)  # type: ignore[no-untyped-call]
