@@ -1,62 +1,56 @@
 """Accuracy and cost of every released expert on the same clips (the paper's Table IV).
 
-    python benchmarks/pairs.py --data TEST --json out/pairs.json --markdown out/pairs.md
+    python benchmarks/pairs.py --data VAL --json out/val.json --thresholds out/thresholds.json
+    python benchmarks/pairs.py --data TEST --json out/test.json --average mel-rgb+mel-3dmm
 
-Protocol and seeds of `unisync eval`. Each clip is decoded, and its face mesh computed, once for all experts.
-Multiply-adds are given for a single window of five frames and, per window, for a clip of one second, because the
-small networks share frames between windows. Those of HuBERT and Whisper are listed separately, per second of audio.
-Times are medians per window of clips of one second on two threads, forward and backward to the video, all experts in
-turn; for orientation only.
+Protocol and seeds of `unisync eval`; embeddings are rounded to float16, see `tower_embeddings.py`: an interrupted run
+continues. An average has the mean of its experts' probabilities and of their thresholds. Multiply-adds are given for a
+single window of five frames and, per window, for a clip of one second, because the small networks share frames between
+windows. Those of HuBERT and Whisper are listed separately, per second of audio. Times are medians per window of clips
+of one second on two threads, forward and backward to the video, all experts in turn; for orientation only.
+`python -m tools.cards` writes the published tables from the results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from tower_embeddings import embed_all
 
 from unisync_loss import UniSyncExpert, UniSyncLoss, list_pretrained, load_expert
 from unisync_loss.config import FPS, PARSING_GROUPS, SAMPLE_RATE, WINDOW_FRAMES
-from unisync_loss.data import list_clips, load_clip
-from unisync_loss.evaluation import ClipEmbedding, embed_video, summarise
-from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.progress import Progress
-from unisync_loss.video.extraction import visual_of_mesh
-from unisync_loss.video.face_mesh import face_mesh, fill_gaps
+from unisync_loss.data import list_clips
+from unisync_loss.evaluation import ClipEmbedding, best_threshold, score_pairs, summarise
+from unisync_loss.functional import sync_probability
+from unisync_loss.utils.files import to_json, write_atomically
 
 BATCH = 8  # clips in a timed step
 
 
-def embed_all(experts: dict[str, UniSyncExpert], data: Path) -> dict[str, list[ClipEmbedding]]:
-    """Embeddings of every clip that shows a face, by expert."""
-    found: dict[str, list[ClipEmbedding]] = {name: [] for name in experts}
-    entries = list_clips(data)
-    progress = Progress(partial(print, file=sys.stderr), len(entries), "clips")
-    for done, entry in enumerate(entries, 1):
-        clip = load_clip(entry)
-        try:
-            mesh = fill_gaps(face_mesh(clip.frames, depth=True))
-        except ValueError as error:  # skipped for every expert, so that all are measured on the same clips
-            print(f"skipped {entry.name}: {error}", file=sys.stderr)
-            continue
-        for name, expert in experts.items():
-            if not expert.visual_input.needs_mesh:
-                video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 t c h w")
-            else:
-                video = visual_of_mesh(expert.config, mesh, clip.frames.shape[1:3])
-            found[name].append(embed_video(expert, entry, video, clip.waveform))
-        progress.update(done)
-    return found
+def mean_probability(audio: Tensor, visual: Tensor) -> Tensor:
+    """Mean of the probabilities of k experts: embeddings (n, k, D) and (n, k, D) → (n,)."""
+    return sync_probability(audio, visual).mean(-1)
+
+
+def average(members: list[list[ClipEmbedding]]) -> list[ClipEmbedding]:
+    """Clips, embedded by several experts, whose score is the mean of the experts' probabilities."""
+    return [
+        ClipEmbedding(
+            clips[0].entry,
+            torch.stack([clip.audio for clip in clips], 1),
+            torch.stack([clip.visual for clip in clips], 1),
+            clips[0].voiced,
+            mean_probability,
+        )
+        for clips in zip(*members, strict=True)
+    ]
 
 
 def example(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Tensor, Tensor]:
@@ -81,13 +75,15 @@ def multiply_adds(expert: UniSyncExpert, frames: int) -> float:
     return counter.get_total_flops() / 2 / (frames - WINDOW_FRAMES + 1) / 1e6
 
 
-def encoder_cost(expert: UniSyncExpert) -> float:
-    """Millions of multiply-adds of the expert's HuBERT or Whisper per second of audio; 0 for mel."""
+def encoder_cost(expert: UniSyncExpert) -> dict[str, float]:
+    """Parameters of the expert's HuBERT or Whisper and millions of multiply-adds per second of audio; 0 for mel."""
     if expert.config.audio == "mel":
-        return 0.0
+        return {"encoder_parameters": 0, "encoder_multiply_adds_a_second": 0.0}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         expert.audio_input(torch.randn(1, 4 * SAMPLE_RATE))
-    return counter.get_total_flops() / 2 / 4 / 1e6
+    parameters = sum(parameter.numel() for parameter in expert.audio_input.encoder.network.parameters())
+    multiply_adds = counter.get_total_flops() / 2 / 4 / 1e6
+    return {"encoder_parameters": parameters, "encoder_multiply_adds_a_second": multiply_adds}
 
 
 def milliseconds(experts: dict[str, UniSyncExpert], rounds: int) -> dict[str, float]:
@@ -107,60 +103,72 @@ def milliseconds(experts: dict[str, UniSyncExpert], rounds: int) -> dict[str, fl
     return {name: 1000 * statistics.median(values) / windows for name, values in times.items()}
 
 
-def row(name: str, report: dict[str, Any]) -> str:
-    """One row of the table."""
-    pairs, found, cost = report["pairs"], report["retrieval"], report["cost"]
-
-    def with_interval(value: float, interval: list[float]) -> str:
-        return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-    cells = [
-        f"`{name}`",
-        with_interval(pairs["accuracy"], pairs["ci95"]),
-        with_interval(pairs["auc"], pairs["ci95_auc"]),
-        *(with_interval(found[k]["accuracy"], found[k]["ci95"]) for k in ("5", "15")),
-        f"{cost['parameters'] / 1e6:.2f} M",
-        f"{cost['multiply_adds_alone']:.1f} M",
-        f"{cost['multiply_adds_in_a_second']:.1f} M",
-        f"{cost['milliseconds']:.3f}",
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-COLUMNS = ("expert", "accuracy", "AUC", "retrieval@5", "retrieval@15", "parameters", "alone", "in one second", "ms")
-HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
-
-
-def main() -> None:
-    """Measure every expert and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", nargs="+", default=list(list_pretrained()))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing")
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--markdown", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    experts = {name: load_expert(name) for name in options.model}
-    embedded = embed_all(experts, options.data)
-    times = milliseconds(experts, options.rounds)
-    reports = {}
-    for name, expert in experts.items():
-        cost = {
+def costs(experts: dict[str, UniSyncExpert], rounds: int) -> dict[str, dict[str, float]]:
+    """Size and cost of every expert."""
+    times = milliseconds(experts, rounds)
+    return {
+        name: {
             "parameters": sum(parameter.numel() for parameter in expert.parameters()),
             "multiply_adds_alone": multiply_adds(expert, WINDOW_FRAMES),
             "multiply_adds_in_a_second": multiply_adds(expert, FPS),
-            "encoder_multiply_adds_a_second": encoder_cost(expert),
+            **encoder_cost(expert),
             "milliseconds": times[name],
         }
-        reports[name] = {**summarise(embedded[name], name, expert.config.threshold, options.seed), "cost": cost}
-    table = "\n".join([HEADER, *(row(name, report) for name, report in reports.items())])
-    for path, text in ((options.json, json.dumps(reports, indent=1)), (options.markdown, table)):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text + "\n")
-    print(f"\n{table}")
+        for name, expert in experts.items()
+    }
+
+
+def line(name: str, report: dict[str, Any]) -> str:
+    """Accuracy, AUC and retrieval of one model as text."""
+    pairs, found = report["pairs"], report["retrieval"]
+    measures = [("accuracy", pairs["accuracy"], pairs["ci95"]), ("AUC", pairs["auc"], pairs["ci95_auc"])]
+    measures += [(f"retrieval@{k}", found[k]["accuracy"], found[k]["ci95"]) for k in ("5", "15") if k in found]
+    texts = [f"{measure} {value:.3f} [{low:.3f}, {high:.3f}]" for measure, value, (low, high) in measures]
+    return f"{name:18} {'  '.join(texts)}"
+
+
+def main() -> None:
+    """Measure every expert, and averages of experts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--label", help="name of the data set in the results; default: that of its folder")
+    parser.add_argument("--model", nargs="+", default=list(list_pretrained()))
+    parser.add_argument("--average", nargs="+", default=[], metavar="A+B", help="mean probability of these models")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing; 0 leaves out the costs")
+    parser.add_argument("--cache", type=Path, default=Path("out/pairs_cache"), help="folder of the embeddings")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--thresholds", type=Path, help="validation data only: write the best threshold of every model")
+    options = parser.parse_args()
+    members = {name: name.split("+") for name in options.average}
+    unknown = sorted({member for names in members.values() for member in names} - set(options.model))
+    if unknown:
+        parser.error(f"--average: expected names of --model joined by +, got {', '.join(unknown)}")
+    torch.set_num_threads(1)
+    experts = {name: load_expert(name) for name in options.model}
+    found = embed_all(experts, list_clips(options.data), options.cache)
+    found |= {name: average([found[member] for member in names]) for name, names in members.items()}
+    thresholds = {name: expert.config.threshold for name, expert in experts.items()}
+    # not the best on these clips: the data may be test data
+    thresholds |= {name: statistics.mean(thresholds[member] for member in names) for name, names in members.items()}
+    cost = costs(experts, options.rounds) if options.rounds else {}
+    data = {"data": options.label or options.data.resolve().name}
+    reports = {
+        name: {**data, **summarise(clips, name, thresholds[name], options.seed)}
+        | ({"cost": cost[name]} if name in cost else {})
+        for name, clips in found.items()
+    }
+    write_json(options.json, reports)
+    if options.thresholds:
+        best = {name: round(best_threshold(score_pairs(clips, options.seed)), 4) for name, clips in found.items()}
+        write_json(options.thresholds, best)
+    print("\n".join(line(name, report) for name, report in reports.items()))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file, in a folder that is created if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_json(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ EXCEPTIONS = {
         "benchmarks/lse_speed.py": "lse.crops video.clip video.decoding video.face_detection",
     },
     "measures the face mesh once for several experts": {
-        "benchmarks/pairs.py": "video.extraction video.face_mesh",
         "benchmarks/segment_length.py": "video.extraction video.face_mesh",
+        "benchmarks/tower_embeddings.py": "video.extraction video.face_mesh",
     },
     "times the stages one by one": {
         "benchmarks/prepare_cost.py": "data.datasets data.face_clips data.preparation data.store_writer "

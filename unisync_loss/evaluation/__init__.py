@@ -1,7 +1,14 @@
 """Evaluation protocols on clips and scores of whole videos."""
 
 from unisync_loss.evaluation.bootstrap import mean_ci
-from unisync_loss.evaluation.embeddings import ClipEmbedding, embed_clips, embed_video, offset_table
+from unisync_loss.evaluation.embeddings import (
+    ClipEmbedding,
+    embed_audio,
+    embed_clips,
+    embed_video,
+    embed_visual,
+    offset_table,
+)
 from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
 from unisync_loss.evaluation.protocols import best_threshold, score_pairs, summarise_pairs
 from unisync_loss.evaluation.report import eval_table, summarise
@@ -13,8 +20,10 @@ __all__ = [
     "TOLERANCE",
     "ClipEmbedding",
     "best_threshold",
+    "embed_audio",
     "embed_clips",
     "embed_video",
+    "embed_visual",
     "eval_table",
     "find_offset",
     "mean_ci",

@@ -117,16 +117,41 @@ def embed_video(
         waveform: (640 T,).
         transform: see :func:`embed_clips`.
     """
+    audio = embed_audio(expert, waveform, video.shape[1])
+    return ClipEmbedding(entry, audio, embed_visual(expert, video, transform), voiced_windows(waveform, len(audio)))
+
+
+@torch.inference_mode()
+def embed_audio(expert: UniSyncExpert, waveform: NDArray[np.float32], frames: int) -> Tensor:
+    """Embed the audio of a clip.
+
+    Args:
+        expert: in eval mode; only its audio tower is used.
+        waveform: (640 T,).
+        frames: number T of video frames, 5 or more.
+
+    Returns:
+        (T - 4, D) audio embeddings before ReLU, on the CPU.
+    """
     device = next(expert.parameters()).device
-    with torch.inference_mode():
-        audio = expert.encode_audio(torch.from_numpy(waveform)[None].to(device), video.shape[1])[0]
-        visual = torch.cat(
-            [
-                expert.encode_visual(transform(chunk) if transform else chunk)[0]
-                for chunk in (_to_unit(part.to(device), expert) for part in _overlapping(video))
-            ]
-        )
-    return ClipEmbedding(entry, audio.cpu(), visual.cpu(), voiced_windows(waveform, len(visual)))
+    return expert.encode_audio(torch.from_numpy(waveform)[None].to(device), frames)[0].cpu()
+
+
+@torch.inference_mode()
+def embed_visual(expert: UniSyncExpert, video: Tensor, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Embed the visual representation of a clip.
+
+    Args:
+        expert: in eval mode; only its visual tower is used.
+        video: (1, T, …) as the expert takes it, but frames as bytes; T is 5 or more.
+        transform: see :func:`embed_clips`.
+
+    Returns:
+        (T - 4, D) visual embeddings before ReLU, on the CPU.
+    """
+    device = next(expert.parameters()).device
+    chunks = (_to_unit(part.to(device), expert) for part in _overlapping(video))
+    return torch.cat([expert.encode_visual(transform(chunk) if transform else chunk)[0] for chunk in chunks]).cpu()
 
 
 def _to_unit(video: Tensor, expert: UniSyncExpert) -> Tensor:

@@ -1,0 +1,1 @@
+"""Model cards and tables of the released experts, written from the results of the benchmarks."""
