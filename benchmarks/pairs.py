@@ -64,7 +64,7 @@ def example(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Tensor, Ten
     }[config.visual]
     steps = int((frames - WINDOW_FRAMES) * config.steps_per_frame) + config.window_steps
     shape = (batch, 80, steps) if config.audio == "mel" else (batch, steps, config.audio_features)
-    return video, torch.randn(shape)
+    return video, torch.randn(shape).clamp(-4, 4)  # the range of the mel spectrogram
 
 
 def multiply_adds(expert: UniSyncExpert, frames: int) -> float:
