@@ -34,6 +34,8 @@ def test_the_usual_audio_model_is_pinned():
     usual = UniSyncConfig(audio="hubert")
     assert (usual.audio_model, len(usual.audio_revision)) == ("facebook/hubert-large-ls960-ft", 40)
     assert UniSyncConfig(audio="hubert", audio_model="some/model").audio_revision == "main"
+    whisper = UniSyncConfig(audio="whisper")
+    assert (whisper.audio_model, whisper.audio_features, whisper.window_steps) == ("whisper-base", 512, 10)
     mel = UniSyncConfig()
     assert (mel.audio_model, mel.audio_revision, mel.audio_layer) == ("", "", -1)
 

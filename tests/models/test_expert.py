@@ -131,3 +131,16 @@ def test_landmarks_are_free_of_place_and_size():
     points, audio = torch.rand(1, 5, 68, 2), torch.rand(1, 80, 16)
     with torch.no_grad():
         assert torch.allclose(expert(points, audio), expert(7 * points + 3, audio), atol=1e-4)
+
+
+@pytest.mark.parametrize("audio", AUDIO)
+def test_prepared_audio_embeds_as_the_audio(audio):
+    expert = UniSyncExpert(UniSyncConfig(audio=audio, embedding=8)).eval()
+    given = AUDIO[audio](2, 9)
+    with torch.no_grad():
+        features = expert.prepare_audio(given)
+        assert features.shape == (2, *(given.shape[:0:-1] if audio == "mel" else given.shape[1:]))
+        assert torch.equal(expert.encode_prepared_audio(features, 9), expert.encode_audio(given, 9))
+        assert torch.equal(expert.encode_prepared_audio(features, 9, stride=2), expert.encode_audio(given, 9)[:, ::2])
+        with pytest.raises(ValueError, match=r"expected about .* for T = 12 frames"):
+            expert.encode_prepared_audio(features, 12)

@@ -73,8 +73,11 @@ def test_differentiable():
     assert torch.allclose((waveform.grad * step).sum(), change, rtol=1e-4)
 
 
-def test_filter_bank_has_no_empty_filter():
-    assert (slaney_filters().sum(1) > 0).all()
+@pytest.mark.parametrize("bank", [(80, 800, 55.0, 7600.0), (80, 400, 0.0, 8000.0), (128, 400, 0.0, 8000.0)])
+def test_filter_bank_has_no_empty_filter(bank):
+    filters = slaney_filters(*bank)
+    assert filters.shape == (bank[0], bank[1] // 2 + 1)
+    assert (filters.sum(1) > 0).all()
 
 
 @pytest.mark.parametrize("waveform", [torch.zeros(3200), torch.zeros(1, 400), torch.zeros(1, 3200, dtype=torch.int16)])
