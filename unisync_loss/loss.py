@@ -133,7 +133,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W), or (B,) or (B, 1) per clip, at least 0.
             stride: frames from one window to the next; 5 scores every frame once.
-            windows: score so many windows instead of all, drawn anew at every call, the same ones for all clips.
+            windows: number of windows to score, drawn anew at every call, alike for all clips; None scores all.
             reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.
             return_terms: return :class:`SyncTerms` instead of the loss alone.
 

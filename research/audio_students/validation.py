@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unisync_loss.training.losses import all_pairs
 
-SEARCH, TOLERANCE = 15, 1  # frames: where a window is looked for, and how far from its own place it counts as found
+SEARCH, TOLERANCE = 15, 1  # frames: offsets searched on either side, and largest error of a correct one
 
 
 class Agreement(NamedTuple):

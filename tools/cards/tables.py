@@ -36,7 +36,7 @@ def area(report: Report) -> str:
 
 
 def retrieval(report: Report, frames: str) -> str:
-    """Share of correct offsets from so many frames, with its interval; empty where no clip is long enough."""
+    """Share of correct offsets from ``frames`` frames, with its interval; empty where no clip is long enough."""
     row = report["retrieval"].get(frames)
     return with_interval(row["accuracy"], row["ci95"]) if row else ""
 

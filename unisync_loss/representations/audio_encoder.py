@@ -151,7 +151,7 @@ class AudioEncoder(FrozenModule[Network], ABC):
 
     @abstractmethod
     def cache_key(self, steps: int) -> str:
-        """Everything but the samples that features of so many steps depend on, for the key of a cache."""
+        """Everything but the samples that ``steps`` steps of features depend on, for the key of a cache."""
 
 
 def looks_like(width: int) -> str:

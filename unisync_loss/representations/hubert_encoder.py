@@ -95,7 +95,7 @@ class HubertEncoder(AudioEncoder[nn.ModuleDict]):
         return cls(model, layer=layer, normalize=normalize, identity=files.identity, dtype=dtype)
 
     def cache_key(self, steps: int) -> str:
-        """Everything but the samples that features of so many steps depend on."""
+        """Everything but the samples that ``steps`` steps of features depend on."""
         version = _CACHE_VERSIONS[steps > self.longest]
         return f"{version} {self.identity} {self.layer} {self.normalize} {self.dtype} "
 

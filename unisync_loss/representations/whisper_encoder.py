@@ -72,7 +72,7 @@ class WhisperEncoder(AudioEncoder[WhisperNetwork]):
         return cls(read_network(files.weights, size, layer), layer=layer, identity=files.identity, dtype=dtype)
 
     def cache_key(self, steps: int) -> str:
-        """Everything but the samples that features of so many steps depend on."""
+        """Everything but the samples that ``steps`` steps of features depend on."""
         return f"whisper {_CACHE_VERSION} {self.identity} {self.layer} {self.dtype} "
 
     def encode(self, waveform: Tensor) -> Tensor:
