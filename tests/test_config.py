@@ -3,7 +3,7 @@ from dataclasses import asdict
 import pytest
 
 from unisync_loss import UniSyncConfig
-from unisync_loss.config import RETIRED_FIELDS
+from unisync_loss.config import ADDED_FIELDS, RETIRED_FIELDS
 
 
 def test_json_round_trip():
@@ -15,6 +15,12 @@ def test_retired_fields_are_dropped():
     config = UniSyncConfig(visual="landmarks")
     assert UniSyncConfig.from_dict(asdict(config) | RETIRED_FIELDS) == config
     assert not set(asdict(config)) & set(RETIRED_FIELDS)
+
+
+def test_fields_that_earlier_versions_did_not_have():
+    values = asdict(UniSyncConfig())
+    assert {"colour"} == set(ADDED_FIELDS)
+    assert UniSyncConfig.from_dict({name: values[name] for name in values if name not in ADDED_FIELDS}).colour
 
 
 @pytest.mark.parametrize(("audio", "expected"), [("hubert", ("some/model", "a" * 40, 7)), ("mel", ("", "", -1))])
@@ -43,7 +49,9 @@ def test_the_usual_audio_model_is_pinned():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"audio": "mel", "colour": 1}', "unknown fields colour"),
+        ('{"audio": "mel", "color": 1}', "unknown fields color"),
+        ('{"colour": 0}', "colour: expected true, or false for a small expert on rgb, got 0"),
+        ('{"visual": "landmarks", "colour": false}', "colour: expected true, or false for a small expert on rgb"),
         ('{"audio": "mfcc"}', "audio: expected one of mel, hubert, whisper, got 'mfcc'"),
         ('{"visual": "depth"}', "visual: expected one of rgb"),
         ('{"threshold": 1.5}', r"threshold: expected a number in \[0, 1\), got 1.5"),

@@ -43,6 +43,8 @@ RETIRED_FIELDS: dict[str, object] = {
 }
 #: earlier names of fields, which experts on mel had, too, without a meaning
 RENAMED_FIELDS = {"hubert_model": "audio_model", "hubert_revision": "audio_revision", "hubert_layer": "audio_layer"}
+#: fields that earlier versions did not have, with the value of all experts of that time
+ADDED_FIELDS = {"colour": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class UniSyncConfig:
         audio_features: features of one audio step; 0 takes the usual number of the representation.
         visual_features: features of one frame (colour channels, parsing groups, points x dimensions, coefficients);
             0 takes the usual number of the representation.
+        colour: whether a ``"small"`` expert on rgb takes colours; False takes the mean of red, green and blue, so that
+            its gradient has no colour.
         mel_padding: STFT padding, ``"reflect"`` (librosa before 0.9, Wav2Lip's released weights) or ``"constant"``.
         audio_model: the pretrained encoder of the audio features: ``owner/name`` on the Hub, a bundled name or a
             folder; empty takes the usual one of the representation. A mel spectrogram has none.
@@ -82,6 +86,7 @@ class UniSyncConfig:
     embedding: int = 512
     audio_features: int = 0
     visual_features: int = 0
+    colour: bool = True
     mel_padding: Literal["reflect", "constant"] = "reflect"
     audio_model: str = ""
     audio_revision: str = ""
@@ -107,6 +112,8 @@ class UniSyncConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
+        if not isinstance(self.colour, bool) or not (self.colour or self.has_mouth_aligner):
+            raise ValueError(f"colour: expected true, or false for a small expert on rgb, got {self.colour!r}")
         self._fill_audio_model()
         if self.audio == "mel" and self.audio_features != AUDIO_FEATURES["mel"]:
             raise ValueError(f"audio_features: expected 80 mel bins, got {self.audio_features}")
@@ -200,7 +207,7 @@ def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         values: by field; :data:`RETIRED_FIELDS` are dropped if they have the one value of their time,
-            :data:`RENAMED_FIELDS` get their new name, and for mel their default.
+            :data:`RENAMED_FIELDS` get their new name, and for mel their default; :data:`ADDED_FIELDS` are filled in.
 
     Raises:
         ValueError: for a retired field with another value.
@@ -208,7 +215,7 @@ def current_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in RETIRED_FIELDS.items():
         if name in values and values[name] != value:
             raise ValueError(f"{name}: expected {value!r}, got {values[name]!r}")
-    current = {name: value for name, value in values.items() if name not in RETIRED_FIELDS}
+    current = ADDED_FIELDS | {name: value for name, value in values.items() if name not in RETIRED_FIELDS}
     for old, new in RENAMED_FIELDS.items():
         if old in current and new not in current:
             value = current.pop(old)

@@ -36,6 +36,9 @@ def main(
     hidden: Annotated[int, typer.Option(min=16, help="Width of HuBERT's features.")] = 320,
     layers: Annotated[int, typer.Option(min=1, help="Number of HuBERT's transformer layers.")] = 4,
     channels: Annotated[str, typer.Option(help="Channels of its seven convolutions.")] = "24,32,48,64,96,128,192",
+    init: Annotated[
+        str | None, typer.Option(help="HuBERT whose convolutions the student starts from, such as hubert-small.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 4000,
     regression_steps: Annotated[
         int, typer.Option(min=0, help="How many of them, at first, train HuBERT on the states of Whisper alone.")
@@ -61,6 +64,7 @@ def main(
             cache=str(cache) if cache else None,
             seed=seed,
             size=HubertSize(hidden=hidden, layers=layers, channels=widths),
+            init=init,
             steps=steps,
             regression_steps=regression_steps,
             regression_weight=regression_weight,

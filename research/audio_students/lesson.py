@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from research.audio_students.crops import CropDrawer, Places
 from research.audio_students.losses import WindowTargets, matching_terms, regression_loss
@@ -93,6 +93,12 @@ class Lesson:
         report = summary(compared)
         return report | ({"held_out_regression": float(np.mean(regression))} if regression else {})
 
+    def adopt_tower(self, student: HubertStudent, tower: nn.Module) -> None:
+        """Give a HuBERT that has learned the states the teacher's audio tower; see the method of the student."""
+        assert self._moments is not None
+        mean, deviation = (values[-1].to(self._device) for values in self._moments)
+        student.adopt_tower(tower, mean, deviation)
+
     def _waveforms(self, places: Places) -> Tensor:
         return self.drawer.waveforms(places).to(self._device)
 
@@ -108,7 +114,7 @@ class Lesson:
     def _regression(self, student: HubertStudent, features: Tensor, places: Places) -> Tensor:
         assert self._moments is not None
         mean, deviation = self._moments
-        standard = (self._targets.states(places) - mean) / deviation.clamp(min=1e-5)
+        standard = (self._targets.states(places) - mean) / deviation
         return regression_loss(student.predict_states(features), standard.to(self._device))
 
 

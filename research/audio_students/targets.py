@@ -50,7 +50,7 @@ class Teacher:
     Attributes:
         expert: frozen.
         encoder: its Whisper, with all layers that there are.
-        layers: states that a HuBERT learns, as in ``hidden_states`` of transformers.
+        layers: states that a HuBERT learns, as in ``hidden_states`` of transformers; the last are the expert's input.
         identity: sha256 of the audio tower and of the Whisper whose features it takes.
 
     Raises:
@@ -63,7 +63,7 @@ class Teacher:
         if config.audio != "whisper":
             raise ValueError(f"teacher: expected an expert on whisper, got {name} on {config.audio}")
         self.encoder = StatesEncoder.from_pretrained(config.audio_model, revision=config.audio_revision, device=device)
-        last = len(self.encoder.network.layers)
+        last = range(len(self.encoder.network.layers) + 1)[config.audio_layer]
         self.layers = sorted({*(layer for layer in STATES if layer < last), last})
         digest = hashlib.sha256(f"{self.encoder.identity} {config.audio_layer}".encode())
         for key, value in self.expert.audio_tower.state_dict().items():
@@ -135,7 +135,7 @@ class Targets:
         """Mean and deviation (K, F) of the states of up to 64 of these recordings, spread evenly over them."""
         chosen = recordings[:: -(-len(recordings) // _MEASURED)]
         states = np.concatenate([np.load(self._states[index]) for index in chosen]).astype(np.float32)
-        return torch.from_numpy(states.mean(0)), torch.from_numpy(states.std(0))
+        return torch.from_numpy(states.mean(0)), torch.from_numpy(states.std(0)).clamp(min=1e-5)
 
 
 def _cut(paths: list[Path], places: Places, rate: int, length: int) -> Tensor:

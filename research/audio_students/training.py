@@ -46,7 +46,9 @@ class StudentConfig:
         seed: seed of all random draws.
         size: size of the HuBERT.
         steps: number of steps.
-        regression_steps: how many of them, from the first on, train the HuBERT on the states of Whisper alone.
+        init: folder or bundled name of a HuBERT whose convolutions the student starts from; None for random ones.
+        regression_steps: how many of them, from the first on, train the HuBERT on the states of Whisper alone; then its
+            audio tower starts as the teacher's, applied to the predicted features.
         regression_weight: weight of the regression in the other steps.
         batch_seconds: seconds of speech per batch.
         learning_rate: peak of the cosine schedule, after a warm-up of a twelfth of the steps.
@@ -67,6 +69,7 @@ class StudentConfig:
     cache: str | None = None
     seed: int = 0
     size: HubertSize = field(default_factory=HubertSize)
+    init: str | None = None
     steps: int = 4000
     regression_steps: int = 0
     regression_weight: float = 1.0
@@ -80,6 +83,8 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         """Check."""
+        if self.init is not None and self.student != "hubert":
+            raise ValueError(f"init: expected none for a student on {self.student}, got {self.init}")
         most = self.steps - 1 if self.student == "hubert" else 0
         if not 0 <= self.regression_steps <= most:
             raise ValueError(
@@ -186,6 +191,10 @@ class _Run:
             group["lr"] = rate
         places = self.lesson.drawer.draw(generator, config.batch_seconds)
         matching = self.step >= config.regression_steps
+        if matching and self.step == config.regression_steps > 0:
+            for student in (self.student, self.average):
+                assert isinstance(student, HubertStudent)
+                self.lesson.adopt_tower(student, self.teacher.expert.audio_tower)
         self.student.train()
         with self.device, self._precision():
             terms = self.lesson.terms(self.student, places, matching=matching)
@@ -196,7 +205,7 @@ class _Run:
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
-        # the audio tower is random when the matching begins: its average must be as young as at the start of a run
+        # the audio tower is new when the matching begins: its average must be as young as at the start of a run
         update_average(self.average, self.student, config.ema, self.step - (config.regression_steps if matching else 0))
         return {name: value.detach() for name, value in terms.items()}
 
@@ -232,4 +241,4 @@ def build_student(config: StudentConfig, teacher: Teacher) -> Student:
     """Build the student of a config with random weights."""
     if config.student == "mel":
         return MelStudent(teacher.expert.config)
-    return HubertStudent(teacher.expert.config, config.size, len(teacher.layers))
+    return HubertStudent(teacher.expert.config, config.size, len(teacher.layers), config.init)

@@ -1,5 +1,7 @@
 """Architecture `small`: dense encoding equals window by window; the face's own shape is subtracted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,3 +60,21 @@ def test_a_batch_as_training_has_it_fits_into_memory():
     embedding = expert.encode_audio(torch.randn(32, 42, 192), 21)
     embedding.sum().backward()
     assert embedding.shape == (32, 17, 512)
+
+
+def test_an_expert_without_colour_takes_the_mean_of_the_channels():
+    torch.manual_seed(0)
+    config = UniSyncConfig(visual="rgb", embedding=8)
+    colour, grey = UniSyncExpert(config).eval(), UniSyncExpert(replace(config, colour=False)).eval()
+    grey.load_state_dict(colour.state_dict())
+    video = torch.rand(1, 5, 3, 48, 48)
+    with torch.no_grad():
+        # the mouth aligner, which has no gradient, sees colours: give it the same frames
+        mouths = colour.visual_tower.aligner.crop_mouths(video[0])[None]
+        luminance = mouths.mean(2, keepdim=True).expand_as(mouths)
+        expected = colour.visual_tower.encode_frames(colour.visual_tower.frame_features_from_crops(luminance))
+        assert torch.allclose(grey.encode_visual(video), expected, atol=1e-6)
+    video.requires_grad_()
+    grey.encode_visual(video).square().sum().backward()
+    assert video.grad.abs().sum() > 0
+    assert torch.allclose(video.grad, video.grad[:, :, :1].expand_as(video.grad), atol=1e-7)

@@ -200,6 +200,13 @@ class TestConfig:
         with pytest.raises(ValueError, match="expected 0 … 15 for 16 steps of hubert, got 16"):
             config_of(teacher, folder, tmp_path, student="hubert", regression_steps=16)
 
+    def test_init_of_a_mel_student_or_with_other_convolutions(self, teacher, folder, tmp_path):
+        with pytest.raises(ValueError, match="init: expected none for a student on mel, got hubert-small"):
+            config_of(teacher, folder, tmp_path, init="hubert-small")
+        config = load_expert(teacher).config
+        with pytest.raises(ValueError, match=r"init: expected convolutions of channels \(8, 8, 8, 16, 16, 16, 16\)"):
+            HubertStudent(config, SIZE, 2, init="hubert-small")
+
     def test_sizes(self):
         with pytest.raises(ValueError, match="channels of 7"):
             HubertSize(channels=(8, 8))
@@ -220,10 +227,11 @@ class TestConfig:
 
 
 class TestTargets:
-    def test_are_the_teachers_own_of_the_whole_recording(self, speech, teacher, tmp_path):
+    def test_are_the_teachers_own_of_the_whole_recording(self, speech, teacher, tmp_path, monkeypatch):
+        monkeypatch.setattr("research.audio_students.targets.STATES", (1, 2, 3))
         targets = Targets(tmp_path, speech, Teacher(teacher, CPU), states=True, log=quiet)
         expert = load_expert(teacher)
-        encoders = [WhisperEncoder.from_pretrained(expert.config.audio_model, layer=layer) for layer in (2, -1)]
+        encoders = [WhisperEncoder.from_pretrained(expert.config.audio_model, layer=layer) for layer in (1, 2)]
         for index in range(4):
             frames, wave = int(speech.frames[index]), speech.waveform(index)[None]
             with torch.no_grad():
@@ -282,6 +290,17 @@ class TestStudents:
         # windows 0 … 20 end with frame 25 at the latest, and the spectrogram reaches 25 ms further
         assert torch.equal(own[:, :20], other[:, :20])
         assert not torch.equal(own[:, 22], other[:, 22])
+
+    def test_adopted_tower_is_the_teachers_on_the_predicted_state(self, teacher, waveforms):
+        torch.manual_seed(0)
+        expert = load_expert(teacher)
+        student = HubertStudent(expert.config, SIZE, 2).eval()
+        mean, deviation = torch.randn(32), torch.rand(32) + 0.5
+        student.adopt_tower(expert.audio_tower, mean, deviation)
+        features = student.features(torch.from_numpy(waveforms[0])[None, : 20 * 640])
+        with torch.no_grad():
+            state = student.predict_states(features)[:, :, -1] * deviation + mean
+            assert torch.allclose(student.embed(features, 20), expert.encode_audio(state, 20), atol=1e-4)
 
     def test_inputs_are_augmented_in_training_only(self, teacher, waveforms):
         torch.manual_seed(0)

@@ -77,6 +77,7 @@ def test_later_wins(tmp_path):
         ("clips", "expected section.key=value, got 'clips'"),
         ("optimiser.precision=fp8", "optimiser.precision: expected one of fp32, bf16, fp16"),
         ("recipe.cross_share=2", "cross_share: expected a share"),
+        ("recipe.perturbation=4", "recipe.perturbation: expected a share in .0, 1., got 4"),
         ("recipe.min_shift=1", "recipe.min_shift: expected 2 to 4 frames, got 1"),
         ("recipe.joint_steps=-1", "recipe.joint_steps: expected 0 or more, got -1"),
         ("run.freeze=both", "run.freeze: expected one of None, visual, audio, got 'both'"),
@@ -105,6 +106,8 @@ def test_settings_without_effect_are_refused():
     points = {**GIVEN, "visual": "landmarks"}
     with pytest.raises(ValueError, match="expected 0 for an expert without a mouth aligner to train, got 5"):
         resolve({**points, "preset": "paper"}, None, ["recipe.aligner_steps=5"])
+    with pytest.raises(ValueError, match=r"recipe\.perturbation: expected 0 for a small expert on landmarks"):
+        resolve(points, None, ["recipe.perturbation=0.01"])
     with pytest.raises(ValueError, match="for the recipe contrast, got a setting of mouth_first"):
         resolve(points, None, ["recipe.joint_steps=5"])
     with pytest.raises(ValueError, match=r"expected contrast or random_pairs .* on landmarks from scratch"):

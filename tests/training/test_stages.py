@@ -29,7 +29,7 @@ def test_mismatches_of_a_clip_are_min_shift_apart(data):
     apart = (torch.arange(9)[:, None] - torch.arange(9)).abs()
     for shift in (2, 4):
         size = BatchSize(min_shift=shift, skip_silence=False, augment=False)
-        terms = sync_terms(model, batch, visual, size)
+        terms = sync_terms(model, batch, encode_audio_batch(model, batch, augmented=False), visual, size)
         assert terms["p_same"].item() == pytest.approx(probability[apart >= shift].mean().item(), rel=1e-5)
 
 
@@ -43,7 +43,10 @@ def test_all_pairs_know_which_windows_are_silent(folder, cache):
     size = BatchSize(augment=False)
     visual = torch.randn(2, 9, 16)
     batch = replace(quiet.segments(np.array([0, 2]), np.array([0, 7]), 13), silent=torch.ones(2, 9, dtype=torch.bool))
-    asked, spared = (sync_terms(model, batch, visual, replace(size, skip_silence=skip)) for skip in (False, True))
+    audio = encode_audio_batch(model, batch, augmented=False)
+    asked, spared = (
+        sync_terms(model, batch, audio, visual, replace(size, skip_silence=skip)) for skip in (False, True)
+    )
     assert torch.isnan(spared["p_same"])  # nothing is left to compare
     assert torch.isfinite(spared["loss"])
     assert torch.isfinite(asked["p_same"])

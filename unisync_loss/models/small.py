@@ -31,13 +31,15 @@ class FrameStem(nn.Module):
     Args:
         channels: of the images.
         side: of the images in pixels, a multiple of 16.
+        colour: whether channels differ; False takes their mean.
 
     Shape:
         (N, channels, side, side) → (N, 192).
     """
 
-    def __init__(self, channels: int, side: int = PATCH_SIZE) -> None:
+    def __init__(self, channels: int, side: int = PATCH_SIZE, *, colour: bool = True) -> None:
         super().__init__()
+        self.colour = colour
         self.layers = nn.Sequential(
             # four strides of 2: 64 → 4 pixels, or 48 → 3
             ConvBlock(channels, 24, 5, 2, 2),
@@ -52,6 +54,8 @@ class FrameStem(nn.Module):
 
     def forward(self, mouths: Tensor) -> Tensor:
         """Encode; see the class for shapes."""
+        if not self.colour:  # the mean and not the luma, whose gradient would be mostly green
+            mouths = mouths.mean(1, keepdim=True).expand_as(mouths)
         features: Tensor = self.out(self.layers(standardise_images(mouths)).flatten(1))
         return features
 
@@ -103,7 +107,8 @@ class DenseVisualTower(nn.Module):
         self.is_image = is_image
         self.stem: nn.Module
         if is_image:
-            self.stem = FrameStem(config.visual_features, PATCH_SIZE if config.has_mouth_aligner else MOUTH_SIZE)
+            side = PATCH_SIZE if config.has_mouth_aligner else MOUTH_SIZE
+            self.stem = FrameStem(config.visual_features, side, colour=config.colour)
         else:
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = FrameTrunk(config)

@@ -69,14 +69,19 @@ class TrainingModel(nn.Module):
         return self.visual.stem
 
 
-def mouth_features(model: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
-    """Frame features (N, L, 192) of mouth crops, augmented or not, and the motion they show (N, L, 104)."""
+def mouth_inputs(model: TrainingModel, batch: AudioVisualBatch, *, augmented: bool = True) -> tuple[Tensor, Tensor]:
+    """Mouth crops (N, L, 3, 64, 64) in [0, 1], augmented or not, and the motion they show (N, L, 104)."""
     with autocast_disabled(batch.audio):
         mouths, motion = batch.visual_inputs(model.expert.config, augmented=augmented)
         assert motion is not None
+    return mouths, motion_features(motion)[..., :MOTION_FEATURES]
+
+
+def mouth_features(model: TrainingModel, mouths: Tensor) -> Tensor:
+    """Frame features (N, L, 192) of mouth crops (N, L, 3, 64, 64)."""
     pixels = rearrange(mouths, "n l c h w -> (n l) c h w")
     features = model.stem(pixels.contiguous(memory_format=torch.channels_last))
-    return rearrange(features, "(n l) c -> n l c", n=len(motion)), motion_features(motion)[..., :MOTION_FEATURES]
+    return rearrange(features, "(n l) c -> n l c", n=len(mouths))
 
 
 def hide_features(features: Tensor) -> Tensor:
@@ -108,8 +113,8 @@ def encode_visual_batch(model: TrainingModel, batch: AudioVisualBatch, *, augmen
     """Visual embeddings (N, W, D), augmented or not; mouths of small experts on rgb are cropped by landmarks."""
     config = model.expert.config
     if config.has_mouth_aligner:
-        features, _ = mouth_features(model, batch, augmented=augmented)
-        return model.visual.encode_frames(features)
+        mouths, _ = mouth_inputs(model, batch, augmented=augmented)
+        return model.visual.encode_frames(mouth_features(model, mouths))
     with autocast_disabled(batch.audio):
         video, _ = batch.visual_inputs(config, augmented=augmented)
     if config.architecture == "paper":

@@ -151,7 +151,7 @@ def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {"architecture": trained.architecture, "embedding": trained.embedding}
     sides = {
         "audio": ("audio_features", "mel_padding", "audio_model", "audio_revision", "audio_layer"),
-        "visual": ("visual_features",),
+        "visual": ("visual_features", "colour"),
     }
     for side, names in sides.items():
         if expert.get(side, getattr(trained, side)) == getattr(trained, side):

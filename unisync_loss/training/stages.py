@@ -111,19 +111,21 @@ class StageSpec:
     learning_rate: float
 
 
-def sync_terms(model: TrainingModel, batch: SegmentBatch, visual: Tensor, size: BatchSize) -> dict[str, Tensor]:
+def sync_terms(
+    model: TrainingModel, batch: SegmentBatch, audio: Tensor, visual: Tensor, size: BatchSize
+) -> dict[str, Tensor]:
     """Contrastive loss of all pairs plus eq. 1, over the batch of all processes.
 
     Args:
         model: the networks.
         batch: N segments of W windows.
+        audio: (N, W, D) audio embeddings.
         visual: (N, W, D) visual embeddings.
         size: settings of the batch.
 
     Returns:
         ``loss``, its terms, mean probabilities by kind of pair and shares of dead units.
     """
-    audio = encode_audio_batch(model, batch, augmented=size.augment)
     # windows of all processes: a batch has as many negatives however many processes share it
     audio, visual = (model.group.gather(rearrange(values, "n w d -> (n w) d")) for values in (audio, visual))
     probability = all_pairs(audio, visual)
@@ -192,7 +194,10 @@ class ContrastStage:
 
     def loss(self, model: TrainingModel, batch: SegmentBatch) -> dict[str, Tensor]:
         """Terms of :func:`sync_terms`."""
-        return sync_terms(model, batch, encode_visual_batch(model, batch, augmented=self.batch.augment), self.batch)
+        audio, visual = (
+            encode(model, batch, augmented=self.batch.augment) for encode in (encode_audio_batch, encode_visual_batch)
+        )
+        return sync_terms(model, batch, audio, visual, self.batch)
 
 
 @dataclass(frozen=True)
