@@ -37,7 +37,8 @@ def main(
     layers: Annotated[int, typer.Option(min=1, help="Number of HuBERT's transformer layers.")] = 4,
     channels: Annotated[str, typer.Option(help="Channels of its seven convolutions.")] = "24,32,48,64,96,128,192",
     init: Annotated[
-        str | None, typer.Option(help="HuBERT whose convolutions the student starts from, such as hubert-small.")
+        str | None,
+        typer.Option(help="Start: an expert's audio tower for mel (mel-rgb), a HuBERT's convolutions (hubert-small)."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 4000,
     regression_steps: Annotated[

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from research.audio_students.augment import augment_waveforms
-from unisync_loss import UniSyncConfig, UniSyncExpert
+from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, AudioRepresentation
 from unisync_loss.representations.audio_encoder import fit_steps
 from unisync_loss.representations.hubert_encoder import HubertEncoder, standardise
@@ -67,12 +67,15 @@ class MelStudent(Student):
 
     Args:
         teacher: config of the teacher.
+        init: expert on mel whose audio tower is copied; None for random weights.
     """
 
     crop_seconds = (2.0, 4.0)
 
-    def __init__(self, teacher: UniSyncConfig) -> None:
+    def __init__(self, teacher: UniSyncConfig, init: str | None = None) -> None:
         super().__init__(student_config(teacher, "mel"))
+        if init is not None:
+            self.tower.load_state_dict(load_expert(init).audio_tower.state_dict())
         self.spectrogram = MelSpectrogram(self.config.mel_padding)
 
     def features(self, waveform: Tensor) -> Tensor:

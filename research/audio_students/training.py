@@ -46,7 +46,8 @@ class StudentConfig:
         seed: seed of all random draws.
         size: size of the HuBERT.
         steps: number of steps.
-        init: folder or bundled name of a HuBERT whose convolutions the student starts from; None for random ones.
+        init: what the student starts from, a folder or a bundled name: an expert whose audio tower a student on mel
+            copies, or a HuBERT whose convolutions one on HuBERT copies; None for random weights.
         regression_steps: how many of them, from the first on, train the HuBERT on the states of Whisper alone; then its
             audio tower starts as the teacher's, applied to the predicted features.
         regression_weight: weight of the regression in the other steps.
@@ -83,8 +84,6 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         """Check."""
-        if self.init is not None and self.student != "hubert":
-            raise ValueError(f"init: expected none for a student on {self.student}, got {self.init}")
         most = self.steps - 1 if self.student == "hubert" else 0
         if not 0 <= self.regression_steps <= most:
             raise ValueError(
@@ -240,5 +239,5 @@ class _Run:
 def build_student(config: StudentConfig, teacher: Teacher) -> Student:
     """Build the student of a config with random weights."""
     if config.student == "mel":
-        return MelStudent(teacher.expert.config)
+        return MelStudent(teacher.expert.config, config.init)
     return HubertStudent(teacher.expert.config, config.size, len(teacher.layers), config.init)

@@ -16,7 +16,7 @@ from research.audio_students.augment import augment_waveforms, coloured_noise
 from research.audio_students.crops import CropDrawer, Places, hold_out
 from research.audio_students.losses import WindowTargets, matching_terms, regression_loss
 from research.audio_students.speech import Speech, list_speech, load_speech
-from research.audio_students.students import HubertSize, HubertStudent, MelStudent
+from research.audio_students.students import HubertSize, HubertStudent, MelStudent, student_config
 from research.audio_students.targets import Targets, Teacher
 from research.audio_students.training import StudentConfig, train_student
 from research.audio_students.validation import agreement, summary
@@ -200,10 +200,12 @@ class TestConfig:
         with pytest.raises(ValueError, match="expected 0 … 15 for 16 steps of hubert, got 16"):
             config_of(teacher, folder, tmp_path, student="hubert", regression_steps=16)
 
-    def test_init_of_a_mel_student_or_with_other_convolutions(self, teacher, folder, tmp_path):
-        with pytest.raises(ValueError, match="init: expected none for a student on mel, got hubert-small"):
-            config_of(teacher, folder, tmp_path, init="hubert-small")
+    def test_start(self, teacher, tmp_path):
         config = load_expert(teacher).config
+        other = UniSyncExpert(student_config(config, "mel"))
+        save_pretrained(other, tmp_path)
+        weights = MelStudent(config, str(tmp_path)).tower.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in other.audio_tower.state_dict().items())
         with pytest.raises(ValueError, match=r"init: expected convolutions of channels \(8, 8, 8, 16, 16, 16, 16\)"):
             HubertStudent(config, SIZE, 2, init="hubert-small")
 
