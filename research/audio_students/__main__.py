@@ -33,12 +33,11 @@ def main(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of decoded speech and the teacher's targets; default OUT/cache.")
     ] = None,
-    hidden: Annotated[int, typer.Option(min=16, help="Width of HuBERT's features.")] = 320,
-    layers: Annotated[int, typer.Option(min=1, help="Number of HuBERT's transformer layers.")] = 4,
+    hidden: Annotated[int, typer.Option(min=16, help="Width of a random HuBERT's features.")] = 320,
+    layers: Annotated[int, typer.Option(min=1, help="Number of its transformer layers.")] = 4,
     channels: Annotated[str, typer.Option(help="Channels of its seven convolutions.")] = "24,32,48,64,96,128,192",
     init: Annotated[
-        str | None,
-        typer.Option(help="Start: an expert's audio tower for mel (mel-rgb), a HuBERT's convolutions (hubert-small)."),
+        str | None, typer.Option(help="Expert to start from: its audio tower, and its HuBERT (mel-rgb, hubert-rgb).")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 4000,
     regression_steps: Annotated[

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from research.audio_students.crops import CropDrawer, Places
 from research.audio_students.losses import WindowTargets, matching_terms, regression_loss
@@ -92,12 +92,6 @@ class Lesson:
                 regression.append(self._regression(student, features, places).item())
         report = summary(compared)
         return report | ({"held_out_regression": float(np.mean(regression))} if regression else {})
-
-    def adopt_tower(self, student: HubertStudent, tower: nn.Module) -> None:
-        """Give a HuBERT that has learned the states the teacher's audio tower; see the method of the student."""
-        assert self._moments is not None
-        mean, deviation = (values[-1].to(self._device) for values in self._moments)
-        student.adopt_tower(tower, mean, deviation)
 
     def _waveforms(self, places: Places) -> Tensor:
         return self.drawer.waveforms(places).to(self._device)

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from research.audio_students.augment import augment_waveforms
-from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
+from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, AudioRepresentation
 from unisync_loss.representations.audio_encoder import fit_steps
 from unisync_loss.representations.hubert_encoder import HubertEncoder, standardise
@@ -67,15 +66,15 @@ class MelStudent(Student):
 
     Args:
         teacher: config of the teacher.
-        init: expert on mel whose audio tower is copied; None for random weights.
+        start: expert on mel whose audio tower is copied; None for random weights.
     """
 
     crop_seconds = (2.0, 4.0)
 
-    def __init__(self, teacher: UniSyncConfig, init: str | None = None) -> None:
+    def __init__(self, teacher: UniSyncConfig, start: UniSyncExpert | None = None) -> None:
         super().__init__(student_config(teacher, "mel"))
-        if init is not None:
-            self.tower.load_state_dict(load_expert(init).audio_tower.state_dict())
+        if start is not None:
+            self.tower.load_state_dict(start.audio_tower.state_dict())
         self.spectrogram = MelSpectrogram(self.config.mel_padding)
 
     def features(self, waveform: Tensor) -> Tensor:
@@ -139,24 +138,25 @@ class HubertStudent(Student):
 
     Args:
         teacher: config of the teacher.
-        size: of the HuBERT.
-        states: number K of states; the last is the teacher's features.
-        init: folder or bundled name of a HuBERT whose convolutions are copied; None for random ones.
-
-    Raises:
-        ValueError: for an ``init`` whose convolutions have other sizes.
+        size: of a random HuBERT.
+        states: number K of states.
+        start: expert on HuBERT whose audio tower and HuBERT are copied; None for random weights.
     """
 
     crop_seconds = (4.0, 6.0)
 
-    def __init__(self, teacher: UniSyncConfig, size: HubertSize, states: int, init: str | None = None) -> None:
+    def __init__(
+        self, teacher: UniSyncConfig, size: HubertSize, states: int, start: UniSyncExpert | None = None
+    ) -> None:
         from transformers import HubertModel
 
-        super().__init__(student_config(teacher, "hubert", size.hidden))
-        self.hubert = HubertModel(size.config())
-        if init is not None:
-            copy_convolutions(self.hubert, init)
-        self.heads = nn.ModuleList(nn.Linear(size.hidden, teacher.audio_features) for _ in range(states))
+        hubert = HubertModel(size.config()) if start is None else load_hubert(start.config)
+        width = hubert.config.hidden_size
+        super().__init__(student_config(teacher, "hubert", width))
+        self.hubert = hubert
+        self.heads = nn.ModuleList(nn.Linear(width, teacher.audio_features) for _ in range(states))
+        if start is not None:
+            self.tower.load_state_dict(start.audio_tower.state_dict())
 
     def features(self, waveform: Tensor) -> Tensor:
         """Last hidden state (B, 2 T, F)."""
@@ -171,34 +171,18 @@ class HubertStudent(Student):
         """Predicted states (B, 2 T, K, F of the teacher) from :meth:`features`."""
         return torch.stack([head(features) for head in self.heads], dim=2)
 
-    @torch.no_grad()
-    def adopt_tower(self, tower: nn.Module, mean: Tensor, deviation: Tensor) -> None:
-        """Replace the audio tower by the teacher's, applied to the state that the last head predicts.
 
-        Args:
-            tower: of the teacher.
-            mean: (F,) by which the state was standardised.
-            deviation: (F,) the same.
-        """
-        state = dict(tower.state_dict())
-        # the first convolution has kernel 1 and no bias: head and standardisation fold into it and its batch norm
-        first = rearrange(state["network.0.conv.weight"], "o i 1 1 -> o i")
-        head = self.heads[-1]
-        assert isinstance(head, nn.Linear)
-        state["network.0.conv.weight"] = rearrange(first @ (deviation[:, None] * head.weight), "o i -> o i 1 1")
-        state["network.0.norm.running_mean"] = state["network.0.norm.running_mean"] - first @ (
-            deviation * head.bias + mean
-        )
-        self.tower.load_state_dict(state)
+def load_hubert(config: UniSyncConfig) -> HubertModel:
+    """Load the HuBERT that an expert takes its features of, as one model of transformers."""
+    from transformers import HubertModel
 
-
-def copy_convolutions(hubert: HubertModel, name: str) -> None:
-    """Copy the convolutions of a HuBERT (folder or bundled name) that has the same ones."""
-    source = HubertEncoder.from_pretrained(name).network["convolutions"].state_dict()
-    own = hubert.feature_extractor.conv_layers
-    if {key: value.shape for key, value in own.state_dict().items()} != {k: v.shape for k, v in source.items()}:
-        raise ValueError(f"init: expected convolutions of channels {hubert.config.conv_dim}, got those of {name}")
-    own.load_state_dict(source)
+    parts = HubertEncoder.from_pretrained(config.audio_model, revision=config.audio_revision).network
+    convolutions = {
+        f"feature_extractor.conv_layers.{name}": value for name, value in parts["convolutions"].state_dict().items()
+    }
+    hubert = HubertModel(parts["transformer"].config)
+    hubert.load_state_dict(convolutions | parts["transformer"].state_dict())
+    return hubert
 
 
 def student_config(teacher: UniSyncConfig, audio: AudioRepresentation, features: int = 0) -> UniSyncConfig:

@@ -26,6 +26,7 @@ from research.audio_students.saving import save_student
 from research.audio_students.speech import list_speech, load_speech
 from research.audio_students.students import HubertSize, HubertStudent, MelStudent, Student
 from research.audio_students.targets import Targets, Teacher
+from unisync_loss import load_expert
 from unisync_loss.training.checkpoint import STATE, load_state, save_state
 from unisync_loss.training.step import adamw, update_average
 from unisync_loss.utils.files import write_atomically
@@ -44,12 +45,11 @@ class StudentConfig:
         out: folder of the run.
         cache: folder of the decoded speech and the teacher's targets, shared by runs; default ``OUT/cache``.
         seed: seed of all random draws.
-        size: size of the HuBERT.
+        size: size of a random HuBERT.
         steps: number of steps.
-        init: what the student starts from, a folder or a bundled name: an expert whose audio tower a student on mel
-            copies, or a HuBERT whose convolutions one on HuBERT copies; None for random weights.
-        regression_steps: how many of them, from the first on, train the HuBERT on the states of Whisper alone; then its
-            audio tower starts as the teacher's, applied to the predicted features.
+        init: expert on the student's features, as ``load_expert`` takes it, whose audio tower (and HuBERT) the student
+            starts from; None for random weights.
+        regression_steps: how many of them, from the first on, train the HuBERT on the states of Whisper alone.
         regression_weight: weight of the regression in the other steps.
         batch_seconds: seconds of speech per batch.
         learning_rate: peak of the cosine schedule, after a warm-up of a twelfth of the steps.
@@ -190,10 +190,6 @@ class _Run:
             group["lr"] = rate
         places = self.lesson.drawer.draw(generator, config.batch_seconds)
         matching = self.step >= config.regression_steps
-        if matching and self.step == config.regression_steps > 0:
-            for student in (self.student, self.average):
-                assert isinstance(student, HubertStudent)
-                self.lesson.adopt_tower(student, self.teacher.expert.audio_tower)
         self.student.train()
         with self.device, self._precision():
             terms = self.lesson.terms(self.student, places, matching=matching)
@@ -237,7 +233,14 @@ class _Run:
 
 
 def build_student(config: StudentConfig, teacher: Teacher) -> Student:
-    """Build the student of a config with random weights."""
+    """Build the student of a config.
+
+    Raises:
+        ValueError: for an expert to start from on other features.
+    """
+    start = load_expert(config.init) if config.init is not None else None
+    if start is not None and start.config.audio != config.student:
+        raise ValueError(f"init: expected an expert on {config.student}, got {config.init} on {start.config.audio}")
     if config.student == "mel":
-        return MelStudent(teacher.expert.config, config.init)
-    return HubertStudent(teacher.expert.config, config.size, len(teacher.layers), config.init)
+        return MelStudent(teacher.expert.config, start)
+    return HubertStudent(teacher.expert.config, config.size, len(teacher.layers), start)

@@ -18,7 +18,7 @@ from research.audio_students.losses import WindowTargets, matching_terms, regres
 from research.audio_students.speech import Speech, list_speech, load_speech
 from research.audio_students.students import HubertSize, HubertStudent, MelStudent, student_config
 from research.audio_students.targets import Targets, Teacher
-from research.audio_students.training import StudentConfig, train_student
+from research.audio_students.training import StudentConfig, build_student, train_student
 from research.audio_students.validation import agreement, summary
 from tools.synthetic.voice import random_sentence, random_voice, synthesize_voice
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, load_expert, save_pretrained
@@ -200,15 +200,6 @@ class TestConfig:
         with pytest.raises(ValueError, match="expected 0 … 15 for 16 steps of hubert, got 16"):
             config_of(teacher, folder, tmp_path, student="hubert", regression_steps=16)
 
-    def test_start(self, teacher, tmp_path):
-        config = load_expert(teacher).config
-        other = UniSyncExpert(student_config(config, "mel"))
-        save_pretrained(other, tmp_path)
-        weights = MelStudent(config, str(tmp_path)).tower.state_dict()
-        assert all(torch.equal(value, weights[name]) for name, value in other.audio_tower.state_dict().items())
-        with pytest.raises(ValueError, match=r"init: expected convolutions of channels \(8, 8, 8, 16, 16, 16, 16\)"):
-            HubertStudent(config, SIZE, 2, init="hubert-small")
-
     def test_sizes(self):
         with pytest.raises(ValueError, match="channels of 7"):
             HubertSize(channels=(8, 8))
@@ -226,6 +217,32 @@ class TestConfig:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1
         assert done.stderr.startswith("audio_students: teacher: expected an expert on whisper, got mel-rgb on mel")
+
+
+class TestStart:
+    def test_mel(self, teacher, folder, tmp_path):
+        config = load_expert(teacher).config
+        other = UniSyncExpert(student_config(config, "mel"))
+        save_pretrained(other, tmp_path)
+        student = build_student(config_of(teacher, folder, tmp_path, init=str(tmp_path)), Teacher(teacher, CPU))
+        weights = student.tower.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in other.audio_tower.state_dict().items())
+
+    def test_hubert_gives_the_embeddings_of_the_expert(self, teacher, folder, waveforms, tmp_path):
+        train_student(config_of(teacher, folder, tmp_path, student="hubert", steps=1), resume=False, log=quiet)
+        config = config_of(
+            teacher, folder, tmp_path, student="hubert", init=str(tmp_path / "expert"), size=HubertSize()
+        )
+        student = build_student(config, Teacher(teacher, CPU)).eval()
+        wave = torch.from_numpy(waveforms[0])[None, : 25 * 640]
+        with torch.no_grad():
+            expected = load_expert(tmp_path / "expert").encode_audio(wave, 25)
+            assert torch.allclose(student(wave), expected, atol=1e-4)
+        assert expected.std() > 0.01
+
+    def test_of_other_features(self, teacher, folder, tmp_path):
+        with pytest.raises(ValueError, match=r"init: expected an expert on mel, got .* on whisper"):
+            build_student(config_of(teacher, folder, tmp_path, init=teacher), Teacher(teacher, CPU))
 
 
 class TestTargets:
@@ -292,17 +309,6 @@ class TestStudents:
         # windows 0 … 20 end with frame 25 at the latest, and the spectrogram reaches 25 ms further
         assert torch.equal(own[:, :20], other[:, :20])
         assert not torch.equal(own[:, 22], other[:, 22])
-
-    def test_adopted_tower_is_the_teachers_on_the_predicted_state(self, teacher, waveforms):
-        torch.manual_seed(0)
-        expert = load_expert(teacher)
-        student = HubertStudent(expert.config, SIZE, 2).eval()
-        mean, deviation = torch.randn(32), torch.rand(32) + 0.5
-        student.adopt_tower(expert.audio_tower, mean, deviation)
-        features = student.features(torch.from_numpy(waveforms[0])[None, : 20 * 640])
-        with torch.no_grad():
-            state = student.predict_states(features)[:, :, -1] * deviation + mean
-            assert torch.allclose(student.embed(features, 20), expert.encode_audio(state, 20), atol=1e-4)
 
     def test_inputs_are_augmented_in_training_only(self, teacher, waveforms):
         torch.manual_seed(0)
