@@ -92,11 +92,13 @@ def introduction(name: str, config: UniSyncConfig, report: Report) -> str:
     """What the expert is, and how it is loaded."""
     audio = texts.AUDIO_NAMES[config.audio].format(model=config.audio_model)
     parameters = millions(report["cost"]["parameters"])
+    plain = name.removesuffix("-robust")
+    robust = "" if plain == name else f"\n\n{texts.ROBUST.format(plain=plain)}"
     return f"""\
 Lip-sync expert of [unisync_loss](../../../README.md). Input: {texts.VISUAL_NAMES[config.visual]} and
 {audio}. Output: for every window of five frames, the probability that they are in sync.
 Architecture `{config.architecture}`: {parameters} parameters. After UniSync, arXiv 2503.16357; the network is not the
-paper's (which is `architecture="paper"`).
+paper's (which is `architecture="paper"`).{robust}
 
 ```python
 from unisync_loss import UniSyncLoss, load_expert
@@ -212,7 +214,7 @@ def recipe(name: str, config: UniSyncConfig) -> str:
     towers = []
     for side, kind, paragraphs in (
         ("Audio", config.audio, texts.AUDIO_TOWERS),
-        ("Visual", config.visual, texts.VISUAL_TOWERS),
+        ("Visual", name.partition("-")[2], texts.VISUAL_TOWERS),
     ):
         if kind not in paragraphs:
             raise ValueError(f"tools/cards/texts.py: expected how the {side.lower()} tower of {kind} was trained")

@@ -48,6 +48,10 @@ train --audio hubert --audio-model facebook/hubert-large-ls960-ft …`).""",
 [`{model}`](../{model}/README.md). Features of other Whisper models, or of another layer, do not fit: train an expert
 on those (`unisync train --audio whisper --audio-model openai/whisper-tiny …`).""",
 }
+#: of experts trained on adversarial changes of the pixels
+ROBUST = """\
+For training generators: its gradient has no colour, and small changes of the pixels that are no lip movement raise its
+probability less than that of [{plain}](../{plain}/README.md), which is the better expert for measuring."""
 #: of experts that subtract the mean over the frames
 MEAN_FACE = """\
 The mean of the T frames given is subtracted from each frame, which removes the shape of the individual face: give
@@ -55,47 +59,52 @@ whole clips, or at least one second. The figures below are for whole clips;
 [docs/scores.md](../../../docs/scores.md#pairs) has those of shorter segments."""
 
 #: the expert whose card describes the data and the limits of all
-FIRST = "mel-rgb"
+FIRST = "whisper-rgb"
 DATA = """\
-92 minutes of face clips of 96 people: Arabic news (lrc_ar), GRID s1, and short English, Hindi, Telugu, Polish and
-Turkish clips from talking-face projects' demonstration videos (among them parts of LRS2, LRS3, VoxCeleb2, AVSpeech),
-audio offsets corrected per video or clip; and 72 drawn clips of 24 synthetic speakers (`python -m tools.synthetic`).
-Much of the real footage is licensed for research only: treat these weights as research-only, too."""
+`TRAIN`: 2,642 face clips of 245 people, 134 minutes: 1,682 of Arabic news (lrc_ar), 464 of 149 people who film
+themselves with phones and webcams in many languages, 150 of GRID s1, the others short English, Hindi, Telugu and
+Turkish clips from demonstration videos of talking-face projects (among them parts of LRS2, LRS3, VoxCeleb2,
+AVSpeech). Audio offsets were corrected per video or clip. `VAL`: 295 clips of 63 other people, of whom 22 film
+themselves. Much of the footage is licensed for research only: treat these weights as research-only, too."""
 SAME_DATA = """\
 The data of [{first}](../{first}/README.md). Much of it is licensed for research only: treat these weights as
 research-only, too."""
 
-#: how each tower was trained, by its representation; all experts share one embedding space
+_FROZEN = """\
+`unisync train --data TRAIN --val VAL --audio whisper --visual {visual} --init {init}
+run.freeze=audio recipe.clips=16 recipe.segments=4 recipe.steps={steps}` against the frozen audio tower, seed 0, one CPU core."""
+
+#: how each tower was trained, audio towers by representation and visual ones by the name after the first hyphen; all
+#: experts share one embedding space
 AUDIO_TOWERS = {
+    "whisper": """\
+first together with a tower on landmarks (`unisync train --data TRAIN --val VAL --audio whisper --visual landmarks
+recipe.clips=16 recipe.segments=4 recipe.steps=600`), then with the RGB tower, as
+[whisper-rgb](../whisper-rgb/README.md) describes; seed 0, CPU cores.""",
     "mel": """\
-trained together with the RGB tower, as [mel-rgb](../mel-rgb/README.md) describes.""",
+`python -m research.audio_students --teacher whisper-rgb --student mel`: it learned the audio embeddings of whisper-rgb
+on 5.9 hours of speech of about 800 people (open corpora, and the voices of `TRAIN`), from 0.2 s of mel alone; it
+started from the tower of mel-rgb 0.1.""",
     "hubert": """\
-`unisync train --data TRAIN --data DRAWN --val VAL --audio hubert --audio-model hubert-small --init mel-rgb
-run.freeze=visual recipe.clips=16 recipe.steps=600 recipe.learning_rate=5e-4` against a frozen visual tower, seed 0,
-one CPU core; it started from the tower that was trained together with [hubert-small](../hubert-small/README.md).""",
+`python -m research.audio_students --teacher whisper-rgb --student hubert`: together with
+[hubert-small](../hubert-small/README.md), it learned the audio embeddings of whisper-rgb on 5.9 hours of speech of
+about 800 people (open corpora, and the voices of `TRAIN`).""",
 }
 VISUAL_TOWERS = {
     "rgb": """\
-`unisync train`, seed 0, on CPU cores, in stages: face pose (3,000 steps), the mouth's motion from pixels (800), sync
-from the measured motion (1,000 steps of 32 clips x 2 segments x 9 windows), everything except the pose together from
-pixels (1,200 such steps at 7e-4). The last stage was repeated from there (1,500 steps at 7e-4, weight decay 0.2) with
-stronger augmentation: half of the clips at another tempo (0.85 to 1.18), mouths warped, the static part of another
-face mixed in, a sixth of the frame features masked, more voices modified. Before that, the offsets of the training
-clips were estimated once more by the network itself. The first three stages train different networks and were run in
-parallel; there, and in the first 1,200 steps, weight decay was 0.05 or less. Exponential moving average of the
-weights.""",
-    "parsing": """\
-`unisync train --data TRAIN --data DRAWN --val VAL --audio mel --visual parsing --init mel-rgb run.freeze=audio
-recipe.clips=16 recipe.steps=600 run.val_every=200` against the frozen mel tower, seed 0, one CPU core, eleven
-minutes.""",
-    "landmarks": """\
-`unisync train --data TRAIN --data DRAWN --val VAL --audio mel --visual landmarks --init mel-rgb run.freeze=audio
-recipe.clips=16 recipe.steps=1000 run.val_every=250` against the frozen mel tower, seed 0, one CPU core, four
-minutes.""",
-    "3dmm": """\
-`unisync train --data TRAIN --data DRAWN --val VAL --audio mel --visual 3dmm --init mel-rgb run.freeze=audio
-recipe.clips=16 recipe.steps=1000 run.val_every=250` against the frozen mel tower, seed 0, one CPU core, four
-minutes.""",
+`unisync train --data TRAIN --val VAL --audio whisper --visual rgb --init LANDMARKS --init mel-rgb recipe.clips=10
+recipe.segments=4 recipe.steps=1600`, seed 0, on CPU cores. It started from the visual tower of mel-rgb 0.1, which was
+trained in the four stages of `unisync train` on 92 minutes of 96 people, and from the audio tower of `LANDMARKS`, an
+expert on Whisper and landmarks. Both towers were trained.""",
+    "rgb-robust": """\
+`unisync train --data TRAIN --val VAL --audio whisper --visual rgb --init whisper-rgb run.freeze=audio
+expert.colour=false recipe.clips=10 recipe.segments=4 recipe.steps=900 recipe.learning_rate=5e-4
+recipe.perturbation=0.018 recipe.perturbed=0.8`, seed 0, on a CPU core: the mouth crops of four segments in five were
+changed by up to 4.6 of 255 so that the loss rose, and colours were left out.""",
+    "parsing": _FROZEN.format(visual="parsing", init="whisper-rgb", steps=400),
+    "landmarks": _FROZEN.format(visual="landmarks", init="LANDMARKS --init whisper-rgb", steps=500)
+    + " `LANDMARKS`: see the audio tower.",
+    "3dmm": _FROZEN.format(visual="3dmm", init="whisper-rgb", steps=500),
 }
 CHOICE = "Checkpoint and threshold were chosen on `val`."
 
