@@ -72,7 +72,8 @@ research-only, too."""
 
 _FROZEN = """\
 `unisync train --data TRAIN --val VAL --audio whisper --visual {visual} --init {init}
-run.freeze=audio recipe.clips=16 recipe.segments=4 recipe.steps={steps}` against the frozen audio tower, seed 0, one CPU core."""
+run.freeze=audio recipe.clips=16 recipe.segments=4 recipe.steps={steps}` against the frozen audio tower, seed 0, one
+CPU core."""
 
 #: how each tower was trained, audio towers by representation and visual ones by the name after the first hyphen; all
 #: experts share one embedding space
@@ -103,7 +104,7 @@ recipe.perturbation=0.018 recipe.perturbed=0.8`, seed 0, on a CPU core: the mout
 changed by up to 4.6 of 255 so that the loss rose, and colours were left out.""",
     "parsing": _FROZEN.format(visual="parsing", init="whisper-rgb", steps=400),
     "landmarks": _FROZEN.format(visual="landmarks", init="LANDMARKS --init whisper-rgb", steps=500)
-    + " `LANDMARKS`: see the audio tower.",
+    + "\n`LANDMARKS`: see the audio tower.",
     "3dmm": _FROZEN.format(visual="3dmm", init="whisper-rgb", steps=500),
 }
 CHOICE = "Checkpoint and threshold were chosen on `val`."
