@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 
 from unisync_loss.functional import (
     EPSILON,
+    bounded_weight,
     margin_loss,
     margin_plateau,
     offset_matrix,
@@ -181,3 +182,32 @@ def test_straight_through_clamp():
     y.sum().backward()
     assert y.tolist() == [0, 0.5, 1]
     assert x.grad.tolist() == [1, 1, 1]
+
+
+class TestBoundedWeight:
+    def losses(self, scale):
+        frames = torch.zeros(2, 8, requires_grad=True)
+        return scale * frames.square().sum() + scale * frames.sum(), (frames - 1).abs().mean(), frames
+
+    def test_bounds_the_ratio_of_the_gradients(self):
+        for scale in (1.0, 1000.0):
+            sync, reconstruction, frames = self.losses(scale)
+            weight = bounded_weight(1.0, sync, reconstruction, frames, ratio=0.25)
+            # of 16 values, each with gradient 1/16 by reconstruction and `scale` by sync
+            assert weight.item() == pytest.approx(0.25 / 16 / scale)
+            assert not weight.requires_grad
+            (pull,) = torch.autograd.grad(weight * sync, frames, retain_graph=True)
+            (reference,) = torch.autograd.grad(reconstruction, frames, retain_graph=True)
+            assert pull.norm().item() == pytest.approx(0.25 * reference.norm().item())
+            (reconstruction + weight * sync).backward()  # the graph is still there
+
+    def test_never_above_the_weight(self):
+        assert bounded_weight(0.03, *self.losses(1e-3), ratio=0.5).item() == pytest.approx(0.03)
+
+    def test_no_sync_gradient(self):
+        sync, reconstruction, frames = self.losses(0.0)
+        assert bounded_weight(0.03, sync, reconstruction, frames).item() == pytest.approx(0.03)
+
+    def test_nan_stays_nan(self):
+        sync, reconstruction, frames = self.losses(1.0)
+        assert bounded_weight(0.03, sync * torch.nan, reconstruction, frames).isnan()

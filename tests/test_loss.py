@@ -60,6 +60,54 @@ def test_mean_of_minus_log_p(loss, batch):
     assert loss(*batch).ndim == 0
 
 
+def test_real_frames_bound_what_is_asked(loss, batch):
+    video, audio = batch
+    torch.manual_seed(3)
+    real = torch.rand_like(video)
+    video.requires_grad_()
+    terms = loss(video, audio, return_terms=True)
+    higher = loss.score(real, audio, per_window=True)
+    missing = (higher.log() - terms.probability.log()).clamp(min=0)
+    assert 0 < (missing > 0).sum() < missing.numel()  # windows of both kinds
+    anchored = loss(video, audio, video_real=real)
+    assert anchored.item() == pytest.approx(missing.mean().item(), rel=1e-4)
+    # the gradient is that of the windows which score lower than the real ones
+    (ours,) = torch.autograd.grad(anchored, video)
+    (expected,) = torch.autograd.grad(
+        loss(video, audio, weights=(missing > 0).float(), reduction="sum") / missing.numel(), video
+    )
+    assert torch.allclose(ours, expected, atol=1e-7)
+
+
+def test_real_frames_themselves_cost_nothing(loss, batch):
+    video, audio = batch
+    video.requires_grad_()
+    real = video.detach().clone().requires_grad_()
+    value = loss(video, audio, video_real=real)
+    value.backward()
+    assert value == 0
+    assert video.grad.abs().max() == 0
+    assert real.grad is None
+
+
+def test_real_frames_are_chosen_masked_and_flattened_like_the_others(loss, batch):
+    video, audio = batch
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[1, 7:] = False
+    real = video.clone()
+    real[1, 7:] = torch.nan  # padding may hold anything
+    assert loss(video, audio, video_real=real, mask=mask, windows=2) == 0
+    flat = (x.flatten(0, 1) for x in (video, video.clone()))
+    assert loss(next(flat), audio, video_real=next(flat), frames=9) == 0
+    real[0, 0] = torch.nan
+    assert loss(video, audio, video_real=real, mask=mask).isnan()
+
+
+def test_real_frames_of_another_shape(loss, batch):
+    with pytest.raises(ValueError, match=r"video_real: expected \(2, 9, 3, 48, 48\) on cpu, like video, got \(1, 9"):
+        loss(*batch, video_real=batch[0][:1])
+
+
 def test_gradient_reaches_the_video_and_nothing_else(loss, batch):
     video, audio = (x.requires_grad_() for x in batch)
     loss(video, audio).backward()

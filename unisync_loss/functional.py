@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from unisync_loss.utils.tensors import at_least_float32
 
-__all__ = ["margin_loss", "margin_plateau", "offset_matrix", "reduce", "sync_probability"]
+__all__ = ["bounded_weight", "margin_loss", "margin_plateau", "offset_matrix", "reduce", "sync_probability"]
 
 EPSILON = 1e-6  # probabilities are kept in [EPSILON, 1 - EPSILON] before a logarithm: no loss above 13.8
 SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that replaces ReLU in the backward pass
@@ -101,6 +101,38 @@ def margin_loss(probability: Tensor, target: Tensor, margin: Tensor | float = 0.
     positive = -straight_through_clamp(probability, EPSILON, 1.0).log()
     negative = -straight_through_clamp(1 - excess, EPSILON, 1.0).log()
     return target * positive + (1 - target) * negative
+
+
+def bounded_weight(
+    weight: float, sync: Tensor, reconstruction: Tensor, frames: Tensor, *, ratio: float = 0.5
+) -> Tensor:
+    """Weight of the sync loss, lowered where its gradient would outweigh that of the reconstruction.
+
+    ``min(weight, ratio · |∇ reconstruction| / |∇ sync|)``, with the L2 norms of the gradients with respect to the
+    generated frames. As VQGAN's adaptive weight (arXiv 2012.09841, eq. 7), but an upper bound, and without a pass
+    through the generator: the cost is one more backward pass of both losses to the frames.
+
+    Args:
+        weight: the largest weight.
+        sync: scalar loss.
+        reconstruction: scalar loss, with its own weight; no adversarial term, whose gradient has no such scale.
+        frames: the generated tensor that both were computed from, of any shape.
+        ratio: largest norm of the weighted sync gradient, as a share of that of the reconstruction.
+
+    Returns:
+        Scalar without gradient; ``weight`` where the sync loss has no gradient.
+
+    Raises:
+        RuntimeError: from autograd, where a loss does not depend on the frames.
+
+    Example:
+        >>> frames = torch.zeros(4, requires_grad=True)
+        >>> reconstruction, sync = (frames - 1).abs().mean(), 3 * frames.mean()
+        >>> bounded_weight(0.5, sync, reconstruction, frames).item()  # doctest: +ELLIPSIS
+        0.1666...
+    """
+    norms = [torch.autograd.grad(loss, frames, retain_graph=True)[0].float().norm() for loss in (reconstruction, sync)]
+    return torch.where(norms[1] == 0, weight, (ratio * norms[0] / norms[1]).clamp(max=weight))
 
 
 def margin_plateau(margin_same: float, margin_cross: float, cross_share: float, positive_share: float = 0.5) -> float:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
@@ -116,6 +117,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         boxes: Tensor | None = None,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
+        video_real: Tensor | None = None,
         stride: int = 1,
         windows: int | None = None,
         reduction: Reduction = "mean",
@@ -132,6 +134,9 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             boxes: (B, 4) or (B, T, 4) left, top, right, bottom of the face in pixels, where the picture is larger.
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W), or (B,) or (B, 1) per clip, at least 0.
+            video_real: the real frames of the same time, shaped like ``video``. A window then costs
+                ``max(0, log p_real - log p)``: nothing, and without gradient, once it scores as high as its real
+                frames. No gradient reaches them; they cost another forward pass of the visual tower.
             stride: frames from one window to the next; 5 scores every frame once.
             windows: number of windows to score, drawn anew at every call, alike for all clips; None scores all.
             reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.
@@ -152,7 +157,12 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         self._check_values(video, weights, boxes)
         chosen = _draw_windows(audio_windows.shape[1], windows, video.device)
         probability = self._probability(video, audio_windows, by_frame, boxes, stride, chosen)
-        values = margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
+        values = _loss_of(probability)
+        if video_real is not None:
+            real = blank_padding(_like(video, self._frames.unflatten(video_real, frames)), by_frame)
+            with torch.no_grad():
+                least = _loss_of(self._probability(real, audio_windows, by_frame, boxes, stride, chosen))
+            values = F.relu(values - least)
         factors = factors if chosen is None else factors[:, chosen]
         loss = reduce(values, factors, reduction)
         return SyncTerms(loss, probability.detach(), factors) if return_terms else loss
@@ -275,6 +285,19 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             audio_windows = audio_windows[:, chosen]
             visual = self.expert.encode_chosen(prepared, chosen, stride=stride, mask=mask)
         return sync_probability(audio_windows, visual, surrogate=True) * one_or_nan(video)
+
+
+def _loss_of(probability: Tensor) -> Tensor:
+    """Loss of each window (B, W), in [0, 5]."""
+    return margin_loss(straight_through_clamp(probability, LEAST_PROBABILITY, 1.0), torch.ones_like(probability))
+
+
+def _like(video: Tensor, real: Tensor) -> Tensor:
+    """Return the real frames if they are as many and as large as those generated, on the same device."""
+    if real.shape != video.shape or real.device != video.device:
+        expected = f"{tuple(video.shape)} on {video.device}, like video"
+        raise ValueError(f"video_real: expected {expected}, got {describe(real)} on {real.device}")
+    return real
 
 
 def _draw_windows(count: int, windows: int | None, device: torch.device) -> Tensor | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unisync_loss.representations.face_topology import MOUTH_POINTS, RIGID_POINTS, TEMPLATE
-from unisync_loss.video.face_mesh import face_mesh, fill_gaps, has_face, mouth_of_mesh, pose_of_mesh
+from unisync_loss.video.face_mesh import face_mesh, fill_gaps, has_face, lip_shape, mouth_of_mesh, pose_of_mesh
 
 
 def test_gaps_take_the_nearest_face():
@@ -38,3 +38,12 @@ def test_pose_and_mouth_do_not_depend_on_where_the_head_is():
     assert pose[0, :, 2] * [width, height] == pytest.approx(shift, abs=1e-2)
     kept = [index for index, point in enumerate(MOUTH_POINTS) if point not in RIGID_POINTS]
     assert mouth_of_mesh(mesh, pose)[0, kept] == pytest.approx(mouth[kept], abs=1e-3)
+
+
+def test_lip_shape():
+    mouth = np.zeros((1, len(MOUTH_POINTS), 2), np.float32)
+    points = {name: MOUTH_POINTS.index(name) for name in (78, 308, 13, 14, 82, 87, 312, 317)}
+    mouth[0, points[78]], mouth[0, points[308]] = (-0.2, 0.0), (0.3, 0.0)
+    mouth[0, [points[13], points[82], points[312]], 1] = -0.1
+    mouth[0, [points[14], points[87], points[317]], 1] = (0.2, 0.1, 0.1)
+    assert lip_shape(mouth)[0] == pytest.approx([(0.3 + 0.2 + 0.2) / 3, 0.5])

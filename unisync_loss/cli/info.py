@@ -41,13 +41,17 @@ def demo(
     video: Annotated[Path | None, typer.Option(help="Clip of one face, 3.5 s or more; default: a drawn face.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and its files.")] = Path("out/demo"),
     model: Model = "mel-rgb",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 240,
+    first_steps: Annotated[int, typer.Option(min=1, help="Steps of reconstruction alone, for both.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training after these.")] = 200,
+    weight: Annotated[float, typer.Option(min=0, help="Weight of the sync loss beside the L1.")] = 0.03,
     seed: Seed = 0,
 ) -> None:
-    """Train a small generator without and with the loss, and report the difference in lip sync."""
+    """Train a small generator without and with the loss, and report the difference in lips and picture."""
+    from unisync_loss.demo.results import DemoSettings
     from unisync_loss.demo.run import DEFAULT_CLIP, run_demo
     from unisync_loss.models.pretrained import load_expert
 
-    result = run_demo(video or DEFAULT_CLIP, out, load_expert(model), steps=steps, seed=seed, log=log)
+    settings = DemoSettings(first_steps, steps, weight, seed)
+    result = run_demo(video or DEFAULT_CLIP, out, load_expert(model), settings, log=log)
     typer.echo(result.table())
     typer.echo(f"report: {out / 'report.html'}")

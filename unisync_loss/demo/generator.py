@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.demo.clip import SIZE, DemoClip, audio_windows, mel_around
 from unisync_loss.loss import UniSyncLoss
-from unisync_loss.utils.schedule import warm_up_cosine
+from unisync_loss.utils.schedule import linear_warm_up, warm_up_cosine
 
-BATCH = 8  # windows
+BATCH = 4  # windows
 LEARNING_RATE = 2e-3
-SYNC_WEIGHT = 0.03  # that of Wav2Lip; the L1 is about 0.03 and the sync loss about 1
+SYNC_WARM_UP = 0.25  # share of the steps over which the weight of the sync loss grows from 0
 
 
 class LipGenerator(nn.Module):
@@ -86,31 +86,40 @@ def generate(generator: LipGenerator, clip: DemoClip, *, late: int = 0) -> Tenso
     return torch.cat([generator(mel_around(clip.mel, part - late), faces_of(clip, part)) for part in frames])
 
 
-def train_generator(
-    clip: DemoClip, steps: int, seed: int, sync_loss: UniSyncLoss | None
-) -> Iterator[tuple[LipGenerator, list[float]]]:
-    """Train a generator on the training part; ``seed`` sets weights and data, ``sync_loss`` is added to the L1.
-
-    Yields:
-        After each step, the generator and the step's losses: L1, followed by the sync loss if there is one.
-    """
+def new_generator(seed: int) -> LipGenerator:
+    """Make a generator with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        generator = LipGenerator()
+        return LipGenerator()
+
+
+def train_generator(
+    generator: LipGenerator,
+    clip: DemoClip,
+    steps: int,
+    *,
+    seed: int,
+    sync_loss: UniSyncLoss | None = None,
+    sync_weight: float = 0.0,
+) -> Iterator[list[float]]:
+    """Train a generator on the training part, in place; ``seed`` sets the data, ``sync_loss`` is added to the L1.
+
+    Yields:
+        After each step, its losses: L1, followed by the sync loss if there is one.
+    """
     rng = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(generator.parameters(), LEARNING_RATE)
-    for step in range(1, steps + 1):
-        share = warm_up_cosine(step - 1, steps, warm_up=steps / 10, lowest=0.05)
+    for step in range(steps):
+        share = warm_up_cosine(step, steps, warm_up=steps / 10, lowest=0.05)
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * share
         losses = batch_losses(generator, clip, *draw_batch(clip.train, rng), sync_loss)
-        # faded in from 10 % to 35 % of the training: the expert's gradient is of use only once there are lips
-        sync_share = min(1.0, max(0.0, (step / steps - 0.1) / 0.25))
-        total = losses[0] + sum(SYNC_WEIGHT * sync_share * loss for loss in losses[1:])
+        weight = sync_weight * linear_warm_up(step, SYNC_WARM_UP * steps)
+        total = losses[0] + sum(weight * loss for loss in losses[1:])
         optimiser.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
         optimiser.step()
-        yield generator, [loss.item() for loss in losses]
+        yield [loss.item() for loss in losses]
 
 
 def draw_batch(train: range, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -133,3 +133,19 @@ def mouth_of_mesh(mesh: NDArray[np.float32], pose: NDArray[np.float32]) -> NDArr
     """
     points = mesh[:, MOUTH_POINTS] - pose[:, None, :, 2]
     return np.einsum("tij,tpj->tpi", np.linalg.inv(pose[:, :, :2]), points).astype(np.float32)
+
+
+def lip_shape(mouth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Opening and width of the lips, in the template's unit, the distance between the outer corners of the eyes.
+
+    Args:
+        mouth: (T, 52, 2) of :func:`mouth_of_mesh`.
+
+    Returns:
+        (T, 2): mean distance between the middle three pairs of points of the inner lips, and distance between the
+        corners of the mouth.
+    """
+    inner = mouth[:, 20:40]  # from the subject's right corner along the lower lip to the left one, back along the upper
+    opening = np.linalg.norm(inner[:, [4, 5, 6]] - inner[:, [16, 15, 14]], axis=2).mean(1)
+    width = np.linalg.norm(inner[:, 0] - inner[:, 10], axis=1)
+    return np.stack([opening, width], axis=1)
