@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -27,12 +26,12 @@ from unisync_loss import UniSyncExpert
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.data import ClipEntry, load_clip
 from unisync_loss.evaluation import ClipEmbedding, embed_audio, embed_visual, voiced_windows
+from unisync_loss.models.released import Side, tower_state
 from unisync_loss.utils.files import atomic_path, fingerprint
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
-Side = Literal["audio", "visual"]
 #: fields of the config on which the embeddings of a side do not depend
 IRRELEVANT: dict[Side, set[str]] = {
     "audio": {"visual", "visual_features"},
@@ -59,8 +58,7 @@ def tower_of(expert: UniSyncExpert, side: Side) -> Tower:
     """Identify a tower by its content."""
     ignored = IRRELEVANT[side] | IRRELEVANT_TO_BOTH
     fields = {name: value for name, value in asdict(expert.config).items() if name not in ignored}
-    parts = (f"{side}_input.", f"{side}_tower.")
-    weights = {name: value.contiguous() for name, value in expert.state_dict().items() if name.startswith(parts)}
+    weights = {name: value.contiguous() for name, value in tower_state(expert.state_dict(), side).items()}
     return Tower(side, hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + save(weights)).hexdigest())
 
 

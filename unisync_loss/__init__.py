@@ -3,7 +3,8 @@
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.loss import SyncTerms, UniSyncLoss
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.models.pretrained import list_pretrained, load_expert, save_pretrained
+from unisync_loss.models.pretrained import load_expert, save_pretrained
+from unisync_loss.models.released import list_pretrained
 
 __version__ = "0.1.0"
 __all__ = [

@@ -14,3 +14,7 @@ def test_without_a_name_the_bundled_checkpoints_are_listed(unisync):
     report = json.loads(unisync("info")[1])
     assert report["version"]
     assert "mel-rgb" in report["pretrained"]
+    for row in report["pretrained"].values():
+        towers = [report["towers"][row[f"{side}_tower"]] for side in ("audio", "visual")]
+        for figure in ("parameters", "bytes"):
+            assert row[figure] == sum(tower[figure] for tower in towers) > 0

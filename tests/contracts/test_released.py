@@ -1,5 +1,6 @@
 """The bundled weights on the bundled clip: a drawn speaker who was in no training data."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from torch.nn import functional as F
 import unisync_loss
 from unisync_loss import UniSyncLoss, list_pretrained, load_expert
 from unisync_loss.functional import offset_matrix
+from unisync_loss.models.released import read_table
 from unisync_loss.video.clip import read_clip
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
 PACKAGE = Path(unisync_loss.__file__).parent
+WEIGHTS = PACKAGE / "weights"
 NAMES = list(list_pretrained())
-PAIRS = sorted(f"{audio}-{visual}" for audio in ("hubert", "mel") for visual in ("rgb", "parsing", "landmarks", "3dmm"))
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +60,45 @@ def offset(expert, video, waveform):
     return table[0].nanmean(0).argmax().item() - 15
 
 
+def has_tower_files(info):
+    return all(tower.path.is_file() for tower in info.towers.values())
+
+
 def test_what_is_bundled():
-    assert sorted(NAMES) == PAIRS
     released = list_pretrained()
-    assert all((info.path / "README.md").is_file() for info in released.values())
+    assert "mel-rgb" in released, "the commands use it by default"
     assert all(info.config.name == name for name, info in released.items())
-    assert {info.config.audio_model for info in released.values() if info.config.audio == "hubert"} == {"hubert-small"}
-    total = sum(path.stat().st_size for path in (PACKAGE / "weights").rglob("*") if path.is_file())
-    assert total < 90e6
+    for info in released.values():
+        files = (
+            {"config.json", "README.md"} if has_tower_files(info) else {"config.json", "README.md", "model.safetensors"}
+        )
+        assert {path.name for path in info.path.iterdir()} == files, info.name
+    folders = {path.name for path in WEIGHTS.iterdir() if path.is_dir()}
+    encoders = {path.parent.name for path in WEIGHTS.glob("*/model.safetensors")} - released.keys()
+    assert folders - {"towers"} == encoders | released.keys()
+    assert {info.config.audio_model for info in released.values() if info.config.audio != "mel"} <= encoders
+
+
+def test_every_tower_is_pinned_used_and_stored_once():
+    used = {tower.name: tower for info in list_pretrained().values() for tower in info.towers.values()}
+    shared = {
+        tower.name for info in list_pretrained().values() if has_tower_files(info) for tower in info.towers.values()
+    }
+    assert {path.name for path in (WEIGHTS / "towers").glob("*")} == {f"{name}.safetensors" for name in shared}
+    assert read_table(WEIGHTS)["towers"].keys() == used.keys()
+    for tower in (used[name] for name in shared):
+        content = tower.path.read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (tower.size, tower.sha256), tower.name
+    assert len({tower.sha256 for tower in used.values()}) == len(used)
+
+
+def test_parameters_are_counted(expert):
+    counted = sum(parameter.numel() for parameter in expert.parameters())
+    assert counted == list_pretrained()[expert.config.name].parameters
 
 
 def test_the_hubert_is_small():
-    weights = (PACKAGE / "weights" / "hubert-small" / "model.safetensors").stat().st_size
+    weights = (WEIGHTS / "hubert-small" / "model.safetensors").stat().st_size
     assert weights / 2 <= 12e6  # parameters, in float16
     assert weights <= 24e6
 

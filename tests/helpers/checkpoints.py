@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tools.release import release
 from unisync_loss.config import UniSyncConfig
+from unisync_loss.models import released
 from unisync_loss.models.pretrained import CONFIG, WEIGHTS
 
 SMALLEST = UniSyncConfig(
@@ -36,12 +39,24 @@ def contents(checkpoint: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
 
 
-def edit_weights(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    tensors = load_file(checkpoint / WEIGHTS)
+def edit_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(file)
     change(tensors)
-    save_file(tensors, checkpoint / WEIGHTS)
+    save_file(tensors, file)
+
+
+def edit_weights(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    edit_tensors(checkpoint / WEIGHTS, change)
 
 
 def edit_config(checkpoint: Path, **values: Any) -> None:
     config = {**json.loads((checkpoint / CONFIG).read_text()), **values}
     (checkpoint / CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+
+def release_one(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, **where: str) -> Path:
+    """Make a checkpoint the one released expert of the package, ``tiny-one``: the folder of the released experts."""
+    weights = checkpoint.parent / "weights"
+    release(checkpoint, "tiny-one", weights=weights, **where)
+    monkeypatch.setattr(released, "BUNDLED", weights)
+    return weights

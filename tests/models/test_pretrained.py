@@ -1,22 +1,18 @@
-"""Checkpoints load exactly or not at all: folders and released names."""
+"""Checkpoint folders load exactly or not at all."""
 
 from __future__ import annotations
 
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import REPO, SMALLEST, Bomb, contents, edit_config, edit_weights
-from helpers.fake_hub import FakeHub
+from helpers.checkpoints import SMALLEST, Bomb, contents, edit_config, edit_weights, release_one
 from safetensors.torch import load_file
 
-from tools.release import pin
-from unisync_loss.models import pretrained
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.models.pretrained import CARD, CONFIG, WEIGHTS, list_pretrained, load_expert, save_pretrained
+from unisync_loss.models.pretrained import CARD, CONFIG, WEIGHTS, load_expert, save_pretrained
 
 
 class TestFolder:
@@ -62,7 +58,7 @@ class TestFolder:
         "name", ["nowhere", "not a name", "", "../up", "a/b/c", "owner/name@", "C:\\models\\x", "a" * 9999]
     )
     def test_unknown_name_lists_the_known(self, name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        release(checkpoint, monkeypatch)
+        release_one(checkpoint, monkeypatch)
         with pytest.raises(
             ValueError, match=r"expected a released name \(tiny-one\), an existing folder or owner/name"
         ):
@@ -180,65 +176,3 @@ class TestFolder:
         (checkpoint / CONFIG).write_bytes(content)
         with pytest.raises(ValueError, match=r"config\.json: "):
             load_expert(checkpoint)
-
-
-def release(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, **where: str) -> Path:
-    """Make a weights folder of the package that holds one released checkpoint."""
-    weights = checkpoint.parent / "weights"
-    shutil.copytree(checkpoint, weights / "tiny-one")
-    monkeypatch.setattr(pretrained, "BUNDLED", weights)
-    pin(weights / "tiny-one", **where)
-    return weights / "tiny-one"
-
-
-class TestReleased:
-    def test_shipped_table_is_right(self) -> None:
-        for name, info in list_pretrained().items():
-            assert info.name == name
-            assert info.path is not None or info.repo is not None
-            if info.path is not None:
-                load_expert(name)
-
-    def test_listed_and_loaded(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = release(checkpoint, monkeypatch)
-        info = list_pretrained()["tiny-one"]
-        assert list(list_pretrained()) == ["tiny-one"]
-        assert (info.config, info.path, info.repo) == (SMALLEST, path, None)
-        assert info.size == (path / WEIGHTS).stat().st_size
-        assert info.parameters == sum(value.numel() for value in load_expert("tiny-one").parameters())
-
-    def test_a_folder_goes_first(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        release(checkpoint, monkeypatch)
-        (tmp_path / "here" / "tiny-one").mkdir(parents=True)
-        monkeypatch.chdir(tmp_path / "here")
-        with pytest.raises(ValueError, match="got an empty folder"):
-            load_expert("tiny-one")
-
-    def test_tampered_weights(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = release(checkpoint, monkeypatch) / WEIGHTS
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{WEIGHTS}: expected sha256 [0-9a-f]{{64}}, got [0-9a-f]{{64}}"):
-            load_expert("tiny-one")
-        load_expert(path.parent)  # as a checkpoint it is what it is
-
-    def test_tampered_config(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = release(checkpoint, monkeypatch)
-        edit_config(path, threshold=0.9)
-        with pytest.raises(ValueError, match="expected the config released as 'tiny-one', got another"):
-            load_expert("tiny-one")
-
-    def test_missing_from_the_installation(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        shutil.rmtree(release(checkpoint, monkeypatch))
-        with pytest.raises(ValueError, match="tiny-one: expected a checkpoint folder, got no such folder"):
-            load_expert("tiny-one")
-
-    def test_only_on_the_hub(self, checkpoint: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = contents(checkpoint)
-        commit = hub.add(REPO, files)
-        shutil.rmtree(release(checkpoint, monkeypatch, repo=REPO, revision=commit))
-        hub.files[REPO, commit] = {**files, WEIGHTS: files[WEIGHTS][:-1] + b"!"}
-        with pytest.raises(ValueError, match=f"{REPO}@{commit}: .*expected sha256"):
-            load_expert("tiny-one")
-        assert list_pretrained()["tiny-one"].path is None

@@ -22,11 +22,10 @@ def info(
     json_file: Json = None,
 ) -> None:
     """List the bundled checkpoints, or show the configuration of one."""
-    from unisync_loss.models.pretrained import list_pretrained, load_expert
+    from unisync_loss.models.pretrained import load_expert
 
     if model is None:
-        rows = {name: {"parameters": row.parameters, "bytes": row.size} for name, row in list_pretrained().items()}
-        report: dict[str, Any] = {"version": __version__, "pretrained": rows}
+        report: dict[str, Any] = {"version": __version__, **_released()}
     else:
         expert = load_expert(model)
         count = sum(parameter.numel() for parameter in expert.parameters())
@@ -34,6 +33,19 @@ def info(
     if json_file:
         write_json(json_file, report)
     typer.echo(to_json(report, indent=1), nl=False)
+
+
+def _released() -> dict[str, Any]:
+    """Experts by name, and the towers that they share."""
+    from unisync_loss.models.released import list_pretrained
+
+    pretrained, towers = {}, {}
+    for info in list_pretrained().values():
+        names = {f"{side}_tower": tower.name for side, tower in info.towers.items()}
+        pretrained[info.name] = {"parameters": info.parameters, "bytes": info.size, **names}
+        for tower in info.towers.values():
+            towers[tower.name] = {"parameters": tower.parameters, "bytes": tower.size}
+    return {"pretrained": pretrained, "towers": dict(sorted(towers.items()))}
 
 
 @app.command()

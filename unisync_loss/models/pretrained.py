@@ -1,23 +1,22 @@
 """Checkpoints of experts: folders, released names and repositories of the Hugging Face Hub.
 
-A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. Loading is strict, because random
-layers in a frozen loss would go unnoticed: no pickle is read, no key may be missing or left over, and no field of the
-config has a default.
+A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. Bundled experts may share the
+files of their towers instead, see :mod:`unisync_loss.models.released`. Loading is strict, because random layers in a
+frozen loss would go unnoticed: no pickle is read, no key may be missing or left over, and no field of the config has a
+default.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load as parse_safetensors
@@ -26,43 +25,14 @@ from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig, current_fields
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.utils.files import BUNDLED
+from unisync_loss.models.released import PretrainedInfo, list_pretrained, tower_state
 from unisync_loss.utils.hub import hub_source
 from unisync_loss.utils.tensors import match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-RELEASED = "released.json"  # table of the bundled checkpoints
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainedInfo:
-    """A released checkpoint, as pinned in ``weights/released.json``."""
-
-    name: str
-    config: UniSyncConfig  # audio, visual, architecture, threshold and the rest of the input contract
-    parameters: int
-    size: int  # bytes of model.safetensors
-    sha256: str  # of model.safetensors
-    path: Path | None  # folder in the installed package; None where only the Hub has it
-    repo: str | None = None  # owner/name on the Hub, if published there
-    revision: str | None = None  # commit of that repository
-
-
-def list_pretrained() -> dict[str, PretrainedInfo]:
-    """List the released checkpoints; reads one small file, no weights, and uses no network.
-
-    Returns:
-        Information by name, in alphabetical order.
-    """
-    released = {}
-    for name, entry in sorted(_released().items()):
-        local = (BUNDLED / name).is_dir() or "repo" not in entry
-        values = {**entry, "name": name, "path": BUNDLED / name if local else None}
-        released[name] = PretrainedInfo(**{**values, "config": UniSyncConfig.from_dict(entry["config"])})
-    return released
 
 
 def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | None = None) -> UniSyncExpert:
@@ -70,7 +40,7 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
 
     Args:
         name: an existing folder, a released name, or ``owner/name[@revision]`` on the Hugging Face Hub, tried in this
-            order. A :class:`~pathlib.Path` is always a folder. The weights of released names are checked against their
+            order. A :class:`~pathlib.Path` is always a folder. The towers of released names are checked against their
             sha256. A revision that is a full commit needs no network once cached; for any other the Hub is asked
             first, and the cached copy is used if it does not answer.
         device: of the expert; None leaves it where modules are created.
@@ -87,11 +57,11 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
     """
     text = os.fspath(name)
     if not isinstance(name, str) or (text and os.path.isdir(text)):
-        return _load(partial(_folder_file, Path(text)), device)
+        return _load(partial(_folder_file, Path(text), (CONFIG, WEIGHTS)), device)
     released = list_pretrained()
     info = released.get(text)
     if info is not None and info.path is not None:
-        return _load(partial(_folder_file, info.path), device, info)
+        return _load(partial(_folder_file, info.path, (CONFIG,)), device, info)
     match = _REPOSITORY.fullmatch(text if info is None else f"{info.repo}@{info.revision}")
     if match is None:
         expected = f"a released name ({', '.join(released) or 'none in this installation'}), an existing folder"
@@ -124,7 +94,7 @@ def save_pretrained(
     folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating-point type, got {dtype}")
-    contents = {WEIGHTS: _serialise(expert, dtype), CONFIG: expert.config.to_json().encode()}
+    contents = {WEIGHTS: serialise(expert.state_dict(), dtype), CONFIG: expert.config.to_json().encode()}
     if card is not None or not (folder / CARD).exists():
         contents[CARD] = (card if card is not None else _default_card(expert.config)).encode()
     created = not folder.exists()
@@ -138,10 +108,24 @@ def save_pretrained(
         raise
 
 
-def _released() -> dict[str, Any]:
-    path = BUNDLED / RELEASED
-    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return table
+def serialise(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:
+    """Content of a safetensors file of weights: the same bytes for equal weights.
+
+    Args:
+        state: all or part of an expert's ``state_dict()``.
+        dtype: of the stored floating-point numbers; None keeps theirs.
+
+    Raises:
+        ValueError: for weights that are not finite in that type.
+    """
+    tensors = {}
+    for key, value in state.items():
+        kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        stored = value.detach().to("cpu", kept).contiguous()
+        tensors[key] = stored.masked_fill(stored == 0, 0)  # -0 becomes 0, as weight averaging does to a frozen tower
+        if not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"{key}: expected values that are finite in {kept}, got NaN or infinity")
+    return to_safetensors(tensors, metadata={"format": "pt"})
 
 
 def _load(
@@ -156,19 +140,44 @@ def _load(
             expected = UniSyncExpert(config).state_dict()
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: expected the config of an expert, got one that cannot be built ({error})") from error
-    path = fetch(WEIGHTS)  # not before: a repository of another project is refused by its config, without a download
-    content = path.read_bytes()  # once: the bytes that are checked are those that are loaded
-    if released is not None and (digest := hashlib.sha256(content).hexdigest()) != released.sha256:
-        raise ValueError(f"{path}: expected sha256 {released.sha256}, got {digest}: changed, install it again")
-    try:
-        tensors = match_weights(_parse(content, path), expected)
-    except ValueError as error:
-        raise ValueError(f"{path}: does not fit {CONFIG}: {error}") from error
+    # not before: a repository of another project is refused by its config, without a download
+    if released is not None and released.path is not None and not (released.path / WEIGHTS).is_file():
+        tensors = _read_towers(released, expected)
+    else:
+        tensors = _read_weights(fetch(WEIGHTS), expected, released)
     with torch.random.fork_rng(devices=[]):
         expert = UniSyncExpert(config).float()
     expert.load_state_dict(tensors)
     expert = expert.eval()
     return expert if device is None else expert.to(device)
+
+
+def _read_towers(info: PretrainedInfo, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of an expert of the installed package, from the files of its two towers."""
+    weights: dict[str, Tensor] = {}
+    for side, tower in info.towers.items():
+        if not tower.path.is_file():
+            raise ValueError(f"{tower.path}: expected the {side} tower of {info.name!r}, got no file: install it again")
+        content = tower.path.read_bytes()  # once: the bytes that are checked are those that are loaded
+        tower.check(content, tower.path)
+        weights |= _match(_parse(content, tower.path), tower_state(expected, side), tower.path)
+    return weights
+
+
+def _read_weights(path: Path, expected: Mapping[str, Tensor], released: PretrainedInfo | None) -> dict[str, Tensor]:
+    """Weights of a checkpoint; those of a released expert must be its towers, bit by bit."""
+    tensors = _parse(path.read_bytes(), path)
+    if released is not None:
+        for side, tower in released.towers.items():
+            tower.check(serialise(tower_state(tensors, side), None), path)
+    return _match(tensors, expected, path)
+
+
+def _match(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    try:
+        return match_weights(tensors, expected)
+    except ValueError as error:
+        raise ValueError(f"{path}: does not fit {CONFIG}: {error}") from error
 
 
 def _read_config(path: Path) -> UniSyncConfig:
@@ -194,7 +203,8 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _folder_file(folder: Path, file: str) -> Path:
+def _folder_file(folder: Path, files: tuple[str, ...], file: str) -> Path:
+    """Path of one of the files that a folder must have."""
     path = folder / file
     if path.is_file():
         return path
@@ -202,20 +212,17 @@ def _folder_file(folder: Path, file: str) -> Path:
         found = "a file" if folder.exists() else "no such folder"
         raise ValueError(f"{folder}: expected a checkpoint folder, got {found}")
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    pickled = any(name.endswith(_PICKLES) for name in names)
     found = ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
-    advice = "; pickles are never loaded, convert the weights to safetensors" if pickled else ""
-    raise ValueError(f"{folder}: expected {CONFIG} and {WEIGHTS}, got {found}{advice}")
+    raise ValueError(f"{folder}: expected {' and '.join(files)}, got {found}{_advice(folder.resolve(), names, file)}")
 
 
-def _serialise(expert: UniSyncExpert, dtype: torch.dtype | None) -> bytes:
-    tensors = {}
-    for key, value in expert.state_dict().items():
-        kept = dtype if dtype is not None and value.is_floating_point() else value.dtype
-        tensors[key] = value.detach().to("cpu", kept).contiguous()
-        if not torch.isfinite(tensors[key]).all():
-            raise ValueError(f"{key}: expected values that are finite in {kept}, got NaN or infinity")
-    return to_safetensors(tensors, metadata={"format": "pt"})
+def _advice(folder: Path, names: list[str], missing: str) -> str:
+    if any(name.endswith(_PICKLES) for name in names):
+        return "; pickles are never loaded, convert the weights to safetensors"
+    bundled = list_pretrained().get(folder.name)
+    if missing == WEIGHTS and bundled is not None and bundled.path is not None and bundled.path.resolve() == folder:
+        return f"; a bundled expert is loaded by its name, {folder.name!r}, from outside {folder.parent}"
+    return ""
 
 
 def _default_card(config: UniSyncConfig) -> str:
