@@ -1,6 +1,6 @@
 """Evaluation protocols on clips and scores of whole videos."""
 
-from unisync_loss.evaluation.bootstrap import mean_ci
+from unisync_loss.evaluation.bootstrap import bootstrap_ci, mean_ci
 from unisync_loss.evaluation.embeddings import (
     ClipEmbedding,
     embed_audio,
@@ -20,6 +20,7 @@ __all__ = [
     "TOLERANCE",
     "ClipEmbedding",
     "best_threshold",
+    "bootstrap_ci",
     "embed_audio",
     "embed_clips",
     "embed_video",
