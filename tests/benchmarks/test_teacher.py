@@ -15,6 +15,7 @@ pytest.importorskip("av")
 pytest.importorskip("mediapipe")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import teacher
+import teacher_attacks
 from teacher import compare_openings, summarise_rows
 from teacher_segments import LATE, choose_segments, cut_segment, draw_order, lip_opening, mouth_region
 
@@ -126,6 +127,7 @@ def measure(folder, tmp_path, monkeypatch):
 
 
 def test_command(measure, experts, capsys, monkeypatch):
+    monkeypatch.setattr(teacher_attacks, "STEPS", 1)
     report = measure(*experts)
     names = ["random noise", "wanted change", "wanted, within 8", *map(str, experts)]
     assert list(report["summaries"]) == names
