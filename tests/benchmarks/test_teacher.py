@@ -117,7 +117,7 @@ def experts(tmp_path):
 @pytest.fixture
 def measure(folder, tmp_path, monkeypatch):
     def run(*arguments):
-        given = ["--data", folder, "--clips", 2, "--frames", 5, "--cache", tmp_path / "cache"]
+        given = ["--data", folder, "--clips", 1, "--frames", 5, "--cache", tmp_path / "cache"]
         given += ["--json", tmp_path / "out" / "teacher.json"]
         monkeypatch.setattr(sys, "argv", [str(part) for part in ("teacher", *arguments, *given)])
         teacher.main()
