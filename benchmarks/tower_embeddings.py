@@ -34,7 +34,7 @@ from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
 #: fields of the config on which the embeddings of a side do not depend
 IRRELEVANT: dict[Side, set[str]] = {
-    "audio": {"visual", "visual_features"},
+    "audio": {"visual", "visual_features", "colour"},
     "visual": {"audio", "audio_features", "audio_model", "audio_revision", "audio_layer", "mel_padding"},
 }
 IRRELEVANT_TO_BOTH = {"margin_same", "margin_cross", "threshold"}

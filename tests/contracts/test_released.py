@@ -60,33 +60,23 @@ def offset(expert, video, waveform):
     return table[0].nanmean(0).argmax().item() - 15
 
 
-def has_tower_files(info):
-    return all(tower.path.is_file() for tower in info.towers.values())
-
-
 def test_what_is_bundled():
     released = list_pretrained()
-    assert "mel-rgb" in released, "the commands use it by default"
-    assert all(info.config.name == name for name, info in released.items())
+    assert {"whisper-rgb", "whisper-3dmm"} <= released.keys(), "the commands use them by default"
+    assert all(info.config.name == name.removesuffix("-robust") for name, info in released.items())
     for info in released.values():
-        files = (
-            {"config.json", "README.md"} if has_tower_files(info) else {"config.json", "README.md", "model.safetensors"}
-        )
-        assert {path.name for path in info.path.iterdir()} == files, info.name
+        assert {path.name for path in info.path.iterdir()} == {"config.json", "README.md"}, info.name
     folders = {path.name for path in WEIGHTS.iterdir() if path.is_dir()}
-    encoders = {path.parent.name for path in WEIGHTS.glob("*/model.safetensors")} - released.keys()
-    assert folders - {"towers"} == encoders | released.keys()
+    encoders = {path.parent.name for path in WEIGHTS.glob("*/model.safetensors")}
+    assert folders == {"towers"} | encoders | released.keys()
     assert {info.config.audio_model for info in released.values() if info.config.audio != "mel"} <= encoders
 
 
 def test_every_tower_is_pinned_used_and_stored_once():
     used = {tower.name: tower for info in list_pretrained().values() for tower in info.towers.values()}
-    shared = {
-        tower.name for info in list_pretrained().values() if has_tower_files(info) for tower in info.towers.values()
-    }
-    assert {path.name for path in (WEIGHTS / "towers").glob("*")} == {f"{name}.safetensors" for name in shared}
+    assert {path.name for path in (WEIGHTS / "towers").iterdir()} == {f"{name}.safetensors" for name in used}
     assert read_table(WEIGHTS)["towers"].keys() == used.keys()
-    for tower in (used[name] for name in shared):
+    for tower in used.values():
         content = tower.path.read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (tower.size, tower.sha256), tower.name
     assert len({tower.sha256 for tower in used.values()}) == len(used)

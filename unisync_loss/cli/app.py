@@ -19,6 +19,8 @@ app = typer.Typer(
 #: caused by input; any other exception is a defect of the program and keeps its traceback
 INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
+#: the most accurate released expert
+BEST_MODEL = "whisper-rgb"
 Model = Annotated[str, typer.Option(help="Released name, checkpoint folder, or owner/name[@revision] on the Hub.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random generators.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import INPUT_ERRORS, Json, app, log, write_json
+from unisync_loss.cli.app import BEST_MODEL, INPUT_ERRORS, Json, app, log, write_json
 from unisync_loss.utils.progress import printable
 
 
@@ -59,9 +59,9 @@ def doctor(
         str,
         typer.Option(
             help="Released name, checkpoint folder, or owner/name[@revision]; any expert whose visual representation "
-            "can be made from video. Thresholds are those of mel-rgb."
+            "can be made from video. Thresholds are those of mel-rgb 0.1."
         ),
-    ] = "mel-rgb",
+    ] = BEST_MODEL,
     report: Annotated[Path | None, typer.Option(help="Folder for report.html, a page with figures.")] = None,
     json_file: Json = None,
 ) -> None:
@@ -86,7 +86,9 @@ def doctor(
 @app.command()
 def align(
     data: Annotated[Path, typer.Argument(help="Store, or folder of <corpus>/<speaker>/<clip>.mp4.")],
-    model: Annotated[list[str] | None, typer.Option(help="Expert, default mel-rgb; repeat for several.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Expert; repeat for several. Default: whisper-rgb and whisper-3dmm.")
+    ] = None,
     unseen: Annotated[
         list[Path] | None, typer.Option(help="Per model: its fold, or a list of the clips it was not trained on.")
     ] = None,
@@ -107,7 +109,7 @@ def align(
         for view in make_folds(data, folds, out):
             typer.echo(f"{view}: {len(read_unseen(view))} clips left out")
         return
-    names = model or ["mel-rgb"]
+    names = model or [BEST_MODEL, "whisper-3dmm"]  # together more accurate than either (docs/scores.md)
     if unseen and len(unseen) != len(names):
         raise typer.BadParameter(
             f"expected one for each of {len(names)} models, got {len(unseen)}", param_hint="--unseen"

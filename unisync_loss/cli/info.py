@@ -52,7 +52,7 @@ def _released() -> dict[str, Any]:
 def demo(
     video: Annotated[Path | None, typer.Option(help="Clip of one face, 3.5 s or more; default: a drawn face.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and its files.")] = Path("out/demo"),
-    model: Model = "mel-rgb",
+    model: Model = "whisper-rgb-robust",
     first_steps: Annotated[int, typer.Option(min=1, help="Steps of reconstruction alone, for both.")] = 400,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training after these.")] = 200,
     weight: Annotated[float, typer.Option(min=0, help="Weight of the sync loss beside the L1.")] = 0.03,

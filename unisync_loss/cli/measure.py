@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import Json, Model, Seed, app, log, write_json, write_text
+from unisync_loss.cli.app import BEST_MODEL, Json, Model, Seed, app, log, write_json, write_text
 
 
 @app.command("eval")
 def evaluate(
     data: Annotated[Path, typer.Option(help="Store, STORE/test, or folder of <corpus>/<speaker>/<clip>.mp4.")],
-    model: Model = "mel-rgb",
+    model: Model = BEST_MODEL,
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Score at most N clips, spread over the folder.")] = None,
     json_file: Json = None,
@@ -34,7 +34,7 @@ def score(
         list[Path],
         typer.Argument(help="Videos, folders of videos, stores and their splits.", metavar="VIDEO|FOLDER|STORE..."),
     ],
-    model: Model = "mel-rgb",
+    model: Model = BEST_MODEL,
     reference: Annotated[
         bool,
         typer.Option("--compare", help="Compare later paths with the real videos of the first, paired by file name."),

@@ -200,7 +200,7 @@ def examine(
     Args:
         refs: of :func:`list_clip_refs`.
         expert: in eval mode, of any representation that is stored with the clips or can be made from video. The
-            thresholds are those of the bundled ``mel-rgb``.
+            thresholds were chosen with ``mel-rgb`` 0.1.
         log: takes lines of progress.
 
     Raises:

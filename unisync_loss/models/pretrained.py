@@ -1,9 +1,8 @@
 """Checkpoints of experts: folders, released names and repositories of the Hugging Face Hub.
 
-A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. Bundled experts may share the
-files of their towers instead, see :mod:`unisync_loss.models.released`. Loading is strict, because random layers in a
-frozen loss would go unnoticed: no pickle is read, no key may be missing or left over, and no field of the config has a
-default.
+A checkpoint is a folder of ``config.json``, ``model.safetensors`` and ``README.md``. Bundled experts share the files of
+their towers instead, see :mod:`unisync_loss.models.released`. Loading is strict, because random layers in a frozen loss
+would go unnoticed: no pickle is read, no key may be missing or left over, and no field of the config has a default.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
 
     Example:
         >>> round(load_expert("mel-rgb").config.threshold, 3)
-        0.528
+        0.433
     """
     text = os.fspath(name)
     if not isinstance(name, str) or (text and os.path.isdir(text)):
@@ -141,7 +140,7 @@ def _load(
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: expected the config of an expert, got one that cannot be built ({error})") from error
     # not before: a repository of another project is refused by its config, without a download
-    if released is not None and released.path is not None and not (released.path / WEIGHTS).is_file():
+    if released is not None and released.path is not None:
         tensors = _read_towers(released, expected)
     else:
         tensors = _read_weights(fetch(WEIGHTS), expected, released)

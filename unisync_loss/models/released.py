@@ -1,7 +1,7 @@
 """Table of the released experts and of the files of their towers.
 
-Experts of one embedding space share towers, so each tower can be stored once: ``weights/towers/NAME.safetensors`` is
-the part of an expert's ``state_dict()`` below ``audio_input`` and ``audio_tower``, or ``visual_input`` and
+Experts of one embedding space share towers, so the package holds each tower once: ``weights/towers/NAME.safetensors``
+is the part of an expert's ``state_dict()`` below ``audio_input`` and ``audio_tower``, or ``visual_input`` and
 ``visual_tower``. ``weights/released.json`` has two tables: ``towers`` lists these files with their sha256, ``pairs``
 the config and the two towers of each expert.
 """
