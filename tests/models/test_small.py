@@ -69,7 +69,7 @@ def test_an_expert_without_colour_takes_the_mean_of_the_channels():
     grey.load_state_dict(colour.state_dict())
     video = torch.rand(1, 5, 3, 48, 48)
     with torch.no_grad():
-        # the mouth aligner, which has no gradient, sees colours: give it the same frames
+        # the mouth aligner, which has no gradient, takes colours: give it the same frames
         mouths = colour.visual_tower.aligner.crop_mouths(video[0])[None]
         luminance = mouths.mean(2, keepdim=True).expand_as(mouths)
         expected = colour.visual_tower.encode_frames(colour.visual_tower.frame_features_from_crops(luminance))

