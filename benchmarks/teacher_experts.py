@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +9,10 @@ from typing import Protocol
 import torch
 from einops import rearrange
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from syncnet_color import SyncNetColor, wav2lip_sync_loss
 from torch import Tensor
+from tower_embeddings import digest
 
 from unisync_loss import UniSyncConfig, UniSyncExpert, UniSyncLoss, load_expert
 from unisync_loss.config import WINDOW_FRAMES
@@ -128,9 +126,3 @@ def load_teacher(name: str) -> Teacher:
     net = SyncNetColor()
     net.load_state_dict(load_file(name))
     return SyncNetTeacher(net, threshold)
-
-
-def digest(weights: Mapping[str, Tensor], settings: Mapping[str, object]) -> str:
-    """Hash of weights and settings."""
-    content = save({name: value.contiguous() for name, value in weights.items()})
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + content).hexdigest()

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from unisync_loss import UniSyncExpert
-from unisync_loss.config import WINDOW_FRAMES
+from unisync_loss.config import SIDE_FIELDS, WINDOW_FRAMES
 from unisync_loss.data import ClipEntry, load_clip
 from unisync_loss.evaluation import ClipEmbedding, embed_audio, embed_visual, voiced_windows
 from unisync_loss.models.released import Side, tower_state
@@ -32,12 +32,9 @@ from unisync_loss.utils.progress import Progress
 from unisync_loss.video.extraction import visual_of_mesh
 from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
-#: fields of the config on which the embeddings of a side do not depend
-IRRELEVANT: dict[Side, set[str]] = {
-    "audio": {"visual", "visual_features", "colour"},
-    "visual": {"audio", "audio_features", "audio_model", "audio_revision", "audio_layer", "mel_padding"},
-}
-IRRELEVANT_TO_BOTH = {"margin_same", "margin_cross", "threshold"}
+OTHER: dict[Side, Side] = {"audio": "visual", "visual": "audio"}
+#: fields of the config on which no embedding depends
+IRRELEVANT = {"margin_same", "margin_cross", "threshold"}
 FACTS = "clips"  # folder with the voiced windows of every clip, or the reason why it was left out
 
 
@@ -56,10 +53,15 @@ class Tower:
 
 def tower_of(expert: UniSyncExpert, side: Side) -> Tower:
     """Identify a tower by its content."""
-    ignored = IRRELEVANT[side] | IRRELEVANT_TO_BOTH
+    ignored = {OTHER[side], *SIDE_FIELDS[OTHER[side]], *IRRELEVANT}
     fields = {name: value for name, value in asdict(expert.config).items() if name not in ignored}
-    weights = {name: value.contiguous() for name, value in tower_state(expert.state_dict(), side).items()}
-    return Tower(side, hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + save(weights)).hexdigest())
+    return Tower(side, digest(tower_state(expert.state_dict(), side), fields))
+
+
+def digest(weights: Mapping[str, Tensor], settings: Mapping[str, object]) -> str:
+    """Hash of weights and settings."""
+    content = save({name: value.contiguous() for name, value in weights.items()})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + content).hexdigest()
 
 
 def embed_all(

@@ -45,6 +45,11 @@ RETIRED_FIELDS: dict[str, object] = {
 RENAMED_FIELDS = {"hubert_model": "audio_model", "hubert_revision": "audio_revision", "hubert_layer": "audio_layer"}
 #: fields that earlier versions did not have, with the value of all experts of that time
 ADDED_FIELDS = {"colour": True}
+#: fields that describe the input of one side, besides the name of its representation
+SIDE_FIELDS = {
+    "audio": ("audio_features", "mel_padding", "audio_model", "audio_revision", "audio_layer"),
+    "visual": ("visual_features", "colour"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,9 +134,9 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             boxes: (B, 4) or (B, T, 4) left, top, right, bottom of the face in pixels, where the picture is larger.
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W), or (B,) or (B, 1) per clip, at least 0.
-            video_real: the real frames of the same time, shaped like ``video``. A window then costs
-                ``max(0, log p_real - log p)``: nothing, and without gradient, once it scores as high as its real
-                frames. No gradient reaches them; they cost another forward pass of the visual tower.
+            video_real: the real frames of the same time, shaped like ``video``. The loss of each window is then
+                ``max(0, log p_real - log p)``: 0, and without gradient, once it scores as high as its real frames. No
+                gradient reaches them; they cost another forward pass of the visual tower.
             stride: frames from one window to the next; 5 scores every frame once.
             windows: number of windows to score, drawn anew at every call, alike for all clips; None scores all.
             reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.

@@ -28,7 +28,7 @@ from unisync_loss.utils.distributed import ALONE, ProcessGroup
 MOTION_FEATURES = 2 * len(MOUTH_POINTS)  # the first of a frame's features are the mouth's motion
 MOTION_SCALE = 36.0  # from template units to deviation 1
 #: share of a frame's features hidden from the trunk in the last stage: AUC was 0.958 on training clips and 0.895 on val
-#: before this and stronger augmentation (model card of mel-rgb)
+#: before this and stronger augmentation (mel-rgb 0.1)
 HIDDEN_FEATURES = 0.15
 
 

@@ -170,7 +170,7 @@ class JointStage:
         if self.perturbation > 0:
             mouths = self._perturb(model, batch, mouths, audio.detach())
         features = mouth_features(model, mouths)
-        # without this and stronger augmentation, AUC was 0.958 on training clips, 0.895 on val (model card of mel-rgb)
+        # without this and stronger augmentation, AUC was 0.958 on training clips, 0.895 on val (mel-rgb 0.1)
         kept = hide_features(features) if self.batch.augment else features
         terms = sync_terms(model, batch, audio, model.visual.encode_frames(kept), self.batch)
         error = (features[..., :MOTION_FEATURES] - motion).abs().mean()

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from unisync_loss.config import RENAMED_FIELDS, RETIRED_FIELDS, UniSyncConfig
+from unisync_loss.config import RENAMED_FIELDS, RETIRED_FIELDS, SIDE_FIELDS, UniSyncConfig
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.training.config import (
     RECIPES,
@@ -149,11 +149,7 @@ def _inherited(init: str, expert: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that an expert takes from the one it starts from: sizes, and the representations of both sides."""
     trained = load_expert(init).config
     values: dict[str, Any] = {"architecture": trained.architecture, "embedding": trained.embedding}
-    sides = {
-        "audio": ("audio_features", "mel_padding", "audio_model", "audio_revision", "audio_layer"),
-        "visual": ("visual_features", "colour"),
-    }
-    for side, names in sides.items():
+    for side, names in SIDE_FIELDS.items():
         if expert.get(side, getattr(trained, side)) == getattr(trained, side):
             values |= {name: getattr(trained, name) for name in (side, *names)}
     return values

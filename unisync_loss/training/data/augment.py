@@ -1,7 +1,7 @@
 """Augmentation in training: crop, camera, speaker and room; constant over a segment unless stated otherwise.
 
-The paper names no augmentation. The last stage of the released ``mel-rgb`` was run again with stronger ranges; its
-model card has the numbers.
+The paper names no augmentation. The last stage of ``mel-rgb`` 0.1 was run again with stronger ranges: with the weaker
+ones its AUC was 0.958 on training clips and 0.895 on val.
 """
 
 from __future__ import annotations

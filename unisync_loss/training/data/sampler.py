@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unisync_loss.training.data.pairs import Pairs, PairSampling, draw_pairs
 from unisync_loss.utils.tensors import Array
 
-TEMPO = (0.85, 1.18)  # range of resampled tempi: 1 / 1.18 to 1.18, as in the last stage of mel-rgb (its model card)
+TEMPO = (0.85, 1.18)  # range of resampled tempi: 1 / 1.18 to 1.18, as in the last stage of mel-rgb 0.1
 
 Index = NDArray[np.int64]
 
