@@ -21,7 +21,7 @@ import pytest
         (["prepare", "FOLDER", "--out", "FOLDER"], 1, "expected an empty folder or a store"),
         (["prepare", "FOLDER", "--out", "OUT", "--shard", "8"], 2, "expected i/n"),
         (["doctor", "gone"], 2, "no such video file or folder: gone"),
-        (["doctor", "EMPTY"], 2, "expected videos"),
+        (["doctor", "EMPTY"], 2, "expected video files"),
         (["eval"], 2, "--data"),
         (["evaluate"], 2, "evaluate"),
     ],

@@ -6,7 +6,6 @@ from helpers.source import ADAPTERS, MODULES, PACKAGE
 
 #: modules tested through others, with the file that does; this list may only shrink
 ELSEWHERE = {
-    "cli/data.py": "cli/test_app.py",
     "cli/train.py": "cli/test_app.py",
     "demo/clip.py": "end_to_end/test_demo.py",
     "demo/generator.py": "end_to_end/test_demo.py",

@@ -65,7 +65,7 @@ def test_wrong_input(tmp_path, model):
     for arguments, message in (
         (["gone.mp4"], "no such video file or folder: gone.mp4"),
         ([tmp_path / "x.mp4"], "x.mp4: cannot be decoded"),
-        ([tmp_path / "empty"], "expected videos ("),
+        ([tmp_path / "empty"], "expected video files ("),
         (
             [tmp_path / "x.mp4", "--compare"],
             "compare: expected real videos and at least one path of generated ones",

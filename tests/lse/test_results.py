@@ -66,7 +66,7 @@ def test_the_program(folder, weights, tmp_path):
         (["FOLDER", "--weights", "WEIGHTS", "--variant", "lrs"], 1, "variant: expected one of syncnet, wav2lip-real"),
         (["gone.mp4", "--weights", "WEIGHTS"], 1, "no such video file or folder: gone.mp4"),
         (["FOLDER", "--weights", "gone.model"], 1, "no such weights file: gone.model"),
-        (["EMPTY", "--weights", "WEIGHTS"], 1, "expected videos (.mp4"),
+        (["EMPTY", "--weights", "WEIGHTS"], 1, "expected video files (.mp4"),
         (["FOLDER/text.mp4", "--weights", "WEIGHTS"], 1, "none of 1 videos could be measured"),
         (["FOLDER"], 2, "--weights"),
     ],

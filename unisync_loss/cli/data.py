@@ -1,4 +1,4 @@
-"""Commands on training data: prepare, doctor, align."""
+"""Commands on training data: prepare, features, doctor, align."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import BEST_MODEL, INPUT_ERRORS, Json, app, log, write_json
+from unisync_loss.cli.app import BEST_MODEL, INPUT_ERRORS, Json, Model, app, log, write_json
 from unisync_loss.utils.progress import printable
 
 
@@ -47,6 +47,39 @@ def prepare(
     )
     if not report["clips"]:
         raise ValueError(f"no clips: expected inputs with a face and speech, see {out / 'manifest.jsonl'}")
+
+
+@app.command()
+def features(
+    paths: Annotated[list[Path], typer.Argument(help="Audio and video files, and folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder: FOLDER/a/b.wav becomes OUT/a/b.npy. Run again to continue.")],
+    model: Model = BEST_MODEL,
+    suffix: Annotated[
+        str | None, typer.Option(help="Files to take in folders, such as .wav; default: audio and video.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Compute the audio features that an expert takes (mel, HuBERT or Whisper), one .npy per file; restartable."""
+    import torch
+
+    from unisync_loss.data.audio_features import write_features
+    from unisync_loss.models.pretrained import load_expert
+
+    expert = load_expert(model, device="cuda" if torch.cuda.is_available() else None)
+    report = write_features(paths, expert, model, out, suffix=suffix, log=log)
+    if json_file:
+        write_json(json_file, report)
+    skipped = [f"{printable(row['file'])}: {printable(row['reason'])}" for row in report["skipped"]]
+    for line in skipped[:20]:
+        typer.echo(f"skipped {line}")
+    if len(skipped) > 20:
+        typer.echo(f"… and {len(skipped) - 20} more")
+    if len(skipped) == report["files"]:
+        raise ValueError(f"none of {report['files']} files has features; {skipped[0]}")
+    typer.echo(
+        f"{out}: {report['written']} arrays written, of {report['seconds'] / 60:.1f} min, {report['kept']} kept; "
+        f"{report['audio']}, {report['features']} features, {report['steps_per_second']} steps per second"
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Video files as clips of 25 fps and 16 kHz, by time stamps."""
+"""Video files as clips of 25 fps and 16 kHz, and the audio of any file, by time stamps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 
 
 def find_videos(path: Path) -> list[Path]:
@@ -24,14 +25,29 @@ def find_videos(path: Path) -> list[Path]:
         FileNotFoundError: when there is no such path.
         ValueError: when a folder holds no video.
     """
+    return find_files(path, SUFFIXES, "video")
+
+
+def find_files(path: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
+    """A file of any suffix, or all files below a folder with one of the suffixes, in order of name.
+
+    Args:
+        path: the file or folder.
+        suffixes: in lower case, with the dot.
+        kind: of file, for messages.
+
+    Raises:
+        FileNotFoundError: when there is no such path.
+        ValueError: when a folder holds no such file.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"no such video file or folder: {path}")
+        raise FileNotFoundError(f"no such {kind} file or folder: {path}")
     if not path.is_dir():
         return [path]
-    videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not videos:
-        raise ValueError(f"{path}: expected videos ({', '.join(SUFFIXES)}), found none")
-    return videos
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    if not files:
+        raise ValueError(f"{path}: expected {kind} files ({', '.join(suffixes)}), found none")
+    return files
 
 
 class Clip(NamedTuple):
@@ -71,6 +87,27 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, sh
         waveform = AudioReader(stream_audio(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
+
+
+def read_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    """Decode the whole audio of a file.
+
+    Args:
+        path: any audio or video file that FFmpeg reads.
+
+    Returns:
+        (S,) float32 mono at 16 kHz in [-1, 1]; of a video, from its first frame on.
+
+    Raises:
+        ValueError: when the file cannot be decoded, or has no audio.
+        FileNotFoundError: when there is no such file.
+    """
+    # not by its streams: the cover of an audio file is a video stream, too
+    is_video = Path(path).suffix.lower() not in AUDIO_SUFFIXES
+    facts = read_facts(path) if is_video else None
+    with open_media(path) as container:
+        zero = facts.zero if facts else (container.start_time or 0) / 1e6
+        return np.concatenate([np.zeros(0, np.float32), *stream_audio(container, zero)])
 
 
 def every_frame(timed: Iterator[TimedFrame]) -> Iterator[NDArray[np.uint8]]:
