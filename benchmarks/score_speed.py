@@ -64,7 +64,7 @@ def measure(video: Path, model: str) -> dict[str, Any]:
             print(f"{done:.0f} of {seconds:.0f} s, {minutes[-1]['mib']} MiB", flush=True)
 
     wall, cpu = time.perf_counter(), time.process_time()
-    scores = score_video(video, expert, finder=finder, on_progress=watch)
+    scores = score_video(video, [expert], finder=finder, on_progress=watch)
     judged = summarise_video(video.name, scores, expert.config.threshold)
     draw_video(judged, scores, expert.config.threshold)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

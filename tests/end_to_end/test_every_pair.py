@@ -135,7 +135,7 @@ def test_score_and_eval(audio, visual, build, short_film, mixed, meshes, tmp_pat
 def test_streaming_equals_all_at_once(visual, build, film):
     """Meshes are followed from piece to piece, not found anew, and kept: a face's mean is that of two pieces."""
     expert = build("mel", visual)
-    (track,) = score_video(film, expert, finder=whole).tracks
+    (track,) = score_video(film, [expert], finder=whole).tracks
     clip = read_clip(film)
     crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def test_long_audio_is_encoded_as_by_the_encoder(audio, build, film, monkeypatch
     expert, clip = build(audio, "rgb"), read_clip(film)
     if audio != "mel":
         monkeypatch.setattr(expert.audio_input.encoder_type, "context", 21)  # no whole number of frames
-    (track,) = score_video(film, expert, finder=whole).tracks
+    (track,) = score_video(film, [expert], finder=whole).tracks
     crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
     with torch.inference_mode():
         visual_embedding = expert.encode_visual(
@@ -189,9 +189,9 @@ def test_frames_without_a_mesh_are_not_scored(build, film, monkeypatch):
             return mesh
 
     expert = build("mel", "landmarks")
-    (full,) = score_video(film, expert, finder=whole).tracks
+    (full,) = score_video(film, [expert], finder=whole).tracks
     monkeypatch.setattr(score, "MeshFinder", Finder)
-    (track,) = score_video(film, expert, finder=whole).tracks
+    (track,) = score_video(film, [expert], finder=whole).tracks
     gone = np.isnan(track.table).all(1)
     assert np.flatnonzero(gone).tolist() == [66, 67, 68, 69, 70]
     # the lost frame is missing in the face's mean, too, one of 64
@@ -200,7 +200,7 @@ def test_frames_without_a_mesh_are_not_scored(build, film, monkeypatch):
     assert judged["tracks"][0]["probability"][66:71] == [None] * 5
     lost = range(110)
     with pytest.raises(ValueError, match=r"found none \(a face whose landmarks could not be found\)"):
-        score_video(film, expert, finder=whole)
+        score_video(film, [expert], finder=whole)
 
 
 def test_only_faces_that_are_drawn_keep_their_pictures(build, face, tmp_path):

@@ -145,6 +145,6 @@ def test_names_of_twins_are_looked_at_before_anything_is_scored(tmp_path, expert
         for name in names:
             (folder / f"{name}.mp4").write_text("nothing")
     with pytest.raises(ValueError, match=r"made: expected videos named as the real ones \(a, b\), got c, d"):
-        score_command.score_paths(folders, expert, "tiny", reference=True)
+        score_command.score_paths(folders, [expert], "tiny", reference=True)
     with pytest.raises(ValueError, match="at least one path of generated ones, got one path"):
-        score_command.score_paths([folders[0], folders[0]], expert, "tiny", reference=True)
+        score_command.score_paths([folders[0], folders[0]], [expert], "tiny", reference=True)

@@ -1,3 +1,4 @@
+import copy
 import threading
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.data import clips
 from unisync_loss.data.clips import clip_features, list_clips, load_clip, stored_mesh
 from unisync_loss.demo.run import DEFAULT_CLIP
+from unisync_loss.evaluation.embeddings import share_audio
 from unisync_loss.evaluation.video_scores import score_clip, score_video
 from unisync_loss.evaluation.video_summary import summarise_video
 from unisync_loss.functional import offset_matrix
@@ -36,7 +38,7 @@ def released():
 
 def test_streaming_equals_all_at_once(tmp_path, expert, face):
     path = write_shifted(tmp_path / "a.mp4", face)
-    scores = score_video(path, expert, finder=whole)
+    scores = score_video(path, [expert], finder=whole)
     clip = read_clip(path)
     crops = np.concatenate([p.crops for p in track_faces(iter(clip.frames), whole) if isinstance(p, TrackPiece)])
     with torch.inference_mode():
@@ -54,10 +56,33 @@ def test_streaming_equals_all_at_once(tmp_path, expert, face):
     assert scores.seconds == pytest.approx(len(face.frames) / 25)
 
 
+def test_several_experts_give_the_mean_of_their_probabilities(tmp_path, expert, released, face):
+    path = write_shifted(tmp_path / "a.mp4", face)
+    random = UniSyncExpert(UniSyncConfig()).eval()
+    (one,), (other,) = (score_video(path, [each], finder=whole).tracks for each in (random, released))
+    (both,) = score_video(path, [random, released], finder=whole).tracks
+    assert np.nanmax(np.abs(one.table - other.table)) > 0.05
+    np.testing.assert_allclose(both.table, (one.table + other.table) / 2, atol=1e-6)
+    np.testing.assert_array_equal(both.level, one.level)
+    with pytest.raises(ValueError, match=r"embeddings of one size, got \[16, 512\]"):
+        score_video(path, [expert, released], finder=whole)
+
+
+def test_experts_that_share_an_audio_tower_embed_the_audio_once(tmp_path, released, face):
+    path = write_shifted(tmp_path / "a.mp4", face)
+    same, other = copy.deepcopy(released), copy.deepcopy(released)
+    torch.nn.init.normal_(next(iter(other.audio_tower.parameters())))
+    assert share_audio(released, same)
+    assert not share_audio(released, other)
+    same.prepare_audio = None  # would be called
+    (both,), (one,) = (score_video(path, e, finder=whole).tracks for e in ([released, same], [released]))
+    np.testing.assert_allclose(both.table, one.table, atol=1e-6)
+
+
 @pytest.mark.parametrize("shift", [-6, 5])
 def test_late_audio_moves_the_offset(tmp_path, released, face, shift):
     found = [
-        summarise_video("x", score_video(write_shifted(tmp_path / "a.mp4", face, late), released, finder=whole), 0.5)[
+        summarise_video("x", score_video(write_shifted(tmp_path / "a.mp4", face, late), [released], finder=whole), 0.5)[
             "tracks"
         ][0]
         for late in (0, shift)
@@ -71,7 +96,7 @@ def test_late_audio_moves_the_offset(tmp_path, released, face, shift):
 def test_two_scenes(tmp_path, expert, face):
     inverted = 255 - face.frames[:40]
     write_clip(tmp_path / "a.mp4", np.concatenate([face.frames[:50], inverted]), face.waveform[: 90 * 640])
-    tracks = score_video(tmp_path / "a.mp4", expert, finder=whole).tracks
+    tracks = score_video(tmp_path / "a.mp4", [expert], finder=whole).tracks
     assert [(track.start, len(track.table)) for track in tracks] == [(0, 46), (50, 36)]
     assert not np.isnan(tracks[1].table[0, :15]).any()  # the sound before the cut is there to compare with
 
@@ -88,14 +113,14 @@ def test_two_scenes(tmp_path, expert, face):
 def test_what_cannot_be_scored_says_why(tmp_path, expert, face, frames, level, finder, message):
     write_clip(tmp_path / "a.mp4", face.frames[:frames], level * face.waveform[: frames * 640])
     with pytest.raises(ValueError, match=message):
-        score_video(tmp_path / "a.mp4", expert, finder=finder)
+        score_video(tmp_path / "a.mp4", [expert], finder=finder)
 
 
 def test_a_truncated_file_is_scored_as_far_as_it_goes_and_says_so(tmp_path, expert, face):
     mux(tmp_path / "whole.mkv", face.frames, face.waveform)
     content = (tmp_path / "whole.mkv").read_bytes()
     (tmp_path / "a.mkv").write_bytes(content[: round(0.7 * len(content))])
-    scores = score_video(tmp_path / "a.mkv", expert, finder=whole)
+    scores = score_video(tmp_path / "a.mkv", [expert], finder=whole)
     assert 2 < scores.seconds < 3.9
     assert len(scores.tracks[0].table) == round(25 * scores.seconds) - 4
     assert scores.notes == [f"only {scores.seconds:.1f} of 4.4 s could be decoded"]
@@ -109,7 +134,7 @@ def test_of_three_people_the_one_who_speaks_is_named(tmp_path, released, face):
     def three(frame, number):
         return np.concatenate([np.add(whole(frame[:, :192]), [left, 0, left, 0]) for left in (0, 192, 384)])
 
-    result = summarise_video("a", score_video(tmp_path / "a.mp4", released, finder=three), released.config.threshold)
+    result = summarise_video("a", score_video(tmp_path / "a.mp4", [released], finder=three), released.config.threshold)
     assert [track["track"] for track in result["tracks"]] == [0, 1, 2]
     assert result["speaker_track"] == 1
     assert result["tracks"][1]["speaking_share"] > 0.6
@@ -123,7 +148,7 @@ def test_errors_of_a_stage_arrive_and_no_thread_is_left(tmp_path, expert, face):
     path = write_shifted(tmp_path / "a.mp4", face)
     before = threading.active_count()
     with pytest.raises(ValueError, match="the finder broke"):
-        score_video(path, expert, finder=broken)
+        score_video(path, [expert], finder=broken)
     assert threading.active_count() == before
 
 
@@ -133,7 +158,7 @@ def test_a_clip_of_a_store_is_scored_by_its_features(tmp_path, face):
     made = {"3dmm": lambda rng, frames: rng.normal(size=(frames, 64)).astype(np.float32)}
     (listed,) = list_clips(write_feature_store(tmp_path / "store", {"a/s0/0": short}, **made))
     entry, expert = replace(listed, offset=-3.0), UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8)).eval()
-    scores = score_clip(entry, expert)
+    scores = score_clip(entry, [expert])
     with torch.inference_mode():
         visual = expert.encode_visual(torch.from_numpy(clip_features(entry, "3dmm")[None, 3:]))
         audio = expert.encode_audio(torch.from_numpy(load_clip(entry).waveform)[None], 37)
@@ -152,10 +177,10 @@ def test_a_clip_of_a_store_is_scored_by_its_mesh(tmp_path, face, monkeypatch):
     (entry,) = list_clips(write_feature_store(tmp_path / "store", {"a/s0/0": short}, **made))
     assert stored_mesh(entry) is not None
     expert = UniSyncExpert(UniSyncConfig(visual="landmarks", visual_features=136, embedding=8)).eval()
-    assert np.nanstd(score_clip(entry, expert).tracks[0].table) > 1e-3
+    assert np.nanstd(score_clip(entry, [expert]).tracks[0].table) > 1e-3
 
 
 def test_what_cannot_be_made_from_video_is_refused_before_any_work(tmp_path):
     expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8))
     with pytest.raises(ValueError, match="expected the 40 coefficients that are made from video"):
-        score_video(tmp_path / "gone.mp4", expert)
+        score_video(tmp_path / "gone.mp4", [expert])

@@ -34,7 +34,10 @@ def score(
         list[Path],
         typer.Argument(help="Videos, folders of videos, stores and their splits.", metavar="VIDEO|FOLDER|STORE..."),
     ],
-    model: Model = BEST_MODEL,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="As for eval; several: the mean of their probabilities. Default: whisper-rgb."),
+    ] = None,
     reference: Annotated[
         bool,
         typer.Option("--compare", help="Compare later paths with the real videos of the first, paired by file name."),
@@ -53,8 +56,11 @@ def score(
     from unisync_loss.evaluation.video_summary import score_csv, score_table
     from unisync_loss.models.pretrained import load_expert
 
-    expert = load_expert(model)
-    result = score_paths(paths, expert, model, report=report, film=film, reference=reference, seed=seed, log=log)
+    names = model or [BEST_MODEL]
+    experts = [load_expert(name) for name in names]
+    result = score_paths(
+        paths, experts, "+".join(names), report=report, film=film, reference=reference, seed=seed, log=log
+    )
     videos = result["videos"]
     if json_file:
         write_json(json_file, result)

@@ -12,11 +12,12 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unisync_loss.config import WINDOW_FRAMES
+from unisync_loss.config import SIDE_FIELDS, WINDOW_FRAMES
 from unisync_loss.data.clips import ClipEntry, check_visual, load_clip, visual_of_clip
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix, sync_probability
 from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.released import tower_state
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.clip import Clip
 from unisync_loss.video.voicing import voiced_windows
@@ -165,6 +166,15 @@ def _overlapping(video: Tensor) -> Iterator[Tensor]:
     step = math.ceil(windows / math.ceil(windows / _CHUNK_FRAMES))
     for start in range(0, windows, step):
         yield video[:, start : start + step + WINDOW_FRAMES - 1]
+
+
+def share_audio(first: UniSyncExpert, second: UniSyncExpert) -> bool:
+    """Whether two experts make the same embeddings of audio: equal settings of that side, and equal weights."""
+    names = ("architecture", "audio", *SIDE_FIELDS["audio"])
+    if any(getattr(first.config, name) != getattr(second.config, name) for name in names):
+        return False
+    states = (tower_state(expert.state_dict(), "audio") for expert in (first, second))
+    return all(torch.equal(*pair) for pair in zip(*(state.values() for state in states), strict=True))
 
 
 def score_windows(

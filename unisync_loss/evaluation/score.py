@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import TypeAlias
 
 from unisync_loss.data.clips import ClipEntry, list_clips
@@ -27,7 +28,7 @@ _Source: TypeAlias = Path | ClipEntry  # video file, or clip of a store
 
 def score_paths(
     paths: Sequence[Path],
-    expert: UniSyncExpert,
+    experts: Sequence[UniSyncExpert],
     model: str,
     *,
     report: Path | None = None,
@@ -41,8 +42,9 @@ def score_paths(
     Args:
         paths: video files, folders that are searched, and stores of ``unisync prepare`` or splits of them, whose
             clips are named ``STORE/<corpus>/<speaker>/<clip>.mp4``.
-        expert: of any pair of representations, in eval mode.
-        model: its name.
+        experts: one or more of any pair of representations, in eval mode; the score is the mean of their probabilities,
+            the threshold that of theirs.
+        model: their names.
         report: folder for ``report.html`` and a figure and the sync matrix of every video; created if missing.
         film: also write every video into that folder, with its curve drawn below the image; not for stores.
         reference: the first path holds real videos; each of the others holds generated versions of them, which are
@@ -61,12 +63,12 @@ def score_paths(
     groups = {str(path): _find(path) for path in paths}
     todo = [(group, name, source) for group, sources in groups.items() for name, source in sources.items()]
     _check(groups, report, film=film, reference=reference)
-    progress, threshold = Progress(log, len(todo)), expert.config.threshold
+    progress, threshold = Progress(log, len(todo)), round(fmean(expert.config.threshold for expert in experts), 4)
     videos: list[VideoResult] = []
     for index, (group, name, source) in enumerate(todo):
         label, share = f"{index + 1}/{len(todo)} {Path(name).name}", 0.5 if film else 1.0
         try:
-            scores = _score(source, expert, partial(_report, progress, index, share, label))
+            scores = _score(source, experts, partial(_report, progress, index, share, label))
             scored = summarise_video(name, scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": name, "group": group, "error": _reason(error, source)})
@@ -97,10 +99,10 @@ def _find(path: Path) -> dict[str, _Source]:
 _mediapipe = cache(MediaPipeFinder)  # one for all videos
 
 
-def _score(source: _Source, expert: UniSyncExpert, on_progress: OnProgress) -> VideoScores:
+def _score(source: _Source, experts: Sequence[UniSyncExpert], on_progress: OnProgress) -> VideoScores:
     if isinstance(source, Path):
-        return score_video(source, expert, finder=_mediapipe(), on_progress=on_progress)
-    scores = score_clip(source, expert)
+        return score_video(source, experts, finder=_mediapipe(), on_progress=on_progress)
+    scores = score_clip(source, experts)
     on_progress(scores.seconds, scores.seconds)
     return scores
 

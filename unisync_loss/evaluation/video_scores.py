@@ -1,17 +1,18 @@
 """Sync scores of every face of a video, in constant memory, and of a clip.
 
 For a video, three stages run at the same time, each a little ahead of the next: decoding, face tracking, network. A
-frame is embedded once; of a window only its scores at the 31 offsets are kept.
+frame is embedded once by each expert; of a window only its scores at the 31 offsets are kept. The score by several
+experts is the mean of their probabilities.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME, SAMPLES_PER_STEP, WINDOW_FRAMES
 from unisync_loss.data.clips import ClipEntry, load_clip
-from unisync_loss.evaluation.embeddings import embed_clip, offset_table
+from unisync_loss.evaluation.embeddings import embed_clip, offset_table, share_audio
 from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
@@ -86,7 +87,7 @@ class VideoScores(NamedTuple):
 
 def score_video(
     path: str | os.PathLike[str],
-    expert: UniSyncExpert,
+    experts: Sequence[UniSyncExpert],
     *,
     finder: FaceFinder | None = None,
     on_progress: OnProgress | None = None,
@@ -95,7 +96,8 @@ def score_video(
 
     Args:
         path: any file that FFmpeg reads.
-        expert: of any pair of representations, in eval mode; its visual representation is made from the face crops.
+        experts: one or more of any pair of representations, in eval mode; their visual representations are made from
+            the face crops.
         finder: face detector; default MediaPipe.
         on_progress: takes the seconds done and the seconds in all.
 
@@ -104,11 +106,14 @@ def score_video(
 
     Raises:
         ValueError: for a file that cannot be decoded or lacks video or audio, a video without a face for at least
-            1.2 s, silence, or an expert whose representation cannot be made from video.
+            1.2 s, silence, an expert whose representation cannot be made from video, or embeddings of several sizes.
         FileNotFoundError: when there is no such file.
         ImportError: without PyAV or MediaPipe.
     """
-    check_provided(expert.config)
+    for expert in experts:
+        check_provided(expert.config)
+    if len(sizes := {expert.config.embedding for expert in experts}) != 1:
+        raise ValueError(f"expected one or more experts with embeddings of one size, got {sorted(sizes)}")
     facts = read_facts(path)
     frames = 0
 
@@ -123,13 +128,13 @@ def score_video(
     tracks: dict[int, _TrackScorer] = {}
     dropped: list[str] = []
     with open_media(path) as video_input, open_media(path) as audio_input, torch.inference_mode():
-        audio = _AudioWindows(expert, AudioReader(stream_audio(audio_input, facts.zero)))
+        audio = _AudioWindows(experts, AudioReader(stream_audio(audio_input, facts.zero)))
         pictures = counted(stream_frames(video_input, short_side=_SHORT_SIDE))
         with prefetch(pictures) as decoded, prefetch(_track(decoded, finder or MediaPipeFinder())) as events:
             for event in events:
                 if isinstance(event, TrackPiece):
                     if event.track not in tracks:
-                        tracks[event.track] = _TrackScorer(event.start, expert)
+                        tracks[event.track] = _TrackScorer(event.start, experts)
                     tracks[event.track].push(event.crops, audio)
                 elif event.dropped:
                     dropped.append(event.dropped)
@@ -146,12 +151,13 @@ def score_video(
     return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
 
 
-def score_clip(entry: ClipEntry, expert: UniSyncExpert) -> VideoScores:
+def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert]) -> VideoScores:
     """Score the one face of a clip of a store, as ``unisync eval`` reads it.
 
     Args:
         entry: of :func:`unisync_loss.data.clips.list_clips`; its offset is corrected.
-        expert: in eval mode, of any pair; stored coefficients, parsing maps or mesh are used where the clip has them.
+        experts: one or more in eval mode, of any pair; stored coefficients, parsing maps or mesh are used where the
+            clip has them.
 
     Returns:
         The scores; one track.
@@ -162,7 +168,8 @@ def score_clip(entry: ClipEntry, expert: UniSyncExpert) -> VideoScores:
         ImportError: without PyAV, or without MediaPipe when the mesh has to be measured.
     """
     clip = load_clip(entry)
-    table = offset_table(embed_clip(expert, entry, clip)).astype(np.float32)
+    tables = [offset_table(embed_clip(expert, entry, clip)) for expert in experts]
+    table = np.mean(tables, axis=0).astype(np.float32)
     kept = range(0, len(clip.frames), -(-len(clip.frames) // _STRIP))
     mouths = [(number, clip.frames[number][_MOUTH].copy()) for number in kept]
     track = TrackScores(0, table, window_levels(clip.waveform).astype(np.float32), mouths)
@@ -205,27 +212,25 @@ def _track(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[Track
 
 
 class _AudioWindows:
-    """Audio embeddings, computed on demand in chunks of which the last three (one minute) are kept."""
+    """Audio embeddings of k experts, computed on demand in chunks of which the last three (one minute) are kept."""
 
-    def __init__(self, expert: UniSyncExpert, sound: AudioReader) -> None:
-        self.expert, self.sound = expert, sound
-        self.context = expert.audio_input.context
-        self.device = next(expert.parameters()).device
+    def __init__(self, experts: Sequence[UniSyncExpert], sound: AudioReader) -> None:
+        self.experts, self.sound = experts, sound
         self.chunks: dict[int, tuple[Tensor, Array]] = {}
         self.peak = 0.0
 
     def windows(self, first: int, last: int) -> tuple[Tensor, NDArray[np.bool_], Array]:
-        """Embeddings (n, D) of windows first … last - 1, which of them exist (n,), and their levels (n,)."""
+        """Embeddings (k, n, D) of windows first … last - 1, which of them exist (n,), and their levels (n,)."""
         numbers = np.arange(first, last)
         chunks = range(max(0, first) // _CHUNK, max(0, last - 1) // _CHUNK + 1)
         parts = [self._chunk(number) for number in chunks]
-        embeddings, levels = torch.cat([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        embeddings, levels = torch.cat([part[0] for part in parts], 1), np.concatenate([part[1] for part in parts])
         row = numbers - chunks.start * _CHUNK
-        exists = (numbers >= 0) & (row < len(embeddings))
-        result = embeddings.new_zeros(len(numbers), self.expert.config.embedding)
+        exists = (numbers >= 0) & (row < len(levels))
+        result = embeddings.new_zeros(len(embeddings), len(numbers), embeddings.shape[2])
         level = np.zeros(len(numbers), levels.dtype)
         # windows before the first frame and after the end of the audio stay 0, marked as missing
-        result[torch.from_numpy(exists)] = embeddings[torch.from_numpy(row[exists])]
+        result[:, torch.from_numpy(exists)] = embeddings[:, torch.from_numpy(row[exists])]
         level[exists] = levels[row[exists]]
         return result, exists, level
 
@@ -242,33 +247,42 @@ class _AudioWindows:
         return self.chunks[number]
 
     def _embed(self, first: int) -> tuple[Tensor, Array]:
-        """Embeddings and levels of the chunk that begins at sample ``first``."""
-        config = self.expert.config
-        begin, end = max(0, first - self.context), first + _CHUNK * SAMPLES_PER_FRAME + self.context
+        """Embeddings (k, W, D) and levels (W,) of the chunk that begins at sample ``first``."""
+        parts: list[tuple[Tensor, Array]] = []
+        for index, expert in enumerate(self.experts):
+            same = (part for other, part in zip(self.experts[:index], parts, strict=True) if share_audio(expert, other))
+            parts.append(next(same, None) or self._embed_by(expert, first))
+        level = parts[0][1]
+        self.peak = max(self.peak, float(level.max(initial=0)))
+        return torch.stack([embedding for embedding, _ in parts]), level
+
+    def _embed_by(self, expert: UniSyncExpert, first: int) -> tuple[Tensor, Array]:
+        """Embeddings (W, D) and levels (W,) of the chunk by one expert."""
+        config, context = expert.config, expert.audio_input.context
+        begin, end = max(0, first - context), first + _CHUNK * SAMPLES_PER_FRAME + context
         samples, before = self.sound.read(begin, end), first - begin
         if samples.size < end - begin:  # at the end of the audio, whole frames
             samples = samples[: before + max(0, samples.size - before) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
         frames = min((samples.size - before) // SAMPLES_PER_FRAME, _CHUNK + WINDOW_FRAMES - 1)
         if frames < WINDOW_FRAMES:
             return torch.zeros(0, config.embedding), np.zeros(0, np.float32)
-        features = self.expert.prepare_audio(torch.from_numpy(samples)[None].to(self.device))
+        features = expert.prepare_audio(torch.from_numpy(samples)[None].to(next(expert.parameters()).device))
         skipped = before // SAMPLES_PER_STEP[config.audio]
         features = features[:, skipped : skipped + math.ceil(frames * config.steps_per_frame)]
         level = window_levels(samples[before : before + frames * SAMPLES_PER_FRAME]).astype(np.float32)
-        self.peak = max(self.peak, float(level.max()))
-        return self.expert.encode_prepared_audio(features, frames)[0].cpu(), level
+        return expert.encode_prepared_audio(features, frames)[0].cpu(), level
 
 
 class _TrackScorer:
     """Scores of one track while its frames arrive."""
 
-    def __init__(self, start: int, expert: UniSyncExpert) -> None:
-        self.start, self.expert = start, expert
-        self.device = next(expert.parameters()).device
+    def __init__(self, start: int, experts: Sequence[UniSyncExpert]) -> None:
+        self.start, self.experts = start, experts
         self.frames = 0
-        self.mesh_finder = MeshFinder() if expert.visual_input.needs_mesh else None
-        self.waiting: list[Frame | Array] = []  # crops, or the meshes found in them
-        self.context: list[Frame | Array] = []  # earlier meshes: landmarks are taken relative to their recent mean
+        self.mesh_finder = MeshFinder() if any(expert.visual_input.needs_mesh for expert in experts) else None
+        self.crops: list[Frame] = []  # waiting
+        self.meshes: list[Array] = []  # found in them, where an expert needs them
+        self.context: list[Array] = []  # earlier meshes: landmarks are taken relative to their recent mean
         self.tables: list[Array] = []
         self.levels: list[Array] = []
         self.mouths: list[tuple[int, Frame]] = []
@@ -282,47 +296,48 @@ class _TrackScorer:
                 if len(self.mouths) >= 2 * _STRIP:  # every second one is dropped: evenly spread at any length
                     self.mouths, self.every = self.mouths[::2], 2 * self.every
             self.frames += 1
-        self.waiting.extend(self.mesh_finder(crops) if self.mesh_finder else crops)
-        while len(self.waiting) >= _BATCH:
+        self.crops.extend(crops)
+        if self.mesh_finder:
+            self.meshes.extend(self.mesh_finder(crops))
+        while len(self.crops) >= _BATCH:
             self.embed(audio)
 
     def embed(self, audio: _AudioWindows) -> None:
         """Score up to a batch of waiting frames; the last four stay for the next windows."""
-        if len(self.waiting) < WINDOW_FRAMES:
+        if len(self.crops) < WINDOW_FRAMES:
             return
-        batch = [*self.context, *self.waiting[:_BATCH]]
-        visual, valid = self._embed_visual(np.stack(batch))
-        visual, valid = visual[len(self.context) :], valid[len(self.context) :]
-        count = len(visual)
+        count = min(len(self.crops), _BATCH) - WINDOW_FRAMES + 1
+        embedded = [self._embed_visual(expert) for expert in self.experts]
+        valid = np.logical_and.reduce([found for _, found in embedded])
         first = self.start + sum(map(len, self.tables))
         embedding, exists, level = audio.windows(first - MAX_OFFSET, first + count + MAX_OFFSET)
         # padded on both sides, so that every window has all its candidates inside the matrix
-        padded = F.pad(visual, (0, 0, MAX_OFFSET, MAX_OFFSET))
-        table = offset_matrix(embedding[None], padded[None], MAX_OFFSET)[0, MAX_OFFSET : MAX_OFFSET + count].numpy()
+        padded = F.pad(torch.stack([visual for visual, _ in embedded]), (0, 0, MAX_OFFSET, MAX_OFFSET))
+        table = offset_matrix(embedding, padded, MAX_OFFSET)[:, MAX_OFFSET : MAX_OFFSET + count].mean(0).numpy()
         known = np.lib.stride_tricks.sliding_window_view(exists, 2 * MAX_OFFSET + 1) & valid[:, None]
         self.tables.append(np.where(known, table, np.nan).astype(np.float32))
         self.levels.append(level[MAX_OFFSET : MAX_OFFSET + count])
-        self.context = batch[: len(self.context) + count][-_BATCH:] if self.mesh_finder else []
-        self.waiting = self.waiting[count:]
+        self.context = [*self.context, *self.meshes[:count]][-_BATCH:]
+        self.crops, self.meshes = self.crops[count:], self.meshes[count:]
         self.has_face = self.has_face or bool(valid.any())
         self.has_scores = self.has_scores or bool(known.any())
 
-    def _embed_visual(self, batch: NDArray[Any]) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Embeddings (W, D) of crops or meshes (T, …), and which windows have a face in every frame (W,)."""
-        if self.mesh_finder is None:
-            found = np.ones(len(batch), bool)
-            video = rearrange(torch.from_numpy(batch).to(self.device), "t h w c -> 1 t c h w").float() / 255
-        else:
-            found = has_face(batch)
-            if not found.any():
-                windows = len(batch) - WINDOW_FRAMES + 1
-                return torch.zeros(windows, self.expert.config.embedding), np.zeros(windows, bool)
-            filled = np.where(found[:, None, None], batch, batch[found][0])  # windows with these frames do not count
-            video = visual_of_mesh(self.expert.config, filled, (CROP_SIZE, CROP_SIZE)).to(self.device)
-        return (
-            self.expert.encode_visual(video, mask=torch.from_numpy(found)[None].to(self.device))[0].cpu(),
-            np.lib.stride_tricks.sliding_window_view(found, WINDOW_FRAMES).all(1),
-        )
+    def _embed_visual(self, expert: UniSyncExpert) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Embeddings (W, D) of a batch of waiting frames, and which windows have a face in every frame (W,)."""
+        device = next(expert.parameters()).device
+        if not expert.visual_input.needs_mesh:
+            crops = np.stack(self.crops[:_BATCH])
+            video = rearrange(torch.from_numpy(crops).to(device), "t h w c -> 1 t c h w").float() / 255
+            return expert.encode_visual(video)[0].cpu(), np.ones(len(crops) - WINDOW_FRAMES + 1, bool)
+        meshes, before = np.stack([*self.context, *self.meshes[:_BATCH]]), len(self.context)
+        found = has_face(meshes)
+        valid = np.lib.stride_tricks.sliding_window_view(found, WINDOW_FRAMES).all(1)[before:]
+        if not found.any():
+            return torch.zeros(len(valid), expert.config.embedding), valid
+        filled = np.where(found[:, None, None], meshes, meshes[found][0])  # windows with these frames do not count
+        video = visual_of_mesh(expert.config, filled, (CROP_SIZE, CROP_SIZE)).to(device)
+        embedding = expert.encode_visual(video, mask=torch.from_numpy(found)[None].to(device))
+        return embedding[0, before:].cpu(), valid
 
     def finish(self, audio: _AudioWindows) -> bool:
         """Score the remaining frames; return whether a face was found."""
