@@ -10,7 +10,6 @@ from typing import Annotated
 import torch
 import typer
 
-from research.audio_students.students import HubertSize
 from research.audio_students.training import StudentConfig, train_student
 
 
@@ -33,17 +32,15 @@ def main(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of decoded speech and the teacher's targets; default OUT/cache.")
     ] = None,
-    hidden: Annotated[int, typer.Option(min=16, help="Width of a random HuBERT's features.")] = 320,
-    layers: Annotated[int, typer.Option(min=1, help="Number of its transformer layers.")] = 4,
-    channels: Annotated[str, typer.Option(help="Channels of its seven convolutions.")] = "24,32,48,64,96,128,192",
     init: Annotated[
         str | None, typer.Option(help="Expert to start from: its audio tower, and its HuBERT (mel-rgb, hubert-rgb).")
     ] = None,
+    hubert: Annotated[
+        str | None,
+        typer.Option(help="HuBERT to start from instead, such as that of from_whisper."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the training.")] = 4000,
-    regression_steps: Annotated[
-        int, typer.Option(min=0, help="How many of them, at first, train HuBERT on the states of Whisper alone.")
-    ] = 0,
-    regression_weight: Annotated[float, typer.Option(min=0, help="Weight of the states in the other steps.")] = 1.0,
+    regression_weight: Annotated[float, typer.Option(min=0, help="Weight of the states that a HuBERT predicts.")] = 0.2,
     batch_seconds: Annotated[float, typer.Option(min=1, help="Seconds of speech per batch.")] = 32.0,
     learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 1e-3,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
@@ -52,10 +49,6 @@ def main(
 ) -> None:
     """Train an audio tower on mel, or a small HuBERT with its audio tower; OUT/expert is the teacher with it."""
     try:
-        widths = tuple(int(text) for text in channels.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"expected seven whole numbers, got {channels!r}", param_hint="--channels") from error
-    try:
         config = StudentConfig(
             teacher=teacher,
             student=student.value,
@@ -63,10 +56,9 @@ def main(
             out=str(out),
             cache=str(cache) if cache else None,
             seed=seed,
-            size=HubertSize(hidden=hidden, layers=layers, channels=widths),
             init=init,
+            hubert=hubert,
             steps=steps,
-            regression_steps=regression_steps,
             regression_weight=regression_weight,
             batch_seconds=batch_seconds,
             learning_rate=learning_rate,

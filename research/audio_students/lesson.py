@@ -57,20 +57,17 @@ class Lesson:
         self._moments = targets.moments(np.flatnonzero(~held)) if targets.with_states else None
         self._held = held_places(speech, held)
 
-    def terms(self, student: Student, places: Places, *, matching: bool) -> dict[str, Tensor]:
+    def terms(self, student: Student, places: Places) -> dict[str, Tensor]:
         """Named scalar terms of the loss; ``loss`` is the one to minimise.
 
         Args:
             student: in training mode.
             places: of the batch.
-            matching: whether embeddings are learned, too; with False, states alone.
         """
         features = student.features(self._waveforms(places))
-        terms: dict[str, Tensor] = {}
-        if matching:
-            embedding = student.embed(features, places.frames)
-            terms = matching_terms(embedding, self._window_targets(places), student.log_scale)
-        loss = torch.stack(list(terms.values())).sum() if terms else torch.zeros((), device=self._device)
+        embedding = student.embed(features, places.frames)
+        terms = matching_terms(embedding, self._window_targets(places), student.log_scale)
+        loss = torch.stack(list(terms.values())).sum()
         if isinstance(student, HubertStudent):
             terms["regression"] = self._regression(student, features, places)
             loss = loss + self._regression_weight * terms["regression"]

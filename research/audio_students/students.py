@@ -6,7 +6,7 @@ Axes: B crops, S = 640 T samples, T frames, W = T - 4 windows, L audio steps, F 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from unisync_loss.representations.mel import MelSpectrogram
 from unisync_loss.training.data.augment import augment_mel
 
 if TYPE_CHECKING:
-    from transformers import HubertConfig, HubertModel
+    from transformers import HubertModel
 
 
 class Student(nn.Module, ABC):
@@ -83,74 +83,21 @@ class MelStudent(Student):
         return (augment_mel(mel) if self.training else mel).transpose(1, 2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubertSize:
-    """Size of a HuBERT.
-
-    Args:
-        hidden: width of features and transformer.
-        layers: number of transformer layers.
-        channels: channels of the seven convolutions. The early ones run at up to 3200 steps per second: 512 each, as in
-            the public models, would cost ten times as much as the transformer of this size.
-
-    Raises:
-        ValueError: for sizes that do not fit together.
-    """
-
-    hidden: int = 320
-    layers: int = 4
-    channels: tuple[int, ...] = (24, 32, 48, 64, 96, 128, 192)
-
-    def __post_init__(self) -> None:
-        """Check."""
-        if self.hidden < 16 or self.hidden % 16 or self.layers < 1 or len(self.channels) != 7 or min(self.channels) < 1:
-            raise ValueError(
-                "expected hidden a multiple of 16, at least 1 layer and channels of 7 convolutions, got "
-                f"{self.hidden}, {self.layers} and {self.channels}"
-            )
-
-    def config(self) -> HubertConfig:
-        """Config of transformers: layer norms everywhere, so that nothing depends on the whole clip."""
-        from transformers import HubertConfig
-
-        return HubertConfig(
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=max(2, self.hidden // 64),
-            intermediate_size=4 * self.hidden,
-            conv_dim=self.channels,
-            conv_bias=True,
-            feat_extract_norm="layer",
-            do_stable_layer_norm=True,
-            num_conv_pos_embeddings=32,  # 0.64 s; the 128 of the public models would take a third of a step
-            feat_proj_dropout=0.0,
-            hidden_dropout=0.0,
-            attention_dropout=0.0,
-            activation_dropout=0.0,
-            feat_extract_activation="relu",
-            hidden_act="relu",
-            layerdrop=0.0,
-        )
-
-
 class HubertStudent(Student):
     """Audio tower on a small HuBERT, with a linear head for each of the teacher's states (arXiv 2110.01900).
 
     Args:
         teacher: config of the teacher.
-        size: of a random HuBERT.
+        hubert: to start from; trained in place.
         states: number K of states.
-        start: expert on HuBERT whose audio tower and HuBERT are copied; None for random weights.
+        start: expert on HuBERT whose audio tower is copied; None for random weights.
     """
 
     crop_seconds = (4.0, 6.0)
 
     def __init__(
-        self, teacher: UniSyncConfig, size: HubertSize, states: int, start: UniSyncExpert | None = None
+        self, teacher: UniSyncConfig, hubert: HubertModel, states: int, start: UniSyncExpert | None = None
     ) -> None:
-        from transformers import HubertModel
-
-        hubert = HubertModel(size.config()) if start is None else load_hubert(start.config)
         width = hubert.config.hidden_size
         super().__init__(student_config(teacher, "hubert", width))
         self.hubert = hubert
@@ -172,11 +119,11 @@ class HubertStudent(Student):
         return torch.stack([head(features) for head in self.heads], dim=2)
 
 
-def load_hubert(config: UniSyncConfig) -> HubertModel:
-    """Load the HuBERT that an expert takes its features of, as one model of transformers."""
+def load_hubert(name: str, revision: str = "main") -> HubertModel:
+    """Load a HuBERT, as ``HubertEncoder`` finds it, as one model of transformers."""
     from transformers import HubertModel
 
-    parts = HubertEncoder.from_pretrained(config.audio_model, revision=config.audio_revision).network
+    parts = HubertEncoder.from_pretrained(name, revision=revision).network
     convolutions = {
         f"feature_extractor.conv_layers.{name}": value for name, value in parts["convolutions"].state_dict().items()
     }

@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from research.audio_students.crops import hold_out
 from research.audio_students.lesson import Lesson
 from research.audio_students.saving import save_student
 from research.audio_students.speech import list_speech, load_speech
-from research.audio_students.students import HubertSize, HubertStudent, MelStudent, Student
+from research.audio_students.students import HubertStudent, MelStudent, Student, load_hubert
 from research.audio_students.targets import Targets, Teacher
 from unisync_loss import load_expert
 from unisync_loss.training.checkpoint import STATE, load_state, save_state
@@ -45,12 +45,12 @@ class StudentConfig:
         out: folder of the run.
         cache: folder of the decoded speech and the teacher's targets, shared by runs; default ``OUT/cache``.
         seed: seed of all random draws.
-        size: size of a random HuBERT.
         steps: number of steps.
         init: expert on the student's features, as ``load_expert`` takes it, whose audio tower (and HuBERT) the student
-            starts from; None for random weights.
-        regression_steps: how many of them, from the first on, train the HuBERT on the states of Whisper alone.
-        regression_weight: weight of the regression in the other steps.
+            starts from; None for a random tower on mel.
+        hubert: HuBERT to start from instead, as ``HubertEncoder.from_pretrained`` takes it; the audio tower is then the
+            teacher's, except for the layer that takes the features.
+        regression_weight: weight of a HuBERT's regression of the states of Whisper.
         batch_seconds: seconds of speech per batch.
         learning_rate: peak of the cosine schedule, after a warm-up of a twelfth of the steps.
         weight_decay: decoupled, of weights with more than one axis.
@@ -60,7 +60,7 @@ class StudentConfig:
         device: ``"cuda"`` (then in bfloat16) or ``"cpu"``.
 
     Raises:
-        ValueError: for regression steps of a student on mel, or no steps after them.
+        ValueError: for a student on HuBERT without ``init`` and ``hubert``, or with both; one on mel with ``hubert``.
     """
 
     teacher: str
@@ -69,11 +69,10 @@ class StudentConfig:
     out: str
     cache: str | None = None
     seed: int = 0
-    size: HubertSize = field(default_factory=HubertSize)
     init: str | None = None
+    hubert: str | None = None
     steps: int = 4000
-    regression_steps: int = 0
-    regression_weight: float = 1.0
+    regression_weight: float = 0.2
     batch_seconds: float = 32.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -84,12 +83,13 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         """Check."""
-        most = self.steps - 1 if self.student == "hubert" else 0
-        if not 0 <= self.regression_steps <= most:
+        starts = (self.init is not None) + (self.hubert is not None)
+        if starts != 1 and self.student == "hubert":
             raise ValueError(
-                f"regression_steps: expected 0 … {most} for {self.steps} steps of {self.student}, "
-                f"got {self.regression_steps}"
+                f"expected either init or hubert for a student on HuBERT, got {'both' if starts else 'none'}"
             )
+        if self.hubert is not None and self.student == "mel":
+            raise ValueError(f"hubert: expected none for a student on mel, got {self.hubert}")
 
 
 def train_student(config: StudentConfig, *, resume: bool, log: Callable[[str], None]) -> None:
@@ -169,7 +169,7 @@ class _Run:
         while self.step < steps and not self.stopped:
             passed.append({name: value.item() for name, value in self._advance().items()})
             now = time.monotonic()
-            if now - written > 10 or self.step in (1, self.config.regression_steps, steps):
+            if now - written > 10 or self.step in (1, steps):
                 terms = {name: float(np.mean([terms[name] for terms in passed])) for name in passed[-1]}
                 self._write_record(terms | {"seconds_left": round(progress.seconds_left(self.step))})
                 written, passed = now, []
@@ -189,10 +189,9 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         places = self.lesson.drawer.draw(generator, config.batch_seconds)
-        matching = self.step >= config.regression_steps
         self.student.train()
         with self.device, self._precision():
-            terms = self.lesson.terms(self.student, places, matching=matching)
+            terms = self.lesson.terms(self.student, places)
         if not torch.isfinite(terms["loss"]):
             raise FloatingPointError(f"loss is {terms['loss'].item()} at step {self.step}")
         self.optimiser.zero_grad(set_to_none=True)
@@ -200,8 +199,7 @@ class _Run:
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
-        # the audio tower is new when the matching begins: its average must be as young as at the start of a run
-        update_average(self.average, self.student, config.ema, self.step - (config.regression_steps if matching else 0))
+        update_average(self.average, self.student, config.ema, self.step)
         return {name: value.detach() for name, value in terms.items()}
 
     def _precision(self) -> torch.autocast:
@@ -238,9 +236,22 @@ def build_student(config: StudentConfig, teacher: Teacher) -> Student:
     Raises:
         ValueError: for an expert to start from on other features.
     """
+    own, states = teacher.expert.config, len(teacher.layers)
+    if config.hubert is not None:
+        student = HubertStudent(own, load_hubert(config.hubert), states)
+        copy_fitting(student.tower, teacher.expert.audio_tower)
+        return student
     start = load_expert(config.init) if config.init is not None else None
     if start is not None and start.config.audio != config.student:
         raise ValueError(f"init: expected an expert on {config.student}, got {config.init} on {start.config.audio}")
     if config.student == "mel":
-        return MelStudent(teacher.expert.config, start)
-    return HubertStudent(teacher.expert.config, config.size, len(teacher.layers), start)
+        return MelStudent(own, start)
+    assert start is not None  # or the config would have been refused
+    return HubertStudent(own, load_hubert(start.config.audio_model, start.config.audio_revision), states, start)
+
+
+def copy_fitting(target: nn.Module, source: nn.Module) -> None:
+    """Copy the weights that have the same name and shape in both."""
+    wanted = target.state_dict()
+    fitting = {name: value for name, value in source.state_dict().items() if value.shape == wanted[name].shape}
+    target.load_state_dict(wanted | fitting)
