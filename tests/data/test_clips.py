@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -41,6 +42,19 @@ def test_offsets_are_honoured(root):
     entries = list_clips(root)
     assert [(entry.name, entry.offset) for entry in entries] == [("a/ann/1.mp4", 2.5), ("b/bob/3.mp4", 0)]
     assert len(load_clip(entries[0]).frames) == 17
+
+
+@pytest.mark.parametrize("name", ["./a/ann/1.mp4", "a\\ann\\1.mp4", "/data/a/ann/1.mp4", "a/ann/1", "a/ann/9.mp4"])
+def test_a_line_of_offsets_that_names_no_clip_is_refused(root, name):
+    (root / "offsets.csv").write_text(f"clip,offset_frames\nb/bob/3.mp4,1\n{name},\n")
+    with pytest.raises(ValueError, match=f"got 1 of other files, such as {re.escape(repr(name))}"):
+        list_clips(root)
+    assert len(list_clips(root, ignore_offsets=True)) == 3
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(root):
+    (root / "offsets.csv").write_text("\ufeffclip,offset_frames\nb/bob/3.mp4,1\n", encoding="utf-8")
+    assert [entry.offset for entry in list_clips(root)] == [0, 0, 1]
 
 
 def test_languages_of_a_manifest_above(root):

@@ -10,7 +10,7 @@ import io
 import os
 from pathlib import Path
 
-from unisync_loss.data.clips import list_clips, read_offsets
+from unisync_loss.data.clips import list_clips
 from unisync_loss.utils.files import write_atomically
 
 UNSEEN = "unseen.txt"
@@ -33,7 +33,7 @@ def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[
     """
     root = Path(root).resolve()
     entries = list_clips(root, ignore_offsets=True)
-    offsets = read_offsets(root / "offsets.csv")
+    offsets = {entry.name: entry.offset for entry in list_clips(root)}
     sizes: dict[str, int] = {}
     for entry in entries:
         sizes[entry.speaker] = sizes.get(entry.speaker, 0) + 1
@@ -53,7 +53,7 @@ def make_folds(root: str | os.PathLike[str], count: int, out: str | os.PathLike[
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(("clip", "offset_frames"))
         for entry in entries:
-            offset = None if entry.name in unseen else offsets.get(entry.name, 0.0)
+            offset = None if entry.name in unseen else offsets.get(entry.name)
             writer.writerow((entry.name, "" if offset is None else f"{offset:g}"))
         write_atomically(view / UNSEEN, "".join(f"{name}\n" for name in sorted(unseen)))
         write_atomically(view / "offsets.csv", table.getvalue())

@@ -75,7 +75,7 @@ def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) ->
 
     Raises:
         FileNotFoundError: when the folder does not exist.
-        ValueError: when it holds no clips, or ``offsets.csv`` cannot be read.
+        ValueError: when it holds no clips, or ``offsets.csv`` cannot be read or names a clip that is not there.
     """
     root, split = Path(root), ""
     if not ignore_offsets and is_store_or_split(root) and not is_store(root):
@@ -86,14 +86,23 @@ def list_clips(root: str | os.PathLike[str], *, ignore_offsets: bool = False) ->
     languages = _read_languages(root)
     entries = []
     skipped = 0
-    for name, path, record in _files(root, split):
+    unused = set(offsets)
+    for name, path, record in _files(root):
+        unused.discard(name)
         offset = offsets.get(name, 0.0)
+        if record is not None and split not in ("", split_of(record)):
+            continue
         if offset is None:
             skipped += 1
             continue
         corpus, speaker, _ = name.split("/")
         language = languages.get(name, "?")
         entries.append(ClipEntry(path, name, corpus, f"{corpus}/{speaker}", offset, language, record))
+    if unused:  # such a line would leave a clip uncorrected, or let in one that is to be skipped
+        raise ValueError(
+            f"{root / 'offsets.csv'}: expected names of clips below {root}, such as corpus/speaker/clip.mp4, got "
+            f"{len(unused)} of other files, such as {min(unused)!r}: correct or remove these lines"
+        )
     if not entries and split:
         raise ValueError(f"{root}: expected clips of the split {split}, found none")
     if not entries:
@@ -122,11 +131,10 @@ def split_of(record: Record) -> str:
     return record.facts.get("split") or "train"
 
 
-def _files(root: Path, split: str) -> Iterator[tuple[str, Path, Record | None]]:
+def _files(root: Path) -> Iterator[tuple[str, Path, Record | None]]:
     if is_store(root):
         for record in list_records(root):
-            if split in ("", split_of(record)):
-                yield f"{record.key}.mp4", record.shard, record
+            yield f"{record.key}.mp4", record.shard, record
         return
     for path in sorted(root.glob("*/*/*")):
         if path.suffix.lower() in SUFFIXES:
@@ -324,7 +332,8 @@ def _read_languages(root: Path) -> dict[str, str]:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    # with or without the byte order mark that spreadsheets write
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
