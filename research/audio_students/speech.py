@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from torch import Tensor
 from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, read_member
 from unisync_loss.lse import to_int16
-from unisync_loss.utils.files import atomic_path, fingerprint
+from unisync_loss.utils.files import atomic_path, fingerprint, read_table
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES
 from unisync_loss.video.decoding import open_media, stream_audio
@@ -95,11 +94,8 @@ def list_speech(root: str | os.PathLike[str]) -> list[Recording]:
 
 
 def _of_manifest(root: Path) -> list[Recording]:
-    with (root / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "speaker"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{root / 'manifest.csv'}: expected columns path and speaker, got {reader.fieldnames}")
-        return [Recording(root / row["path"], row["path"], row["speaker"]) for row in reader]
+    rows = read_table(root / "manifest.csv", ("path", "speaker"))
+    return [Recording(root / row["path"], row["path"], row["speaker"]) for row in rows]
 
 
 def load_speech(recordings: Sequence[Recording], cache: Path, log: Callable[[str], None]) -> Speech:

@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 
@@ -104,6 +105,14 @@ def test_speakers_by_file_and_hook(tmp_path, monkeypatch):
         ("r", "s"),
     ]
     assert [row[1:3] for row in found(tmp_path / "r", speakers="hooked:who")] == [("news", "a"), ("news", "b")]
+
+
+@pytest.mark.parametrize("name", ["s/c.mp4", "s\\a.mp4", "./s/a.mp4"])
+def test_a_speaker_of_no_input_is_refused(tmp_path, name):
+    touch(tmp_path, "r/s/a.mp4", "r/s/b.mp4")
+    (tmp_path / "speakers.csv").write_text(f"source,speaker\nb,ann\n{name},bob\n")
+    with pytest.raises(ValueError, match=f"got 1 of none, such as {re.escape(repr(name))}"):
+        list_sources([tmp_path / "r"], str(tmp_path / "speakers.csv"))
 
 
 @pytest.mark.parametrize("hook", ["gone.csv", "os:nothing", "os:sep"])

@@ -434,7 +434,7 @@ class TestSpeech:
         (recording,) = list_speech(tmp_path)
         assert recording == (tmp_path / "a/b.opus", "a/b.opus", "anna", None)
         (tmp_path / "manifest.csv").write_text("file\nx\n")
-        with pytest.raises(ValueError, match="expected columns path and speaker"):
+        with pytest.raises(ValueError, match="expected columns path, speaker"):
             list_speech(tmp_path)
 
     def test_nothing(self, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from unisync_loss.data.store import (
     read_features,
     read_record,
 )
+from unisync_loss.utils.files import read_table
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.clip import SUFFIXES, Clip, read_clip
 from unisync_loss.video.extraction import check_provided, visual_of_features, visual_of_mesh
@@ -310,7 +310,7 @@ def read_offsets(path: Path) -> dict[str, float | None]:
     if not path.is_file():
         return {}
     offsets: dict[str, float | None] = {}
-    for row in _rows(path, ("clip", "offset_frames")):
+    for row in read_table(path, ("clip", "offset_frames")):
         text = row["offset_frames"].strip()
         try:
             offset = float(text) if text else None
@@ -326,16 +326,6 @@ def _read_languages(root: Path) -> dict[str, str]:
     for folder, split in ((root, None), (root.parent, root.name)):
         manifest = folder / "manifest.csv"
         if manifest.is_file():
-            rows = _rows(manifest, ("clip", "language"))
+            rows = read_table(manifest, ("clip", "language"))
             return {row["clip"]: row["language"] for row in rows if split is None or row.get("split") == split}
     return {}
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    # with or without the byte order mark that spreadsheets write
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: expected columns {', '.join(columns)}, missing {', '.join(missing)}")
-        yield from reader

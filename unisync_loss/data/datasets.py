@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -24,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from unisync_loss.utils.files import load_hook
+from unisync_loss.utils.files import load_hook, read_table
 
 NUMBERED_IMAGE = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 #: suffixes of files beside videos that are not videos
@@ -88,7 +87,7 @@ def list_sources(roots: Iterable[str | os.PathLike[str]], speakers: str | None =
 
     Raises:
         FileNotFoundError: for a root that does not exist.
-        ValueError: for a speaker list or hook that cannot be used.
+        ValueError: for a speaker list or hook that cannot be used, or a list that names other files.
     """
     name_speaker = speaker_hook(speakers) if speakers else None
     found: dict[str, Source] = {}
@@ -99,6 +98,11 @@ def list_sources(roots: Iterable[str | os.PathLike[str]], speakers: str | None =
                 corpus, _, speaker = named.rpartition("/")
                 source = replace(source, corpus=corpus or source.corpus, speaker=speaker)
             found.setdefault(os.path.realpath(source.path), source)
+    if isinstance(name_speaker, SpeakerList) and name_speaker.unused:  # a speaker could end up in two splits
+        raise ValueError(
+            f"{speakers}: expected paths of the inputs, ends of them or stems, got {len(name_speaker.unused)} of none, "
+            f"such as {min(name_speaker.unused)!r}"
+        )
     return keep_apart(sorted(found.values(), key=lambda source: source.path), {})
 
 
@@ -191,6 +195,28 @@ def _clip_list(path: Path) -> frozenset[str]:
         return frozenset()
 
 
+class SpeakerList:
+    """Speakers by path, by the end of a path from a ``/`` on, or by stem.
+
+    Args:
+        named: the speakers.
+
+    Attributes:
+        unused: names that no path asked for so far.
+    """
+
+    def __init__(self, named: Mapping[str, str]) -> None:
+        self.named, self.unused = named, set(named)
+
+    def __call__(self, path: str) -> str | None:
+        """Speaker of a path; None where it is not listed."""
+        for end in _endings(path):
+            if end in self.named:
+                self.unused.discard(end)
+                return self.named[end]
+        return None
+
+
 def speaker_hook(text: str) -> Callable[[str], str | None]:
     """Function that names the speaker of a path, from a CSV file or ``module:function``.
 
@@ -198,13 +224,8 @@ def speaker_hook(text: str) -> Callable[[str], str | None]:
         ValueError: for anything else.
     """
     if Path(text).is_file():
-        with open(text, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            missing = {"source", "speaker"} - set(rows.fieldnames or ())
-            if missing:
-                raise ValueError(f"{text}: expected columns source, speaker, missing {', '.join(sorted(missing))}")
-            named = {row["source"]: row["speaker"] for row in rows}
-        return lambda path: next((named[end] for end in _endings(path) if end in named), None)
+        rows = read_table(text, ("source", "speaker"))
+        return SpeakerList({row["source"]: row["speaker"] for row in rows})
     return load_hook(text, "a CSV file")
 
 

@@ -1,13 +1,15 @@
-"""Atomic writes, fingerprints of files, JSON text, and functions given as ``module:function``."""
+"""Atomic writes, fingerprints of files, CSV tables, JSON text, and functions given as ``module:function``."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +39,34 @@ def load_hook(text: str, otherwise: str = "") -> Callable[..., Any]:
     if not callable(hook):
         raise ValueError(f"{text}: expected a function, got {type(hook).__name__}")
     return hook
+
+
+def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV file with a header, in UTF-8 with or without byte order mark; other columns are kept.
+
+    File names in another encoding keep their bytes, as ``os.fsdecode`` does it.
+
+    Raises:
+        ValueError: for another kind of file, a column that is missing, or a line that ends before it.
+    """
+    content = Path(path).read_bytes()
+    if b"\0" in content:
+        raise ValueError(f"{path}: expected a CSV file in UTF-8, got UTF-16 or no text")
+    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=""))
+    try:
+        names, rows = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}: after line {reader.line_num}: expected a CSV file ({error})") from error
+    if missing := [column for column in columns if column not in names]:
+        found = f"{len(names)} other columns" if len(names) > 1 else repr(next(iter(names), ""))
+        raise ValueError(
+            f"{path}: expected columns {', '.join(columns)} separated by commas, missing {', '.join(missing)}, "
+            f"got {found}"
+        )
+    for number, row in enumerate(rows):
+        if short := [column for column in columns if row[column] is None]:
+            raise ValueError(f"{path}: row {number + 1}: expected {', '.join(short)}, got a line that ends before it")
+    return rows
 
 
 @contextmanager
