@@ -42,8 +42,7 @@ def score_paths(
     Args:
         paths: video files, folders that are searched, and stores of ``unisync prepare`` or splits of them, whose
             clips are named ``STORE/<corpus>/<speaker>/<clip>.mp4``.
-        experts: one or more of any pair of representations, in eval mode; the score is the mean of their probabilities,
-            the threshold that of theirs.
+        experts: one or more of any pair, in eval mode; probability and threshold are the means of theirs.
         model: their names.
         report: folder for ``report.html`` and a figure and the sync matrix of every video; created if missing.
         film: also write every video into that folder, with its curve drawn below the image; not for stores.
