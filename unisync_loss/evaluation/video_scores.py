@@ -1,8 +1,7 @@
 """Sync scores of every face of a video, in constant memory, and of a clip.
 
 For a video, three stages run at the same time, each a little ahead of the next: decoding, face tracking, network. A
-frame is embedded once by each expert; of a window only its scores at the 31 offsets are kept. The score by several
-experts is the mean of their probabilities.
+frame is embedded once per expert; of a window only its scores at the 31 offsets are kept, the mean of all experts'.
 """
 
 from __future__ import annotations
@@ -96,8 +95,7 @@ def score_video(
 
     Args:
         path: any file that FFmpeg reads.
-        experts: one or more of any pair of representations, in eval mode; their visual representations are made from
-            the face crops.
+        experts: one or more of any pair, in eval mode; their visual representations are made from the face crops.
         finder: face detector; default MediaPipe.
         on_progress: takes the seconds done and the seconds in all.
 
@@ -110,10 +108,7 @@ def score_video(
         FileNotFoundError: when there is no such file.
         ImportError: without PyAV or MediaPipe.
     """
-    for expert in experts:
-        check_provided(expert.config)
-    if len(sizes := {expert.config.embedding for expert in experts}) != 1:
-        raise ValueError(f"expected one or more experts with embeddings of one size, got {sorted(sizes)}")
+    _check(experts)
     facts = read_facts(path)
     frames = 0
 
@@ -156,8 +151,7 @@ def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert]) -> VideoScore
 
     Args:
         entry: of :func:`unisync_loss.data.clips.list_clips`; its offset is corrected.
-        experts: one or more in eval mode, of any pair; stored coefficients, parsing maps or mesh are used where the
-            clip has them.
+        experts: one or more of any pair, in eval mode; what the store holds of mesh, coefficients and maps is used.
 
     Returns:
         The scores; one track.
@@ -174,6 +168,13 @@ def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert]) -> VideoScore
     mouths = [(number, clip.frames[number][_MOUTH].copy()) for number in kept]
     track = TrackScores(0, table, window_levels(clip.waveform).astype(np.float32), mouths)
     return VideoScores([track], [], len(clip.frames) / FPS, [])
+
+
+def _check(experts: Sequence[UniSyncExpert]) -> None:
+    for expert in experts:
+        check_provided(expert.config)
+    if len(sizes := {expert.config.embedding for expert in experts}) != 1:
+        raise ValueError(f"expected one or more experts with embeddings of one size, got {sorted(sizes)}")
 
 
 def _drop_undrawn_mouths(tracks: Iterable[_TrackScorer]) -> None:
@@ -278,7 +279,6 @@ class _TrackScorer:
 
     def __init__(self, start: int, experts: Sequence[UniSyncExpert]) -> None:
         self.start, self.experts = start, experts
-        self.frames = 0
         self.mesh_finder = MeshFinder() if any(expert.visual_input.needs_mesh for expert in experts) else None
         self.crops: list[Frame] = []  # waiting
         self.meshes: list[Array] = []  # found in them, where an expert needs them
@@ -286,7 +286,7 @@ class _TrackScorer:
         self.tables: list[Array] = []
         self.levels: list[Array] = []
         self.mouths: list[tuple[int, Frame]] = []
-        self.every = 1  # frames between two mouth crops
+        self.frames, self.every = 0, 1  # so far, and between two mouth crops
         self.has_face = self.has_scores = False  # in any window so far
 
     def push(self, crops: Frame, audio: _AudioWindows) -> None:
