@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,22 @@ INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 #: the most accurate released expert
 BEST_MODEL = "whisper-rgb"
 Model = Annotated[str, typer.Option(help="Released name, checkpoint folder, or owner/name[@revision] on the Hub.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+
+
+def check_output(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written, before any work."""
+    if path is None:
+        return None
+    if path.is_dir():
+        raise typer.BadParameter(f"expected a file, got the folder {path}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise typer.BadParameter(f"expected a file that can be written, got {path}")
+    return path
+
+
+Json = Annotated[Path | None, typer.Option("--json", callback=check_output, help="Write the result to this file.")]
+Csv = Annotated[Path | None, typer.Option("--csv", callback=check_output, help="Write one row per face to this file.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random generators.")]
 
 
@@ -37,6 +53,18 @@ def write_json(path: Path, report: Mapping[str, object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, with its folder where that is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    """Write a file, with its folder where that is missing: atomically, but into a device or pipe as it is.
+
+    Raises:
+        OSError: when it cannot be written; the text has been printed then, so that no result is lost.
+    """
+    try:
+        if path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+                stream.write(text)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path.resolve(), text)  # the file that a link points to
+    except OSError:
+        typer.echo(text)
+        raise

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unisync_loss.cli.app import BEST_MODEL, Json, Model, Seed, app, log, write_json, write_text
+from unisync_loss.cli.app import BEST_MODEL, Csv, Json, Model, Seed, app, log, write_json, write_text
 
 
 @app.command("eval")
@@ -47,7 +47,7 @@ def score(
         bool, typer.Option("--film", help="Also write each video there, with its curve; not for stores.")
     ] = False,
     json_file: Json = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write one row per face to this file.")] = None,
+    csv_file: Csv = None,
     seed: Seed = 0,
 ) -> None:
     """Score every face of videos against the audio: offset, confidence, probability over time, speaking face."""
@@ -82,7 +82,7 @@ def lse(
     weights: Annotated[Path, typer.Option(help="syncnet_v2.model, or its copy in safetensors format.")],
     variant: Annotated[str, typer.Option(help="syncnet, wav2lip-real, wav2lip-lrs or latentsync.")] = "syncnet",
     json_file: Json = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write one row per face track to this file.")] = None,
+    csv_file: Csv = None,
 ) -> None:
     """LSE-D and LSE-C (SyncNet, 2016) by a named procedure."""
     from unisync_loss.lse.procedures import measure_videos
