@@ -1,6 +1,6 @@
 """GeneFace (yerfor/GeneFace at 15ff4e5): replacement for its sync term and a switch that its checkpoints keep.
 
-The README in this folder lists the lines to change.
+The sync term is also that of MimicTalk and Real3DPortrait. ``docs/clients.md`` lists the lines to change.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class GeneFaceSync(nn.Module):
         """Score predicted landmarks.
 
         Args:
-            landmarks: (B, T, 204) predicted ``idexp_lm3d``, or (B, T, 60) its mouth points; not standardised.
+            landmarks: (B, T, 204) predicted ``idexp_lm3d``, (B, T, 60) its mouth points, or (B, T, 1404) that of
+                MimicTalk and Real3DPortrait; not standardised.
             hubert: (B, 2T, F) features of the expert's HuBERT, F = 1024 in GeneFace.
             mask: (B, T) ``y_mask``, 0 in padding; None without padding.
 
@@ -77,8 +78,8 @@ class GeneFaceSync(nn.Module):
             ValueError: see :meth:`forward`.
         """
         shapes = [tuple(value.shape) for value in (landmarks, hubert) if isinstance(value, Tensor)]
-        if len(shapes) < 2 or len(shapes[0]) != 3 or shapes[0][2] not in (204, 60):
-            raise ValueError(f"expected landmarks (B, T, 204 or 60) and hubert (B, 2T, F), got {shapes}")
+        if len(shapes) < 2 or len(shapes[0]) != 3 or shapes[0][2] not in (204, 60, 1404):
+            raise ValueError(f"expected landmarks (B, T, 204, 60 or 1404) and hubert (B, 2T, F), got {shapes}")
         batch, frames = shapes[0][:2]
         if len(shapes[1]) != 3 or shapes[1][:2] != (batch, 2 * frames):
             raise ValueError(f"hubert: expected (B, 2T, F) with B, T = {batch}, {frames}, got {shapes[1]}")

@@ -1,6 +1,6 @@
 """Wav2Lip (Rudrabha/Wav2Lip at 5c90fa9): replacement for its ``get_sync_loss`` and a resumable weight schedule.
 
-The README in this folder lists the lines to change.
+``docs/clients.md`` lists the lines to change.
 """
 
 from __future__ import annotations
@@ -127,6 +127,13 @@ class SyncWeightSchedule:
         """State to save in a checkpoint."""
         return {"enabled": self.enabled, "steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Restore the state of a checkpoint.
+
+        Args:
+            state: of :meth:`state_dict`; None, for a checkpoint of a run without this schedule, starts it anew.
+        """
+        if state is None:
+            logger.info("the checkpoint has no state of the sync weight's schedule, which therefore starts anew")
+            state = SyncWeightSchedule(self.final, threshold=self.threshold, ramp_steps=self.ramp_steps).state_dict()
         self.enabled, self.steps = bool(state["enabled"]), int(state["steps"])

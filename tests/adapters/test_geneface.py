@@ -146,7 +146,7 @@ class TestSwitch:
 class TestWrongInput:
     def test_shapes(self, sync):
         sample = collated((12,))
-        with pytest.raises(ValueError, match=r"landmarks \(B, T, 204 or 60\).*\(1, 12, 68, 3\)"):
+        with pytest.raises(ValueError, match=r"landmarks \(B, T, 204, 60 or 1404\).*\(1, 12, 68, 3\)"):
             sync(sample["idexp_lm3d"].unflatten(2, (68, 3)), sample["hubert"])
         with pytest.raises(ValueError, match=r"hubert: expected \(B, 2T, F\).*12.*\(1, 12, 64\)"):
             sync(sample["idexp_lm3d"], sample["hubert"][:, ::2])

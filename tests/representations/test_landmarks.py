@@ -151,9 +151,21 @@ class TestIdexp:
         normalise_landmarks(points_of_idexp(idexp)).square().sum().backward()
         assert idexp.grad.abs().max() > 0
 
+    def test_mesh_of_mimictalk(self):
+        """Six points of its map have no vertex, and show that of another place."""
+        idexp = torch.randn(2, 5, 468, 3)
+        points = points_of_idexp(idexp)
+        chosen = points_of_idexp(idexp[..., list(IBUG_68), :])
+        assert torch.equal(points, points_of_idexp(idexp.reshape(2, 5, 1404)))
+        assert torch.equal(points[..., 3:14, :], chosen[..., 3:14, :])
+        assert torch.equal(points[..., 17:, :], chosen[..., 17:, :])
+        without = [number for number, point in enumerate(IBUG_68) if point in (93, 127, 132, 234, 323, 356, 361, 454)]
+        assert len(without) == 6
+        assert torch.equal(points[..., without, :], torch.tensor(MEAN_FACE_68)[without].expand(2, 5, 6, 3))
+
     @pytest.mark.parametrize("shape", [(2, 5, 136), (2, 5, 68, 2), (60, 2)])
     def test_wrong_shape(self, shape):
-        with pytest.raises(ValueError, match=r"idexp: expected \(..., 204 or 60\)"):
+        with pytest.raises(ValueError, match=r"idexp: expected \(..., 204, 60 or 1404\)"):
             points_of_idexp(torch.zeros(shape))
 
 

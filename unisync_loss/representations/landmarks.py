@@ -23,6 +23,8 @@ _RIGID = {
 #: GeneFace's unit of length, a decimetre, in distances between the outer corners of the eyes (88 mm in adults)
 _DECIMETRE = 100 / 88
 _GENEFACE_SCALE = 10.0  # its idexp landmarks are decimetres times ten
+#: those of the 68 that have no vertex in MimicTalk's map from MediaPipe's mesh to the Basel model: jaw beside the ears
+_WITHOUT_VERTEX = (0, 1, 2, 14, 15, 16)
 
 
 class LandmarksInput(VisualInput):
@@ -130,10 +132,12 @@ def points_of_idexp(idexp: Tensor) -> Tensor:
     """Points of GeneFace's ``idexp_lm3d``: ten times the offsets, in decimetres, of a pose-free face from a mean face.
 
     GeneFace subtracts its own mean face (of the Basel model); ours is added, so that size and opening of the mouth are
-    kept. Its y axis points up and its z axis at the camera.
+    kept. Its y axis points up and its z axis at the camera. MimicTalk and Real3DPortrait have 468 points, of which the
+    68 are taken; six of the jaw, for which their model has no vertex, stay at the mean face.
 
     Args:
-        idexp: (..., 204) or (..., 68, 3), the whole face; or (..., 60) or (..., 20, 3), the mouth. Not standardised.
+        idexp: (..., 204) or (..., 68, 3), the whole face; (..., 60) or (..., 20, 3), the mouth; or (..., 1404) or
+            (..., 468, 3), the mesh of MediaPipe. Not standardised.
 
     Returns:
         (..., 68 or 20, 3) points for an expert on 68 or 20 landmarks in 3-D, differentiable.
@@ -141,10 +145,13 @@ def points_of_idexp(idexp: Tensor) -> Tensor:
     Raises:
         ValueError: for another shape.
     """
-    if idexp.ndim and idexp.shape[-1] in (204, 60):
+    if idexp.ndim and idexp.shape[-1] in (204, 60, 1404):
         idexp = rearrange(idexp, "... (n d) -> ... n d", d=3)
-    if idexp.ndim < 2 or idexp.shape[-2] not in (68, 20) or idexp.shape[-1] != 3:
-        raise ValueError(f"idexp: expected (..., 204 or 60) or (..., 68 or 20, 3), got {describe(idexp)}")
+    if idexp.ndim < 2 or idexp.shape[-2] not in (68, 20, 468) or idexp.shape[-1] != 3:
+        raise ValueError(f"idexp: expected (..., 204, 60 or 1404) or (..., 68, 20 or 468, 3), got {describe(idexp)}")
+    if idexp.shape[-2] == 468:
+        idexp = idexp[..., list(IBUG_68), :]
+        idexp = idexp.index_fill(-2, torch.tensor(_WITHOUT_VERTEX, device=idexp.device), 0.0)
     mean_face = torch.tensor(MEAN_FACE_68, dtype=idexp.dtype, device=idexp.device)
     mean_face = mean_face if idexp.shape[-2] == 68 else mean_face[list(MOUTH_20)]
     axes = torch.tensor([1.0, -1.0, -1.0], dtype=idexp.dtype, device=idexp.device)
