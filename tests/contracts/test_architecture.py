@@ -24,7 +24,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 #: modules in a folder, beside __init__.py
 FOLDER_SIZE = range(4, 13)
-SMALLER_FOLDERS = {"adapters": "one module per generator, two so far"}
+SMALLER_FOLDERS = {"adapters": "one module per generator that needs one, two so far, and the checker"}
 HEAVY = "transformers av mediapipe matplotlib torchmetrics yaml huggingface_hub scipy wandb".split()
 
 

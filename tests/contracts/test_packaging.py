@@ -138,6 +138,7 @@ def test_the_wheel_holds_everything(setup, tmp_path):
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
     modules |= {f"unisync_loss/adapters/{path.name}" for path in (ROOT / "adapters").glob("*.py")}
     data = {f"unisync_loss/{name}" for name in data_files(setup)}
+    data |= {f"unisync_loss/adapters/patches/{path.name}" for path in (ROOT / "adapters" / "patches").iterdir()}
     assert modules | data <= names, sorted((modules | data) - names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     outside = {name.split("/")[0] for name in names} - {"unisync_loss"}
