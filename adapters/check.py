@@ -2,8 +2,9 @@
 
 ``python -m unisync_loss.adapters.check NAME FOLDER [--apply]``
 
-A patch is a unified diff, with the repository and its commit in the first line. In files that end in ``.lines``, a line
-of the repository is given by its hash, because its licence does not allow to repeat it; ``git apply`` cannot read those.
+A patch is a unified diff, with the repository and its commit in the first line. In files that end in ``.lines``, lines
+of the repository are given by their hashes, because its licence does not allow repeating them; ``git apply`` cannot
+read those.
 """
 
 from __future__ import annotations
@@ -91,9 +92,7 @@ def examine(hunk: Hunk, folder: Path) -> tuple[bool, str]:
     if hunk.find(lines, hunk.new) is not None:
         return True, "applied already"
     missing = [
-        hunk.start + number
-        for number, wanted in enumerate(hunk.old)
-        if not any(_same(wanted, line) for line in lines)
+        hunk.start + number for number, wanted in enumerate(hunk.old) if not any(_same(wanted, line) for line in lines)
     ]
     found = f"line {', '.join(map(str, missing))} of that commit is gone" if missing else "its lines are apart"
     return False, f"changed ({found}): edit it by hand"
