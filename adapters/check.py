@@ -2,9 +2,8 @@
 
 ``python -m unisync_loss.adapters.check NAME FOLDER [--apply]``
 
-A patch is a unified diff, with the repository and its commit in the first line. In files that end in ``.lines``, lines
-of the repository are given by their hashes, because its licence does not allow repeating them; ``git apply`` cannot
-read those.
+A file of ``patches/`` is a unified diff in which the lines of the repository are given by their hashes, so that none of
+its code is repeated here; ``git apply`` cannot read it. The first line has the repository, its commit and its licence.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Hunk:
     Attributes:
         file: path in the repository.
         start: number of its first line at the documented commit, from 1.
-        entries: sign and text of each line; `` `` kept, ``-`` removed, ``+`` added.
+        entries: sign of each line (`` `` kept, ``-`` removed, ``+`` added) with its hash or, if added, its text.
     """
 
     file: str
@@ -38,12 +37,12 @@ class Hunk:
 
     @property
     def old(self) -> list[str]:
-        """Lines to be found: text or hash."""
+        """Hashes of the lines to be found."""
         return [text for sign, text in self.entries if sign != "+"]
 
     @property
     def new(self) -> list[str]:
-        """Lines as they are afterwards; those kept as text or hash."""
+        """Lines as they are afterwards; the kept ones as hashes."""
         return [text for sign, text in self.entries if sign != "-"]
 
     def find(self, lines: Sequence[str], wanted: Sequence[str]) -> int | None:
@@ -76,7 +75,7 @@ def read_patch(text: str) -> tuple[str, list[Hunk]]:
         elif match := re.match(r"@@ -(\d+)", line):
             hunks.append(Hunk(file, int(match[1])))
         elif not line.startswith("+++ b/"):
-            hunks[-1].entries.append((line[:1] or " ", line[1:]))
+            hunks[-1].entries.append((line[0], line[1:]))
     return title, hunks
 
 
@@ -137,12 +136,22 @@ def _read(path: Path) -> list[str]:
 
 def _same(wanted: str, line: str) -> bool:
     line = line.rstrip()
-    return wanted == line_hash(line) if wanted.startswith(_HASH) else wanted.rstrip() == line
+    return wanted == (line_hash(line) if wanted.startswith(_HASH) else line)
 
 
 def line_hash(line: str) -> str:
-    """Stands for a line in files that end in ``.lines``; spaces at its end do not matter."""
+    """Stands for a line of the repository; spaces at its end do not matter."""
     return _HASH + hashlib.sha256(line.rstrip().encode()).hexdigest()[:16]
+
+
+def hash_lines(diff: str) -> str:
+    """A file of ``patches/`` from its title and the output of ``git diff -U1``."""
+    title, *rest = diff.splitlines()
+    hashed = (
+        line[0] + line_hash(line[1:]) if line[:1] in {" ", "-"} and not line.startswith("--- a/") else line
+        for line in rest
+    )
+    return "\n".join([title, *hashed]) + "\n"
 
 
 if __name__ == "__main__":

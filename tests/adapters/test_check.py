@@ -25,21 +25,11 @@ PATCH = """owner/generator at 0123456789abcdef0123456789abcdef01234567, MIT
 CHANGED = [*ORIGINAL[:4], "ours", *ORIGINAL[5:15], *ORIGINAL[17:]]
 
 
-def hashed(patch):
-    """The patch with the generator's lines given by their hashes."""
-
-    def replace(line):
-        return line[0] + check.line_hash(line[1:]) if line[0] in " -" and not line.startswith("---") else line
-
-    return "\n".join(map(replace, patch.splitlines())) + "\n"
-
-
-@pytest.fixture(params=["patch", "lines"])
-def patches(request, tmp_path, monkeypatch):
+@pytest.fixture
+def patches(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "PATCHES", tmp_path / "patches")
     check.PATCHES.mkdir()
-    text = PATCH if request.param == "patch" else hashed(PATCH)
-    (check.PATCHES / f"generator.{request.param}").write_text(text)
+    (check.PATCHES / "generator.lines").write_text(check.hash_lines(PATCH))
 
 
 @pytest.fixture
@@ -127,8 +117,7 @@ def test_shipped_patches(path):
     for hunk in hunks:
         assert {sign for sign, _ in hunk.entries} <= {" ", "-", "+"}
         assert hunk.old != hunk.new
-        if path.suffix == ".lines":
-            assert all(re.fullmatch(r"sha256:[0-9a-f]{16}", text) for text in hunk.old)
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{16}", text) for text in hunk.old)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
