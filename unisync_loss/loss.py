@@ -18,6 +18,7 @@ from unisync_loss.inputs.frames import GeneratorFrames, check_boxes
 from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
 from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
 from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.layers import fold_batch_norms
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.frozen import FrozenModule
 from unisync_loss.utils.tensors import describe
@@ -43,16 +44,16 @@ class SyncTerms(NamedTuple):
 class UniSyncLoss(FrozenModule[UniSyncExpert]):
     """Mean of ``-log p_sync`` over the windows of a generated face, by a frozen expert (eq. 1 with y = 1).
 
-    The expert is frozen for good: ``.train()`` and ``.requires_grad_()`` of this module or of a parent, ``deepcopy``,
-    ``.to()``, DDP and autocast leave it in eval mode and without gradients; ``.half()`` and ``.bfloat16()`` leave its
-    weights in float32. It is not part of a parent's parameters or ``state_dict``, so a generator's checkpoint neither
-    contains nor needs it. An expert that is also a submodule elsewhere is frozen again at the next call.
+    The loss holds a copy of the expert with its batch norms folded, frozen for good: ``.train()`` and
+    ``.requires_grad_()`` of this module or of a parent, ``deepcopy``, ``.to()``, DDP and autocast leave it in eval mode
+    and without gradients; ``.half()`` and ``.bfloat16()`` leave its weights in float32. It is not part of a parent's
+    parameters or ``state_dict``, so a generator's checkpoint neither contains nor needs it.
 
     Values are checked at the first three calls and every 1000th after the first, because reading one makes the program
     wait for a GPU. At the calls between, NaN or infinity in a clip makes its loss NaN.
 
     Args:
-        expert: frozen in place; :meth:`from_pretrained` takes a name.
+        expert: copied, not changed; later changes of it do not reach the loss. :meth:`from_pretrained` takes a name.
         value_range: of the frames for an expert on RGB, such as (-1, 1); values beyond it are clamped, and the gradient
             passes. None: [0, 1], not clamped.
         channel_order: of the frames for an expert on RGB, ``"rgb"`` or ``"bgr"``.
@@ -76,13 +77,13 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         if not isinstance(expert, UniSyncExpert):
             got = f"{expert!r}: use UniSyncLoss.from_pretrained" if isinstance(expert, str | os.PathLike) else None
             raise ValueError(f"expert: expected a UniSyncExpert, got {got or describe(expert)}")
-        super().__init__(expert)
+        super().__init__(fold_batch_norms(expert))
         self._frames = GeneratorFrames(expert.config.visual, value_range, channel_order)
         self._calls, self._audio_calls = CheckedCalls(), CheckedCalls()
 
     @property
     def expert(self) -> UniSyncExpert:
-        """The frozen expert."""
+        """The frozen copy; it is not saved, because its batch norms are folded."""
         return self.network
 
     @classmethod

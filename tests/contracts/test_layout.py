@@ -12,7 +12,6 @@ ELSEWHERE = {
     "demo/report.py": "end_to_end/test_demo.py",
     "demo/run.py": "end_to_end/test_demo.py",
     "evaluation/results.py": "evaluation/test_video_summary.py",
-    "models/layers.py": "models/test_paper.py",
     "representations/face_topology.py": "representations/test_landmarks.py",
     "training/data/cache_parts.py": "training/data/test_cache.py",
     "training/data/visual_frames.py": "training/data/test_dataset.py",

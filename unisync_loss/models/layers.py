@@ -1,8 +1,16 @@
-"""Layers shared by both architectures."""
+"""Layers shared by both architectures, and the folding of their batch norms."""
 
 from __future__ import annotations
 
+import copy
+from itertools import pairwise
+from typing import Any, TypeVar
+
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ConvBlock(nn.Module):
@@ -47,3 +55,26 @@ class ConvBlock(nn.Module):
 def residuals(channels: int, count: int) -> list[nn.Module]:
     """Blocks with a shortcut."""
     return [ConvBlock(channels, channels, residual=True) for _ in range(count)]
+
+
+def fold_batch_norms(network: Network) -> Network:
+    """Copy a network with every batch norm folded into the convolution or linear layer before it, in eval mode.
+
+    The copy computes the same up to rounding, is cheaper, and cannot be trained: its ``state_dict()`` has other keys.
+
+    Args:
+        network: in which every batch norm directly follows such a layer; it is not changed.
+    """
+    # tensors first: one made in inference mode, or a fake one, cannot be copied with the modules
+    copies: dict[int, Any] = {id(value): value.clone() for value in network.buffers()}
+    copies |= {id(value): nn.Parameter(value.detach().clone(), False) for value in network.parameters()}
+    folded = copy.deepcopy(network, copies).eval()
+    for module in list(folded.modules()):
+        children: list[tuple[str, Any]] = list(module.named_children())
+        for (_, layer), (name, norm) in pairwise(children):
+            if isinstance(norm, _BatchNorm):
+                statistics: tuple[Any, ...] = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+                layer.weight, layer.bias = fuse(layer.weight, layer.bias, *statistics)
+                setattr(module, name, nn.Identity())
+    return folded

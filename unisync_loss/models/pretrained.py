@@ -87,12 +87,20 @@ def save_pretrained(
         dtype: of the stored floating-point numbers, such as ``torch.float16``; None keeps the expert's.
 
     Raises:
-        ValueError: for weights that are not finite, before or after the cast.
+        ValueError: for the expert of a loss, whose batch norms are folded; for weights that are not finite, before or
+            after the cast.
         OSError: when the disk is full, and an earlier checkpoint stays as it is, or the folder cannot be written.
     """
     folder = Path(folder)
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating-point type, got {dtype}")
+    with torch.device("meta"):
+        expected = UniSyncExpert(expert.config).state_dict()
+    if expert.state_dict().keys() != expected.keys():
+        raise ValueError(
+            "expert: expected the weights of an expert, got others, as in a loss, where batch norms are folded: "
+            "save the expert that the loss was made of"
+        )
     contents = {WEIGHTS: serialise(expert.state_dict(), dtype), CONFIG: expert.config.to_json().encode()}
     if card is not None or not (folder / CARD).exists():
         contents[CARD] = (card if card is not None else _default_card(expert.config)).encode()
