@@ -131,7 +131,7 @@ def test_unfit_weights(syncnet_layers, tmp_path, how):
         load_syncnet(tmp_path / "a.model")
 
 
-@pytest.mark.parametrize("content", ["trap", "module", "list", "text", "empty", "text.safetensors"])
+@pytest.mark.parametrize("content", ["trap", "module", "list", "text", "empty", "pointer", "text.safetensors"])
 def test_what_is_no_dictionary_of_tensors_is_refused(syncnet, tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / (content if "." in content else f"{content}.model")
@@ -140,10 +140,13 @@ def test_what_is_no_dictionary_of_tensors_is_refused(syncnet, tmp_path, monkeypa
     elif content in ("module", "list"):
         torch.save(syncnet if content == "module" else [1], path)
     else:
-        path.write_text("no weights" if content != "empty" else "")
+        texts = {"empty": "", "pointer": "version https://git-lfs.github.com/spec/v1\n"}
+        path.write_text(texts.get(content, "no weights"))
     with pytest.raises(ValueError, match=rf"{path.name}: expected") as caught:
         load_syncnet(path)
     assert "\n" not in str(caught.value)
+    found = {"trap": "objects other than tensors", "empty": "an empty file", "pointer": "a Git LFS pointer: run"}
+    assert found.get(content, "") in str(caught.value)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -104,8 +104,24 @@ class TestFolder:
     def test_truncated(self, checkpoint: Path, keep: int) -> None:
         (checkpoint / WEIGHTS).write_bytes((checkpoint / WEIGHTS).read_bytes()[:keep])
         with pytest.raises(
-            ValueError, match=f"{WEIGHTS}: expected a whole safetensors file, got (an empty one|one that cannot)"
+            ValueError, match=f"{WEIGHTS}: expected a whole safetensors file, got (an empty file|one that cannot)"
         ):
+            load_expert(checkpoint)
+
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+                "a Git LFS pointer: run `git lfs pull`",
+            ),
+            (b"\n<!doctype html><html><body>404</body></html>", "a web page"),
+            (b"<HTML><body>404</body></html>", "a web page"),
+        ],
+    )
+    def test_another_kind_of_file(self, checkpoint: Path, content: bytes, found: str) -> None:
+        (checkpoint / WEIGHTS).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{WEIGHTS}: expected a whole safetensors file, got {found}"):
             load_expert(checkpoint)
 
     def test_keys_and_shapes_are_all_named(self, checkpoint: Path) -> None:

@@ -212,11 +212,20 @@ class TestFiles:
         with pytest.raises(ValueError, match=rf"Whisper .*copy@main: .*{message}"):
             WhisperEncoder.from_pretrained(copy)
 
-    @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 99, b"PK\x03\x04pickle"])
-    def test_broken_weights(self, tiny_whisper, tmp_path, content):
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (b"", "an empty file"),
+            (b"nonsense", "none"),
+            (b"\xff" * 99, "none"),
+            (b"PK\x03\x04pickle", "none"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ],
+    )
+    def test_broken_weights(self, tiny_whisper, tmp_path, content, found):
         copy = shutil.copytree(tiny_whisper, tmp_path / "copy")
         (copy / "model.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match=r"model\.safetensors: expected weights in safetensors, got none"):
+        with pytest.raises(ValueError, match=rf"model\.safetensors: expected weights in safetensors, got {found}"):
             WhisperEncoder.from_pretrained(copy)
 
     def test_a_cut_file(self, tiny_whisper, tmp_path):

@@ -60,8 +60,15 @@ def test_damaged_and_missing(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").touch()
     write_clip(tmp_path / "mute.mp4", film())
-    for name in ("cut", "text", "empty"):
-        with pytest.raises(ValueError, match=f"{name}.mp4: cannot be decoded"):
+    (tmp_path / "pointer.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    reasons = {
+        "cut": "Invalid data found when processing input",
+        "text": "Invalid data found when processing input",
+        "empty": "an empty file",
+        "pointer": "a Git LFS pointer: run `git lfs pull` where it was cloned",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(ValueError, match=rf"{name}.mp4: cannot be decoded \({reason}\)"):
             read_clip(tmp_path / f"{name}.mp4")
     with pytest.raises(FileNotFoundError, match=r"gone.mp4"):
         read_clip(tmp_path / "gone.mp4")

@@ -92,9 +92,11 @@ def test_facts(tmp_path):
 
 def test_a_playlist_leads_nowhere(tmp_path):
     mux(tmp_path / "a.ts", film(), clicks(2))
-    (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile http://127.0.0.1:9/a.ts\n")
-    with pytest.raises(ValueError, match="cannot be decoded"), open_media(tmp_path / "list.ffconcat") as container:
-        next(container.decode(video=0))
+    (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile a.ts\n")
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n")
+    for name in ("list.ffconcat", "list.m3u8"):
+        with pytest.raises(ValueError, match=f"{name}: cannot be decoded .a playlist: give the files"):
+            read_facts(tmp_path / name)
 
 
 def test_sound_is_read_by_time_and_let_go():

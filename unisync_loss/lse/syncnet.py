@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.lse.mfcc import COEFFICIENTS
+from unisync_loss.utils.files import recognise_file
 from unisync_loss.utils.frozen import FrozenModule
 from unisync_loss.utils.tensors import match_weights
 
@@ -208,7 +209,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind can fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: expected syncnet_v2.model or its copy in safetensors format ({reason})") from error
+        if type(error).__name__ == "UnpicklingError":  # its text advises loading without the restrictions
+            reason = "objects other than tensors, which are never loaded"
+        found = recognise_file(path) or reason
+        raise ValueError(f"{path}: expected syncnet_v2.model or its copy in safetensors format, got {found}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
     return content

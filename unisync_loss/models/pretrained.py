@@ -25,6 +25,7 @@ from torch import Tensor
 from unisync_loss.config import UniSyncConfig, current_fields
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.released import PretrainedInfo, list_pretrained, tower_state
+from unisync_loss.utils.files import recognise
 from unisync_loss.utils.hub import hub_source
 from unisync_loss.utils.tensors import match_weights
 
@@ -205,9 +206,7 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
     except Exception as error:  # its own type, KeyError, ValueError …, depending on the damage
         pickled = content.startswith((b"PK", b"\x80"))  # torch.save, pickle
         found = "a pickle under its name; pickles are never loaded" if pickled else f"one that cannot be read ({error})"
-        raise ValueError(
-            f"{path}: expected a whole safetensors file, got {found if content else 'an empty one'}"
-        ) from error
+        raise ValueError(f"{path}: expected a whole safetensors file, got {recognise(content) or found}") from error
 
 
 def _folder_file(folder: Path, files: tuple[str, ...], file: str) -> Path:

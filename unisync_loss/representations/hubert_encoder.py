@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.representations.audio_encoder import HOP, AudioEncoder, fit_steps
+from unisync_loss.utils.files import recognise_file
 from unisync_loss.utils.model_files import CONFIG, OLD_WEIGHTS, WEIGHTS, ModelFiles, find_model, read_json
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class HubertEncoder(AudioEncoder[nn.ModuleDict]):
             ValueError: as there.
             ImportError: without transformers.
         """
+        if found := recognise_file(files.weights):
+            raise ValueError(f"{files.weights.name}: expected weights, got {found}")
         model, preprocessor = _load_model(files.folder), read_json(files.folder / _PREPROCESSOR)
         if preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise ValueError(f"expected a model of 16000 Hz, got {preprocessor['sampling_rate']}")
@@ -178,8 +181,10 @@ def _load_model(folder: Path) -> HubertModel:
         try:
             model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except Exception as error:  # the parsers of weights and config raise their own types
-            problem = " ".join(str(error).split())[:300]
-            raise ValueError(f"cannot be loaded ({type(error).__name__}: {problem})") from error
+            kind = type(error).__name__
+            if kind == "UnpicklingError":  # the text of PyTorch's own advises loading without its restrictions
+                raise ValueError(f"{OLD_WEIGHTS}: expected tensors and nothing else, got other objects") from error
+            raise ValueError(f"cannot be loaded ({kind}: {' '.join(str(error).split())[:300]})") from error
     # transformers fills gaps with random weights; names and shapes differ between its versions, so it matches them
     missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # used in pre-training only
     if missing:

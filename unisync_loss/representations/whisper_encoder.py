@@ -25,6 +25,7 @@ from unisync_loss.representations.whisper_network import (
     WhisperSpectrogram,
     sinusoids,
 )
+from unisync_loss.utils.files import recognise_file
 from unisync_loss.utils.model_files import CONFIG, ModelFiles, read_json
 from unisync_loss.utils.tensors import match_weights
 
@@ -129,7 +130,8 @@ def read_network(path: Path, size: WhisperSize, layer: int = -1) -> WhisperNetwo
             needed = [name for name in names if _is_needed(name, size, count)]
             tensors = {name: file.get_tensor(names[name]) for name in needed}
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path.name}: expected weights in safetensors, got none ({error})") from error
+        found = recognise_file(path) or f"none ({error})"
+        raise ValueError(f"{path.name}: expected weights in safetensors, got {found}") from error
     try:
         return build_network(tensors, size, count)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Atomic writes, fingerprints of files, CSV tables, JSON text, and functions given as ``module:function``."""
+"""Atomic writes, fingerprints and kinds of files, CSV tables, JSON text, and functions given as ``module:function``."""
 
 from __future__ import annotations
 
@@ -99,6 +99,30 @@ def to_json(value: object, indent: int | None = None) -> str:
     """JSON with non-ASCII letters unescaped; undecodable bytes of file names are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace").decode()
+
+
+#: first bytes of what is often found under the name of weights or of a video, and how to mend it
+_KINDS = {
+    b"version https://git-lfs.github.com/": "a Git LFS pointer: run `git lfs pull` where it was cloned",
+    b"<!DOCTYPE": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"#EXTM3U": "a playlist: give the files that it lists",
+    b"ffconcat": "a playlist: give the files that it lists",
+}
+
+
+def recognise(content: bytes) -> str | None:
+    """What a file with these first bytes is, if it is known not to be weights or a video."""
+    if not content:
+        return "an empty file"
+    start = content.lstrip()[:64].lower()
+    return next((kind for prefix, kind in _KINDS.items() if start.startswith(prefix.lower())), None)
+
+
+def recognise_file(path: str | os.PathLike[str]) -> str | None:
+    """:func:`recognise` for a file on disk."""
+    with open(path, "rb") as file:
+        return recognise(file.read(256))
 
 
 _END = 2**16  # bytes hashed at either end of a file

@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLE_RATE
+from unisync_loss.utils.files import recognise_file
 
 if TYPE_CHECKING:
     from av import AudioStream, VideoStream
     from av.container import InputContainer
 
-
 _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_FRAME = 1.0  # s that a frame is shown at most; the rest of a longer gap has no frames
+#: containers that FFmpeg may read: not playlists, which lead to other files or hosts
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,mxf,ogg,nut,gif,wav,aiff,flac,mp3,aac,caf"
 _NO_SEEK = ("avi", "mpeg")  # containers whose times are guesses after a seek: read from the beginning
 _MOST_PIXELS = 2**27  # of a frame, 16K: decoding and conversion to RGB take five bytes per pixel
 _KEPT = 60 * SAMPLE_RATE  # samples held before the newest read: 3.8 MB; readers go back by 20 s and its context
@@ -64,7 +66,7 @@ class Facts(NamedTuple):
 
 @contextmanager
 def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputContainer]:
-    """Open a file that FFmpeg reads, but not files or hosts that it refers to.
+    """Open a file that FFmpeg reads, not playlists and what else refers to other files or hosts.
 
     Raises:
         ValueError: when it cannot be opened or decoded, also for errors inside the ``with`` block.
@@ -82,13 +84,13 @@ def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputConta
     else:
         name, file = "video", source
     try:
-        # playlists must not lead to other files or hosts
-        with av.open(file, options={"protocol_whitelist": "file"}) as container:
+        with av.open(file, options={"protocol_whitelist": "file", "format_whitelist": _FORMATS}) as container:
             yield container
     except (av.FFmpegError, UnicodeEncodeError) as error:
         if isinstance(error, OSError) and error.errno == errno.EACCES:
             raise PermissionError(f"{name}: not readable") from error
-        raise ValueError(f"{name}: cannot be decoded ({error})") from error
+        found = recognise_file(file) if isinstance(file, str) else None
+        raise ValueError(f"{name}: cannot be decoded ({found or getattr(error, 'strerror', error)})") from error
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -193,8 +195,7 @@ def stream_frames(
         tick = yield from _show(before, index, tick, zero, before[0] + min(length, _LONGEST_FRAME), short_side)
         tick = max(tick, ceil((time - zero - _ROUNDING) * FPS))
         before, index = (time, frame), index + 1
-    # files do not say how long the last frame is shown: as long as the others
-    period = median(periods) if periods else 1 / FPS
+    period = median(periods) if periods else 1 / FPS  # files do not say how long the last frame is shown
     total = max(1, round((before[0] - zero + min(period, _LONGEST_FRAME)) * FPS))
     yield from _show(before, index, tick, zero, zero + (total - 0.5) / FPS, short_side)
 
@@ -331,8 +332,7 @@ class AudioReader:
     def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
         self._blocks = blocks
         self._held: deque[NDArray[np.float32]] = deque()
-        self._first = 0  # sample at which the oldest block held begins
-        self._last = 0
+        self._first = self._last = 0  # samples at which the blocks held begin and end
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Samples from start to stop, fewer where the audio has ended.
