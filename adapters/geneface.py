@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unisync_loss import SyncTerms, UniSyncLoss
+from unisync_loss.inputs.batch import check_type
 from unisync_loss.representations import points_of_idexp
 
 __all__ = ["GeneFaceSync", "SyncSwitch"]
@@ -29,7 +30,7 @@ class GeneFaceSync(nn.Module):
         loss: loss with a hubert-landmarks expert on 68 or 20 points, 3-D or 2-D.
 
     Raises:
-        ValueError: for any other expert.
+        ValueError: for a name in place of a loss, or any other expert.
 
     Example:
         >>> sync = GeneFaceSync(UniSyncLoss.from_pretrained("hubert-landmarks"))  # doctest: +SKIP
@@ -38,6 +39,7 @@ class GeneFaceSync(nn.Module):
 
     def __init__(self, loss: UniSyncLoss) -> None:
         super().__init__()
+        check_type("loss", loss, UniSyncLoss, "UniSyncLoss.from_pretrained")
         config = loss.expert.config
         if config.name != "hubert-landmarks" or config.visual_features not in (204, 136, 60, 40):
             raise ValueError(

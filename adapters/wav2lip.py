@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss import SyncTerms, UniSyncLoss
+from unisync_loss.inputs.batch import check_type
 
 __all__ = ["SyncWeightSchedule", "Wav2LipSync"]
 
@@ -25,7 +26,7 @@ class Wav2LipSync(nn.Module):
         loss: loss with a mel-rgb expert.
 
     Raises:
-        ValueError: if the expert is not mel-rgb.
+        ValueError: for a name in place of a loss, or if the expert is not mel-rgb.
 
     Example:
         >>> get_sync_loss = Wav2LipSync(UniSyncLoss.from_pretrained("mel-rgb"))  # doctest: +SKIP
@@ -34,6 +35,7 @@ class Wav2LipSync(nn.Module):
 
     def __init__(self, loss: UniSyncLoss) -> None:
         super().__init__()
+        check_type("loss", loss, UniSyncLoss, "UniSyncLoss.from_pretrained")
         if loss.expert.config.name != "mel-rgb":
             raise ValueError(f"Wav2Lip trains on mel and RGB: expected a mel-rgb expert, got {loss.expert.config.name}")
         self.loss = loss

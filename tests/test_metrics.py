@@ -115,12 +115,28 @@ def test_wrong_input(syncnet):
     with pytest.raises(ValueError, match=r"waveform: expected \(2, S\) floating point, got \(1, 4480\)"):
         metric.update(video, waveform[:1])
     with pytest.raises(ValueError, match="at least 6 frames"):
-        metric.update(video[:, :5], waveform)
+        metric.update(video[:, :5], waveform[:, :3200])
     with pytest.raises(ValueError, match=r"video: expected rgb in \[0, 1\]"):
         metric.update(255 * video, waveform)
     with pytest.raises(ValueError, match="audio: expected finite"):
         metric.update(video, waveform / 0)
+    with pytest.raises(ValueError, match=r"audio: expected about \(B, 4480\) samples"):
+        metric.update(video, waveform[:, :2240])
     assert metric.count == 0
+
+
+def test_what_is_doubtful_is_logged_once(syncnet, caplog):
+    video, waveform = clips(1)
+    metric = LSEC(syncnet)
+    for _ in range(2):
+        metric.update(video, 0 * waveform)
+    assert caplog.text.count("expected speech, got silence") == 1
+
+
+@pytest.mark.parametrize(("metric", "loader"), [(SyncProbability, "load_expert"), (LSED, "load_syncnet")])
+def test_a_name_in_place_of_a_network(metric, loader):
+    with pytest.raises(ValueError, match=f"got 'mel-rgb': use .*{loader}"):
+        metric("mel-rgb")
 
 
 def fed(process, processes, net, expert):

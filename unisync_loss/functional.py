@@ -47,7 +47,7 @@ def relu_cosine(audio: Tensor, visual: Tensor, *, negative_slope: float = 0.0) -
         negative_slope: 0 is ReLU; above 0 a leaky ReLU.
 
     Returns:
-        (...) in [0, 1] for ReLU, up to rounding; 0 where an embedding is all zero.
+        (...) in [0, 1] for ReLU, up to rounding; 0 where an embedding is all zero, NaN where one has NaN.
     """
     with torch.autocast(device_type=audio.device.type, enabled=False):
         audio = F.leaky_relu(at_least_float32(audio), negative_slope)
@@ -65,7 +65,7 @@ def sync_probability(audio: Tensor, visual: Tensor, *, surrogate: bool = False) 
             an exactly zero gradient under ReLU, which a generator could never leave. The value is unchanged.
 
     Returns:
-        (...) float32 in [0, 1]; gradients pass through the clamp.
+        (...) float32 in [0, 1]; gradients pass through the clamp. NaN where an embedding has NaN.
 
     Example:
         >>> sync_probability(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])).item()  # doctest: +ELLIPSIS
@@ -90,7 +90,7 @@ def margin_loss(probability: Tensor, target: Tensor, margin: Tensor | float = 0.
         margin: (...) margin of each pair's kind, in [0, 1); broadcast.
 
     Returns:
-        (...) float32, in [0, -log EPSILON].
+        (...) float32, in [0, -log EPSILON]; NaN where an argument is NaN.
 
     Example:
         >>> margin_loss(torch.tensor(0.8), torch.tensor(0.0), 0.3).item()  # doctest: +ELLIPSIS
@@ -120,7 +120,7 @@ def bounded_weight(
         ratio: largest norm of the weighted sync gradient, as a share of that of the reconstruction.
 
     Returns:
-        Scalar without gradient; ``weight`` where the sync loss has no gradient.
+        Scalar without gradient; ``weight`` where the sync loss has no gradient, NaN where a gradient has NaN.
 
     Raises:
         RuntimeError: from autograd, where a loss does not depend on the frames.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
 from unisync_loss.inputs.audio import check_audio
-from unisync_loss.inputs.batch import check_batch
+from unisync_loss.inputs.batch import check_batch, check_type
 from unisync_loss.inputs.calls import CheckedCalls
 from unisync_loss.inputs.frames import GeneratorFrames, check_boxes
 from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
@@ -74,9 +74,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         value_range: tuple[float, float] | None = None,
         channel_order: Literal["rgb", "bgr"] = "rgb",
     ) -> None:
-        if not isinstance(expert, UniSyncExpert):
-            got = f"{expert!r}: use UniSyncLoss.from_pretrained" if isinstance(expert, str | os.PathLike) else None
-            raise ValueError(f"expert: expected a UniSyncExpert, got {got or describe(expert)}")
+        check_type("expert", expert, UniSyncExpert, "UniSyncLoss.from_pretrained")
         super().__init__(fold_batch_norms(expert))
         self._frames = GeneratorFrames(expert.config.visual, value_range, channel_order)
         self._calls, self._audio_calls = CheckedCalls(), CheckedCalls()

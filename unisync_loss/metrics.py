@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.inputs.audio import check_audio
+from unisync_loss.inputs.audio import check_audio, check_duration
+from unisync_loss.inputs.batch import check_type
+from unisync_loss.inputs.calls import CheckedCalls
 from unisync_loss.inputs.values import check_video
 from unisync_loss.loss import UniSyncLoss
 from unisync_loss.lse.distances import Edge, Lse, LseMeter, summarise
@@ -145,6 +147,7 @@ class SyncProbability(_Mean):
 
     def __init__(self, expert: UniSyncExpert, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
+        check_type("expert", expert, UniSyncExpert, "unisync_loss.load_expert")
         self.loss = UniSyncLoss(expert)
 
     @torch.no_grad()
@@ -172,6 +175,8 @@ class _LipSyncError(Metric):
 
     def __init__(self, net: SyncNet, edge: Edge = "legacy", **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
+        check_type("net", net, SyncNet, "unisync_loss.lse.load_syncnet")
+        self._calls = CheckedCalls()
         self.net = net  # frozen, and no part of this metric's state_dict
         self.edge = edge
         for name in ("distance", "confidence"):
@@ -187,14 +192,15 @@ class _LipSyncError(Metric):
             waveform: (B, S) at 16 kHz in [-1, 1], S = 640·T.
 
         Raises:
-            ValueError: for a wrong shape or dtype, fewer than 6 frames, NaN, infinity, or values far out of range.
+            ValueError: for a wrong shape, dtype or length, fewer than 6 frames, NaN, infinity, or values far out of
+                range. What is doubtful, such as silence, is logged once.
         """
         if video.ndim != 5 or video.shape[2] != 3 or not video.is_floating_point():
             raise ValueError(f"video: expected (B, T, 3, H, W) floating point, got {tuple(video.shape)} {video.dtype}")
         if waveform.ndim != 2 or len(waveform) != len(video) or not waveform.is_floating_point():
             raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {tuple(waveform.shape)}")
-        check_video(video, "rgb", (0.0, 1.0))
-        check_audio(waveform, "mel")
+        check_duration(waveform, video.shape[1])
+        self._calls.count([*check_video(video, "rgb", (0.0, 1.0)), *check_audio(waveform, "mel")])
         net = self.net.to(video.device)
         results = [_measure(net, *clip, self.edge) for clip in zip(video.detach(), waveform.detach(), strict=True)]
         self.distance += sum(result.lse_d for result in results)

@@ -168,3 +168,7 @@ class TestWrongInput:
     def test_experts(self, config):
         with pytest.raises(ValueError, match="expected a hubert-landmarks expert"):
             GeneFaceSync(UniSyncLoss(UniSyncExpert(config)))
+
+    def test_a_name_in_place_of_a_loss(self):
+        with pytest.raises(ValueError, match=r"got 'hubert-landmarks': use UniSyncLoss.from_pretrained"):
+            GeneFaceSync("hubert-landmarks")

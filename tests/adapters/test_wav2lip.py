@@ -77,6 +77,8 @@ def test_wrong_input(sync):
         sync(torch.rand(1, 80, 16), torch.rand(1, 3, 5, 96, 96))
     with pytest.raises(ValueError, match="mel-rgb"):
         Wav2LipSync(UniSyncLoss(UniSyncExpert(UniSyncConfig(audio="hubert", embedding=8))))
+    with pytest.raises(ValueError, match=r"expected a UniSyncLoss, got 'mel-rgb': use UniSyncLoss.from_pretrained"):
+        Wav2LipSync("mel-rgb")
 
 
 class TestSchedule:

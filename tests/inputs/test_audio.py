@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unisync_loss.inputs.audio import check_audio
+from unisync_loss.inputs.audio import check_audio, check_duration
 from unisync_loss.representations import mel_spectrogram
 
 SPEECH = (0.1 * torch.randn(2, 6400, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
@@ -47,3 +47,11 @@ def test_a_pause_in_one_clip_is_no_silence():
     audio = SPEECH.clone()
     audio[0] = 0
     assert check_audio(audio, "mel") == []
+
+
+@pytest.mark.parametrize("rate", [8000, 22_050, 24_000, 32_000, 44_100])
+def test_a_waveform_of_another_rate_is_of_another_length(rate):
+    for samples in (3841, 4480, 4480 + 800):
+        check_duration(torch.zeros(2, samples), 7)
+    with pytest.raises(ValueError, match=r"audio: expected about \(B, 4480\) samples for T = 7 .*check sample rate"):
+        check_duration(torch.zeros(2, 4480 * rate // 16_000), 7)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unisync_loss.inputs.batch import check_batch
+from unisync_loss.inputs.batch import check_batch, check_type
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_wrong(video, audio, message):
 
 def test_right():
     check_batch(torch.device("cpu"), video=torch.rand(2, 9, 3), audio=torch.rand(2, 5760))
+
+
+def test_type():
+    check_type("net", torch.zeros(2), torch.Tensor, "load_net")
+    with pytest.raises(ValueError, match="net: expected a Tensor, got 'mel-rgb': use load_net"):
+        check_type("net", "mel-rgb", torch.Tensor, "load_net")
+    with pytest.raises(ValueError, match="net: expected a Tensor, got int"):
+        check_type("net", 3, torch.Tensor, "load_net")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.inputs.calls import Finding
 from unisync_loss.inputs.values import check_finite
+from unisync_loss.models.expert import longest_audio
+from unisync_loss.utils.tensors import describe
 
 _LOUDEST = 1.5  # of a waveform: resampling and mixing overshoot 1
 _QUIETEST = 1e-4  # 3 steps of 16 bits
@@ -35,6 +38,24 @@ def check_audio(audio: Tensor, representation: str) -> list[Finding]:
     if representation == "mel":
         return _check_mel(low, high)
     return [_silence(f"{representation} features that are {low:.3g} throughout")] if low == high else []
+
+
+def check_duration(waveform: Tensor, frames: int) -> None:
+    """Check that a waveform spans the same time as a video.
+
+    Args:
+        waveform: (B, S).
+        frames: T of the video.
+
+    Raises:
+        ValueError: for a waveform that is shorter by a frame or more, or longer than an expert takes it.
+    """
+    if not frames - 1 < waveform.shape[1] / SAMPLES_PER_FRAME <= longest_audio(frames):
+        usual = f"(B, {frames * SAMPLES_PER_FRAME}) samples for T = {frames} frames (25 fps, 16 kHz)"
+        raise ValueError(
+            f"audio: expected about {usual}, got {describe(waveform)}: "
+            "check sample rate, frame rate and that both span the same time"
+        )
 
 
 def _check_waveform(low: float, high: float) -> list[Finding]:

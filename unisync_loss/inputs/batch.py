@@ -1,6 +1,8 @@
-"""Shapes, batch sizes and devices of a batch."""
+"""Shapes, batch sizes and devices of a batch, and the type of a network that is passed."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
@@ -31,3 +33,20 @@ def check_batch(device: torch.device, **inputs: Tensor) -> None:
             f"expected {' and '.join(inputs)} on the loss's device {device}, got {got}: "
             "move them, or the loss with .to()"
         )
+
+
+def check_type(argument: str, value: object, expected: type, loader: str) -> None:
+    """Check the type of a network that a loss or metric is built on.
+
+    Args:
+        argument: its name.
+        value: what was passed.
+        expected: its type.
+        loader: function that loads one by its name or path, for messages.
+
+    Raises:
+        ValueError: for another type; a name or path is answered with the loader.
+    """
+    if not isinstance(value, expected):
+        got = f"{value!r}: use {loader}" if isinstance(value, str | os.PathLike) else describe(value)
+        raise ValueError(f"{argument}: expected a {expected.__name__}, got {got}")

@@ -24,6 +24,11 @@ from unisync_loss.utils.tensors import describe
 _LONGEST_EXCESS, _LARGEST_SHARE = 5, 0.2
 
 
+def longest_audio(frames: int) -> float:
+    """Longest audio that is taken for that of a video of so many frames, in frames."""
+    return frames + min(_LONGEST_EXCESS, _LARGEST_SHARE * frames)
+
+
 def build_towers(config: UniSyncConfig, *, is_image: bool) -> tuple[nn.Module, nn.Module]:
     """Build the visual and the audio tower of a config, with random weights.
 
@@ -225,9 +230,8 @@ class UniSyncExpert(nn.Module):
 
     def _check_length(self, audio: Tensor, steps: int, needed: int, frames: int) -> None:
         per_frame = self.config.steps_per_frame
-        longest = frames + min(_LONGEST_EXCESS, _LARGEST_SHARE * frames)
         given = audio.shape[1] / SAMPLES_PER_FRAME if audio.ndim == 2 else steps / per_frame
-        if needed <= steps and given <= longest:
+        if needed <= steps and given <= longest_audio(frames):
             return
         usual = f"(B, {frames * SAMPLES_PER_FRAME}) samples" if audio.ndim == 2 else f"{int(frames * per_frame)} steps"
         raise ValueError(
