@@ -133,7 +133,7 @@ class SyncProbability(_Mean):
     """Mean sync probability over all windows of all clips, by an expert.
 
     Args:
-        expert: frozen in place.
+        expert: copied, not changed.
         options: of :class:`torchmetrics.Metric`.
 
     Example:
