@@ -97,9 +97,11 @@ class TestNumbers:
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.2)])
     def test_half_precision(self, folder, waveform, dtype, tolerance):
-        # on CPUs with AMX, oneDNN is wrong for bfloat16 and fewer than 16 channels per group, which no real model has
-        with torch.backends.mkldnn.flags(enabled=False):
-            half = HubertEncoder.from_pretrained(folder, dtype=dtype)(waveform)
+        convolution = torch.nn.Conv1d(WIDTH, WIDTH, 16, groups=4)
+        values = torch.randn(1, WIDTH, 99)
+        if (convolution(values) - convolution.to(dtype)(values.to(dtype))).abs().max() > tolerance:
+            pytest.skip("this CPU's oneDNN is wrong for narrow groups of channels in half precision (seen with AMX)")
+        half = HubertEncoder.from_pretrained(folder, dtype=dtype)(waveform)
         assert half.dtype == torch.float32
         error = (half - HubertEncoder.from_pretrained(folder)(waveform)).abs().max()
         assert 0 < error < tolerance
@@ -133,7 +135,6 @@ def short_stretches(monkeypatch):
     monkeypatch.setattr(HubertEncoder, "context", 25)
 
 
-@pytest.mark.usefixtures("short_stretches")
 class TestOtherFiles:
     @pytest.mark.parametrize(
         ("content", "found"),
@@ -155,6 +156,7 @@ class TestOtherFiles:
             HubertEncoder.from_pretrained(copy)
 
 
+@pytest.mark.usefixtures("short_stretches")
 class TestLongSound:
     @pytest.mark.parametrize("steps", [150, 151, 200, 325, 400])
     def test_each_stretch_is_heard_with_its_margins_alone(self, folder, steps):
