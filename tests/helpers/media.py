@@ -44,3 +44,32 @@ def mux(path, frames, sound, *, fps=25, sample_rate=16000, audio_start=0.0):
             frame.pts = round(audio_start * sample_rate) + start
             container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
+
+
+def write_at(
+    path, stamps, *, hole=None, size=(64, 48), sound_start=0.0, codec="libx264", audio="pcm_s16le", seconds=3.0
+):
+    """Frame k shows level 40 + 3 k at stamps[k] s; the sound leaves out the samples of ``hole``, stamps and all."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=Fraction(1000), options={"g": "30"})
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        sound = container.add_stream(audio, rate=16000, layout="mono")
+        for index, stamp in enumerate(stamps):
+            picture = np.full((size[1], size[0], 3), 40 + 3 * (index % 60), np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * stamp), Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        samples = (clicks(seconds) * 32767).astype(np.int16)
+        for start in range(0, samples.size, 800):
+            if hole and hole[0] <= start / 16000 < hole[1]:
+                continue
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 800], format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = (
+                16000,
+                Fraction(1, 16000),
+                start + round(16000 * sound_start),
+            )
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))

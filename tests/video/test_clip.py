@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers.media import clicks, film, mux, onsets
+from helpers.media import clicks, film, mux, onsets, write_at
 
 from unisync_loss.video.clip import every_frame, read_clip
 from unisync_loss.video.decoding import TimedFrame
@@ -45,6 +45,15 @@ def test_a_hole_shows_the_last_frame_before_it():
     pictures = [TimedFrame(tick, tick, tick / 25, np.full((1, 1, 3), tick, np.uint8)) for tick in (2, 3, 7, 8)]
     # before the first frame there is none to repeat: the first is shown early
     assert [int(frame[0, 0, 0]) for frame in every_frame(iter(pictures))] == [2, 2, 2, 3, 3, 3, 3, 7, 8]
+
+
+def test_a_gap_of_an_hour_is_refused_before_it_is_filled(tmp_path):
+    write_at(tmp_path / "a.mkv", np.r_[np.arange(25) / 25, 3600 + np.arange(25) / 25])
+    with pytest.raises(ValueError, match=r"a\.mkv: expected a clip without gaps of over 10 s, got one of 3598 s"):
+        read_clip(tmp_path / "a.mkv")
+    assert len(read_clip(tmp_path / "a.mkv", max_frames=20).frames) == 20
+    write_at(tmp_path / "b.mkv", np.r_[np.arange(25) / 25, 9 + np.arange(25) / 25])
+    assert len(read_clip(tmp_path / "b.mkv").frames) == 250
 
 
 def test_max_frames(tmp_path):

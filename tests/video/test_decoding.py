@@ -1,41 +1,11 @@
 """Time stamps rule: holes, seeks, rotation and size, on files made for it."""
 
-from fractions import Fraction
-
-import av
 import numpy as np
 import pytest
-from helpers.media import clicks, film, mux, onsets
+from helpers.media import clicks, film, mux, onsets, write_at
 
 from unisync_loss.video.clip import read_clip
 from unisync_loss.video.decoding import AudioReader, open_media, read_facts, stream_frames
-
-
-def write(path, stamps, *, hole=None, size=(64, 48), sound_start=0.0, codec="libx264", audio="pcm_s16le", seconds=3.0):
-    """Frame k shows level 40 + 3 k at stamps[k] s; the sound leaves out the samples of ``hole``, stamps and all."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream(codec, rate=Fraction(1000), options={"g": "30"})
-        video.width, video.height, video.pix_fmt = *size, "yuv420p"
-        video.codec_context.time_base = Fraction(1, 1000)
-        sound = container.add_stream(audio, rate=16000, layout="mono")
-        for index, stamp in enumerate(stamps):
-            picture = np.full((size[1], size[0], 3), 40 + 3 * (index % 60), np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = round(1000 * stamp), Fraction(1, 1000)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-        samples = (clicks(seconds) * 32767).astype(np.int16)
-        for start in range(0, samples.size, 800):
-            if hole and hole[0] <= start / 16000 < hole[1]:
-                continue
-            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 800], format="s16", layout="mono")
-            frame.sample_rate, frame.time_base, frame.pts = (
-                16000,
-                Fraction(1, 16000),
-                start + round(16000 * sound_start),
-            )
-            container.mux(sound.encode(frame))
-        container.mux(sound.encode(None))
 
 
 def levels(frames):
@@ -43,13 +13,13 @@ def levels(frames):
 
 
 def test_sound_with_a_hole_keeps_its_time(tmp_path):
-    write(tmp_path / "a.mkv", np.arange(75) / 25, hole=(0.6, 1.0))
+    write_at(tmp_path / "a.mkv", np.arange(75) / 25, hole=(0.6, 1.0))
     assert onsets(read_clip(tmp_path / "a.mkv").waveform) == pytest.approx([0.5, 1.2], abs=0.002)
 
 
 def test_variable_frame_rate_shows_each_picture_in_its_time(tmp_path):
     stamps = np.cumsum(np.r_[0, np.random.default_rng(0).choice([0.017, 0.033, 0.05, 0.12], 50)])
-    write(tmp_path / "a.mkv", stamps)
+    write_at(tmp_path / "a.mkv", stamps)
     shown = levels(read_clip(tmp_path / "a.mkv").frames)
     expected = [np.flatnonzero(stamps <= tick / 25 + 1e-3)[-1] for tick in range(len(shown))]
     assert np.abs(shown - expected).max() < 0.5
@@ -58,7 +28,7 @@ def test_variable_frame_rate_shows_each_picture_in_its_time(tmp_path):
 
 def test_a_long_hole_gives_no_pictures_and_no_memory(tmp_path):
     stamps = np.r_[np.arange(25) / 25, 5000 + np.arange(25) / 25]
-    write(tmp_path / "a.mkv", stamps)
+    write_at(tmp_path / "a.mkv", stamps)
     with open_media(tmp_path / "a.mkv") as container:
         ticks = [picture.tick for picture in stream_frames(container)]
     assert ticks[:25] == list(range(25))
@@ -67,7 +37,7 @@ def test_a_long_hole_gives_no_pictures_and_no_memory(tmp_path):
 
 
 def test_rotated_pictures_are_turned_upright(tmp_path):
-    write(tmp_path / "a.mkv", np.arange(5) / 25)
+    write_at(tmp_path / "a.mkv", np.arange(5) / 25)
     with open_media(tmp_path / "a.mkv") as container:
         stream = container.streams.video[0]
         frame = next(container.decode(stream))
@@ -79,7 +49,7 @@ def test_rotated_pictures_are_turned_upright(tmp_path):
 
 
 def test_large_pictures_are_shrunk(tmp_path):
-    write(tmp_path / "a.mkv", np.arange(5) / 25, size=(128, 96))
+    write_at(tmp_path / "a.mkv", np.arange(5) / 25, size=(128, 96))
     with open_media(tmp_path / "a.mkv") as container:
         assert next(stream_frames(container, short_side=48)).frame.shape == (48, 64, 3)
 

@@ -162,8 +162,7 @@ def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert]) -> VideoScore
         ImportError: without PyAV, or without MediaPipe when the mesh has to be measured.
     """
     clip = load_clip(entry)
-    tables = [offset_table(embed_clip(expert, entry, clip)) for expert in experts]
-    table = np.mean(tables, axis=0).astype(np.float32)
+    table = np.mean([offset_table(embed_clip(expert, entry, clip)) for expert in experts], axis=0).astype(np.float32)
     kept = range(0, len(clip.frames), -(-len(clip.frames) // _STRIP))
     mouths = [(number, clip.frames[number][_MOUTH].copy()) for number in kept]
     track = TrackScores(0, table, window_levels(clip.waveform).astype(np.float32), mouths)
@@ -236,9 +235,10 @@ class _AudioWindows:
         return result, exists, level
 
     def loudest(self, frames: int) -> float:
-        """Highest level of the first frames."""
+        """Highest level of the first frames, or one that is no silence."""
         for number in range(max(self.chunks, default=-1) + 1, max(0, frames - WINDOW_FRAMES) // _CHUNK + 1):
-            self._chunk(number)
+            if self.peak < NOISE_FLOOR:  # else the answer is known, and the rest may be hours of a gap
+                self._chunk(number)
         return self.peak
 
     def _chunk(self, number: int) -> tuple[Tensor, Array]:

@@ -11,10 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.config import SAMPLES_PER_FRAME
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
 
-SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg")
+SUFFIXES = (
+    ".mp4", ".m4v", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".3gp"
+)  # fmt: skip
+_LONGEST_GAP = 10  # s
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 
 
@@ -77,16 +80,31 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, sh
         The clip.
 
     Raises:
-        ValueError: when the file cannot be decoded, or lacks a video or an audio stream.
+        ValueError: when the file cannot be decoded, lacks a video or an audio stream, or has a gap of over ten seconds
+            in its time stamps.
         FileNotFoundError: when there is no such file.
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        frames = list(islice(every_frame(stream_frames(container, short_side=short_side)), max_frames))
+        timed = _refuse_long_gaps(stream_frames(container, short_side=short_side), path)
+        frames = list(islice(every_frame(timed), max_frames))
     with open_media(path) as container:
         waveform = AudioReader(stream_audio(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
+
+
+def _refuse_long_gaps(timed: Iterator[TimedFrame], path: str | os.PathLike[str]) -> Iterator[TimedFrame]:
+    """Stop before a gap is filled: one of an hour would be 90,000 copies of a frame."""
+    last = -1
+    for frame in timed:
+        if frame.tick - last > _LONGEST_GAP * FPS:
+            missing = (frame.tick - last - 1) / FPS
+            raise ValueError(
+                f"{path}: expected a clip without gaps of over {_LONGEST_GAP} s, got one of {missing:.0f} s"
+            )
+        yield frame
+        last = frame.tick
 
 
 def read_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
