@@ -62,7 +62,7 @@ def example(expert: UniSyncExpert, batch: int, frames: int) -> tuple[Tensor, Ten
         "landmarks": torch.rand(batch, frames, config.visual_features // 2, 2),
         "3dmm": torch.randn(batch, frames, config.visual_features),
     }[config.visual]
-    steps = int((frames - WINDOW_FRAMES) * config.steps_per_frame) + config.window_steps
+    steps = config.first_step(frames - WINDOW_FRAMES) + config.window_steps
     shape = (batch, 80, steps) if config.audio == "mel" else (batch, steps, config.audio_features)
     return video, torch.randn(shape).clamp(-4, 4)  # the range of the mel spectrogram
 

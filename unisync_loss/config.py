@@ -163,6 +163,10 @@ class UniSyncConfig:
         """Audio steps per video frame: 16/5 for mel, 2 for HuBERT and Whisper."""
         return Fraction(STEP_RATE[self.audio], FPS)
 
+    def first_step(self, frame: int) -> int:
+        """Audio step at which the window that begins with a frame begins, floor(3.2 f) for mel, as Wav2Lip cuts it."""
+        return frame * STEP_RATE[self.audio] // FPS
+
     @property
     def name(self) -> str:
         """Name of the pair, such as ``"mel-rgb"``."""

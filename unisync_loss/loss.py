@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.config import WINDOW_FRAMES
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
 from unisync_loss.inputs.audio import check_audio
 from unisync_loss.inputs.batch import check_batch, check_type
@@ -17,7 +16,7 @@ from unisync_loss.inputs.calls import CheckedCalls
 from unisync_loss.inputs.frames import GeneratorFrames, check_boxes
 from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
 from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
-from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.models.expert import UniSyncExpert, count_windows
 from unisync_loss.models.layers import fold_batch_norms
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.frozen import FrozenModule
@@ -50,7 +49,8 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
     parameters or ``state_dict``, so a generator's checkpoint neither contains nor needs it.
 
     Values are checked at the first three calls and every 1000th after the first, because reading one makes the program
-    wait for a GPU. At the calls between, NaN or infinity in a clip makes its loss NaN.
+    wait for a GPU. At the calls between, NaN or infinity in a clip makes its loss NaN. ``torch.compile(loss,
+    fullgraph=True)`` works on features and on the waveform of a mel; inside it, no call checks values.
 
     Args:
         expert: copied, not changed; later changes of it do not reach the loss. :meth:`from_pretrained` takes a name.
@@ -245,13 +245,13 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             return self.encode_audio(audio, video.shape[1], stride=stride)
         check_batch(self._device, video=video, audio_embedding=audio_embedding)
         self.expert.visual_input.check(video)
-        starts = self.expert.window_starts(video.shape[1], stride)
-        shape = (len(video), video.shape[1] - WINDOW_FRAMES + 1, self.expert.config.embedding)
+        count_windows(video.shape[1], stride)
+        shape = (len(video), count_windows(video.shape[1]), self.expert.config.embedding)
         if audio_embedding.shape != shape or not audio_embedding.is_floating_point():
             raise ValueError(
                 f"audio_embedding: expected (B, T - 4, D) = {shape} of encode_audio, got {describe(audio_embedding)}"
             )
-        return audio_embedding.detach()[:, ::stride][:, : len(starts)]
+        return audio_embedding.detach()[:, ::stride]
 
     def _check_values(self, video: Tensor, weights: Tensor | None, boxes: Tensor | None) -> None:
         """Check values at the calls that are due."""

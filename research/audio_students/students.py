@@ -52,8 +52,7 @@ class Student(nn.Module, ABC):
 
     def embed(self, features: Tensor, frames: int) -> Tensor:
         """Embeddings (B, W, D) of all windows of ``frames`` frames from features (B, L, F)."""
-        starts = [int(start * self.config.steps_per_frame) for start in range(frames - WINDOW_FRAMES + 1)]
-        embedding: Tensor = self.tower(features, starts)
+        embedding: Tensor = self.tower(features, frames - WINDOW_FRAMES + 1)
         return embedding
 
     def forward(self, waveform: Tensor) -> Tensor:

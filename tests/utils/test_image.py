@@ -44,6 +44,13 @@ def test_outside_a_frame_its_border_is_repeated():
     assert torch.equal(sample_region(frames, left, 8), torch.zeros(1, 1, 8, 8))
 
 
+def test_autocast_does_not_round_the_places_of_samples():
+    frames, region = torch.rand(1, 3, 200, 200), torch.tensor([[[0.6, 0.1, 0.2], [-0.1, 0.6, 0.3]]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = sample_region(frames, region)
+    assert torch.equal(cast, sample_region(frames, region))
+
+
 def test_light_and_contrast_are_removed():
     images = torch.rand(2, 3, 24, 24)
     assert torch.allclose(

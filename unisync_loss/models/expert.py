@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES, UniSyncConfig
+from unisync_loss.config import FPS, SAMPLES_PER_FRAME, STEP_RATE, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.functional import sync_probability
-from unisync_loss.models.paper import (
-    WindowTower,
-    paper_audio_stem,
-    paper_audio_trunk,
-    paper_visual_stem,
-    paper_visual_trunk,
-)
+from unisync_loss.models.paper import WindowAudioTower, WindowVisualTower
 from unisync_loss.models.small import DenseAudioTower, DenseVisualTower
 from unisync_loss.representations import audio_input, visual_input
 from unisync_loss.utils.tensors import describe
@@ -38,10 +31,7 @@ def build_towers(config: UniSyncConfig, *, is_image: bool) -> tuple[nn.Module, n
     """
     if config.architecture == "small":
         return DenseVisualTower(config, is_image=is_image), DenseAudioTower(config)
-    visual_stem = paper_visual_stem(config, is_image=is_image)
-    visual = WindowTower(visual_stem, paper_visual_trunk(config), WINDOW_FRAMES, is_image=is_image)
-    audio = WindowTower(paper_audio_stem(), paper_audio_trunk(config), config.window_steps, is_image=False)
-    return visual, audio
+    return WindowVisualTower(config, is_image=is_image), WindowAudioTower(config)
 
 
 class UniSyncExpert(nn.Module):
@@ -130,7 +120,8 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for fewer than 5 frames.
         """
-        embedding: Tensor = self.visual_tower(frames, self.window_starts(frames.shape[1], stride), mask)
+        count_windows(frames.shape[1], stride)
+        embedding: Tensor = self.visual_tower(frames, stride, mask)
         return embedding
 
     def encode_chosen(self, frames: Tensor, chosen: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
@@ -149,8 +140,7 @@ class UniSyncExpert(nn.Module):
         """
         if self.config.architecture == "small" and not self.config.has_mouth_aligner:
             return self.encode_prepared(frames, stride=stride, mask=mask)[:, chosen]
-        places = stride * chosen[:, None] + torch.arange(WINDOW_FRAMES, device=chosen.device)
-        alone = rearrange(frames[:, places], "b k t ... -> (b k) t ...")
+        alone = rearrange(frames.unfold(1, WINDOW_FRAMES, stride)[:, chosen], "b k ... t -> (b k) t ...")
         return rearrange(self.encode_prepared(alone), "(b k) 1 d -> b k d", b=len(frames))
 
     def encode_audio(self, audio: Tensor, frames: int, *, stride: int = 1) -> Tensor:
@@ -202,25 +192,12 @@ class UniSyncExpert(nn.Module):
 
     def _encode_features(self, features: Tensor, frames: int, stride: int, audio: Tensor) -> Tensor:
         """Embed features of ``audio``."""
-        # floor(3.2 f) for mel, as Wav2Lip cuts it; 2 f for HuBERT and Whisper
-        starts = [int(start * self.config.steps_per_frame) for start in self.window_starts(frames, stride)]
-        needed = starts[-1] + self.config.window_steps
+        last = stride * (count_windows(frames, stride) - 1)
+        needed = self.config.first_step(last) + self.config.window_steps
         features = self.audio_input.fit(features, needed)
         self._check_length(audio, features.shape[1], needed, frames)
-        embedding: Tensor = self.audio_tower(features, starts)
+        embedding: Tensor = self.audio_tower(features, last + 1, stride)
         return embedding
-
-    def window_starts(self, frames: int, stride: int = 1) -> list[int]:
-        """First frame of every window.
-
-        Raises:
-            ValueError: for fewer than 5 frames or a stride below 1.
-        """
-        if frames < WINDOW_FRAMES:
-            raise ValueError(f"video: expected at least T = {WINDOW_FRAMES} frames (0.2 s at 25 fps), got T = {frames}")
-        if stride < 1:
-            raise ValueError(f"stride: expected at least 1 frame, got {stride}")
-        return list(range(0, frames - WINDOW_FRAMES + 1, stride))
 
     def _own_dtype(self, value: Tensor) -> Tensor:
         """Cast inputs to the dtype of the weights, before the square of a half-precision number overflows."""
@@ -229,12 +206,28 @@ class UniSyncExpert(nn.Module):
         return value.to(next(self.parameters()).dtype)
 
     def _check_length(self, audio: Tensor, steps: int, needed: int, frames: int) -> None:
-        per_frame = self.config.steps_per_frame
-        given = audio.shape[1] / SAMPLES_PER_FRAME if audio.ndim == 2 else steps / per_frame
+        given = audio.shape[1] / SAMPLES_PER_FRAME if audio.ndim == 2 else steps * FPS / STEP_RATE[self.config.audio]
         if needed <= steps and given <= longest_audio(frames):
             return
-        usual = f"(B, {frames * SAMPLES_PER_FRAME}) samples" if audio.ndim == 2 else f"{int(frames * per_frame)} steps"
+        usual = (
+            f"(B, {frames * SAMPLES_PER_FRAME}) samples"
+            if audio.ndim == 2
+            else f"{self.config.first_step(frames)} steps"
+        )
         raise ValueError(
             f"audio: expected about {usual} for T = {frames} frames (25 fps, 16 kHz), got {describe(audio)}: "
             "check sample rate, frame rate and that both span the same time"
         )
+
+
+def count_windows(frames: int, stride: int = 1) -> int:
+    """Number of windows of a clip.
+
+    Raises:
+        ValueError: for fewer than 5 frames or a stride below 1.
+    """
+    if frames < WINDOW_FRAMES:
+        raise ValueError(f"video: expected at least T = {WINDOW_FRAMES} frames (0.2 s at 25 fps), got T = {frames}")
+    if stride < 1:
+        raise ValueError(f"stride: expected at least 1 frame, got {stride}")
+    return (frames - WINDOW_FRAMES) // stride + 1

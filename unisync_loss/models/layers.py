@@ -6,7 +6,10 @@ import copy
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
@@ -55,6 +58,28 @@ class ConvBlock(nn.Module):
 def residuals(channels: int, count: int) -> list[nn.Module]:
     """Blocks with a shortcut."""
     return [ConvBlock(channels, channels, residual=True) for _ in range(count)]
+
+
+def take_steps(dense: Tensor, count: int, period: tuple[int, int]) -> Tensor:
+    """Take the steps at which the windows of ``count`` successive frames begin.
+
+    By slices, because a list of steps would be copied to the device at every call.
+
+    Args:
+        dense: (B, L, …), a value for each step; where it ends too early, zeros.
+        count: number of frames.
+        period: steps and frames after which both begin together, (16, 5) for mel.
+
+    Returns:
+        (B, count, …), those at step floor(f · steps / frames) for frame f.
+    """
+    steps, frames = period
+    periods = -(-count // frames)
+    dense = dense[:, : steps * periods]
+    dense = F.pad(dense, (0, 0) * (dense.ndim - 2) + (0, steps * periods - dense.shape[1]))
+    blocks = rearrange(dense, "b (q s) ... -> b q s ...", s=steps)
+    taken = torch.stack([blocks[:, :, steps * frame // frames] for frame in range(frames)], 2)
+    return rearrange(taken, "b q f ... -> b (q f) ...")[:, :count]
 
 
 def fold_batch_norms(network: Network) -> Network:

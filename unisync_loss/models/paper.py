@@ -6,14 +6,11 @@ that size; channels and strides follow Wav2Lip's expert.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
-from unisync_loss.models.layers import ConvBlock, residuals
+from unisync_loss.models.layers import ConvBlock, residuals, take_steps
 from unisync_loss.utils.image import resize
 
 IMAGE_SIZE = 96  # pixels, as in Wav2Lip
@@ -87,30 +84,48 @@ def paper_audio_trunk(config: UniSyncConfig) -> nn.Sequential:
     )
 
 
-class WindowTower(nn.Module):
-    """Stacks the steps of every window and encodes each window by itself (``paper``).
+class WindowVisualTower(nn.Module):
+    """Stacks the frames of every window and encodes each window by itself (``paper``).
 
     Args:
-        stem: ε1 or ε3.
-        trunk: ε2 or ε4.
-        steps: time steps per window.
+        config: of the expert.
         is_image: whether inputs are images, of which the lower half is encoded, rather than vectors.
 
     Shape:
         images (B, T, C, H, W) or vectors (B, T, E) → (B, W, D).
     """
 
-    def __init__(self, stem: nn.Module, trunk: nn.Module, steps: int, *, is_image: bool) -> None:
+    def __init__(self, config: UniSyncConfig, *, is_image: bool) -> None:
         super().__init__()
-        self.stem, self.trunk, self.steps, self.is_image = stem, trunk, steps, is_image
+        self.stem, self.trunk = paper_visual_stem(config, is_image=is_image), paper_visual_trunk(config)
+        self.is_image = is_image
 
-    def forward(self, x: Tensor, starts: Sequence[int], mask: Tensor | None = None) -> Tensor:
-        """Encode the windows at ``starts``; ``mask`` changes nothing here, because windows are independent."""
+    def forward(self, x: Tensor, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+        """Encode every ``stride``-th window; ``mask`` changes nothing here, because windows are independent."""
         x = lower_half(x) if self.is_image else x  # as Wav2Lip's color_syncnet_train.py
-        index = torch.tensor(starts, device=x.device)[:, None] + torch.arange(self.steps, device=x.device)
-        windows = x[:, index]  # (B, W, steps, …)
-        if self.is_image:
-            windows = rearrange(windows, "b w f c h x -> (b w) (f c) h x")
-        else:
-            windows = rearrange(windows, "b w f e -> (b w) 1 f e")
-        return rearrange(self.trunk(self.stem(windows)), "(b w) d 1 1 -> b w d", b=x.shape[0])
+        windows = x.unfold(1, WINDOW_FRAMES, stride)
+        axes = "b w c h x f -> (b w) (f c) h x" if self.is_image else "b w e f -> (b w) 1 f e"
+        embedding = self.trunk(self.stem(rearrange(windows, axes)))
+        return rearrange(embedding, "(b w) d 1 1 -> b w d", b=x.shape[0])
+
+
+class WindowAudioTower(nn.Module):
+    """Stacks the steps of every window and encodes each window by itself (``paper``).
+
+    Args:
+        config: of the expert.
+
+    Shape:
+        (B, L, F) → (B, W, D).
+    """
+
+    def __init__(self, config: UniSyncConfig) -> None:
+        super().__init__()
+        self.stem, self.trunk, self.steps = paper_audio_stem(), paper_audio_trunk(config), config.window_steps
+        self.period = config.steps_per_frame.as_integer_ratio()
+
+    def forward(self, x: Tensor, windows: int, stride: int = 1) -> Tensor:
+        """Encode every ``stride``-th of the windows that begin with successive frames."""
+        taken = take_steps(x.unfold(1, self.steps, 1), windows, self.period)[:, ::stride]
+        embedding = self.trunk(self.stem(rearrange(taken, "b w e l -> (b w) 1 l e")))
+        return rearrange(embedding, "(b w) d 1 1 -> b w d", b=x.shape[0])

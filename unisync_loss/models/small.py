@@ -7,13 +7,11 @@ describe the person more than the speech, so the mean over all frames given is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.models.layers import ConvBlock, residuals
+from unisync_loss.models.layers import ConvBlock, residuals, take_steps
 from unisync_loss.models.mouth_aligner import PATCH_SIZE, MouthAligner
 from unisync_loss.representations.parsing import mouth_of_maps
 from unisync_loss.utils.image import standardise_images
@@ -113,13 +111,13 @@ class DenseVisualTower(nn.Module):
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = FrameTrunk(config)
 
-    def forward(self, x: Tensor, starts: Sequence[int], mask: Tensor | None = None) -> Tensor:
-        """Encode the windows at ``starts``; frames where ``mask`` (B, T) is False are excluded from the mean."""
+    def forward(self, x: Tensor, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+        """Encode every ``stride``-th window; frames where ``mask`` (B, T) is False are excluded from the mean."""
         features = self.frame_features(x)
         if self.aligner is None:
             # raised the AUC of mel-landmarks on val from 0.848 to 0.870 (docs/scores.md)
             features = features - mean_over_frames(features, mask)
-        return self.encode_frames(features)[:, list(starts)]
+        return self.encode_frames(features)[:, ::stride]
 
     def frame_features(self, x: Tensor) -> Tensor:
         """Images (B, T, C, H, W) or vectors (B, T, E) → features of each frame by itself (B, T, 192)."""
@@ -161,13 +159,14 @@ class DenseAudioTower(nn.Module):
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__()
         self.mel = config.audio == "mel"
+        self.period = config.steps_per_frame.as_integer_ratio()
         self.network = small_mel_network(config) if self.mel else small_feature_network(config)
 
-    def forward(self, x: Tensor, starts: Sequence[int]) -> Tensor:
-        """Encode the windows at ``starts``, in steps of the features."""
+    def forward(self, x: Tensor, windows: int, stride: int = 1) -> Tensor:
+        """Encode every ``stride``-th of the windows that begin with successive frames."""
         # features of an encoder are channels: as one tall kernel over them, a training batch asks for 140 GB
         dense = self.network(rearrange(x, "b l f -> b 1 f l" if self.mel else "b l f -> b f 1 l"))
-        return rearrange(dense, "b d 1 l -> b l d")[:, list(starts)]
+        return take_steps(rearrange(dense, "b d 1 l -> b l d"), windows, self.period)[:, ::stride]
 
 
 def small_mel_network(config: UniSyncConfig) -> nn.Sequential:

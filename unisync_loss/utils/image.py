@@ -72,9 +72,11 @@ def sample_region(frames: Tensor, region: Tensor, size: int = FACE_SIZE, oversam
         (N, C, size, size); NaN where the map is not finite.
     """
     region, lost = finite_affine(region)
+    linear, shift = region[..., :2], region[..., 2:]
+    # from shares in [0, 1] on both sides to grid_sample's coordinates in [-1, 1]
+    theta = torch.cat([linear, linear.sum(-1, keepdim=True) + 2 * shift - 1], dim=-1)
     fine = size * oversample
-    steps = (torch.arange(fine, device=frames.device, dtype=region.dtype) + 0.5) / fine
-    ys, xs = torch.meshgrid(steps, steps, indexing="ij")
-    grid = 2 * torch.einsum("nij,hwj->nhwi", region, torch.stack([xs, ys, torch.ones_like(xs)], dim=-1)) - 1
+    with torch.autocast(device_type=frames.device.type, enabled=False):  # bfloat16 places samples to a percent
+        grid = F.affine_grid(theta, [len(frames), 1, fine, fine], align_corners=False)
     cut = F.grid_sample(frames, grid.to(frames.dtype), padding_mode="border", align_corners=False)
     return F.avg_pool2d(cut, oversample) + lost.to(cut.dtype)

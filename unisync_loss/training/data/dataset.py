@@ -224,7 +224,7 @@ class CachedClipDataset:
 
     def _audio(self, clip: NDArray[np.int64], start: NDArray[Any], length: int, tempo: Array) -> Tensor:
         per_frame = float(self.config.steps_per_frame)
-        steps = int((length - WINDOW_FRAMES) * self.config.steps_per_frame) + self.config.window_steps
+        steps = self.config.first_step(length - WINDOW_FRAMES) + self.config.window_steps
         # at tempo 1, windows start where encode_audio has them, at floor(3.2 f) for mel
         first = np.where(tempo == 1, np.floor(start * per_frame), start * per_frame)
         audio = self.store.gather_audio(clip, first, steps, tempo)
