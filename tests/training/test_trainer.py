@@ -67,6 +67,14 @@ class TestFolder:
         with pytest.raises(FileExistsError, match="--resume"):
             run(folder, cache, tmp_path)
 
+    def test_two_runs_do_not_share_a_folder(self, folder, cache, tmp_path):
+        first, second = (trainer(folder, cache, tmp_path, "recipe.steps=1") for _ in range(2))
+        first.begin(resume=False)
+        with pytest.raises(FileExistsError, match="another process trains in this folder"):
+            second.begin(resume=True)
+        first.run()
+        second.begin(resume=True)
+
     def test_the_paper_architecture_on_rgb(self, folder, cache, tmp_path):
         few = ["recipe.steps=1", "recipe.clips=2", "recipe.segments=1", "recipe.frames=5"]
         run(folder, cache, tmp_path, "expert.architecture=paper", *few, visual="rgb")

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from unisync_loss.config import UniSyncConfig
@@ -46,7 +47,7 @@ def train(config: TrainConfig, expert_config: UniSyncConfig, *, resume: bool, lo
     Raises:
         ValueError: for an expert that cannot be trained from video files, or unusable data.
         OSError: on a full disk.
-        FileExistsError: if the folder holds a run and ``resume`` is False.
+        FileExistsError: if the folder holds a run and ``resume`` is False, or another process trains in it.
         FloatingPointError: if the loss is not finite; the batch is saved.
     """
     out = Path(config.run.out)
@@ -151,6 +152,7 @@ class Trainer:
         self.out, self.group, self.expert = Path(config.run.out), stepper.group, stepper.model.expert
         self.run_log = RunLog(self.out, stages, log, enabled=self.group.is_main)
         self.checkpoints = CheckpointKeeper(self.out)
+        self.lock = FileLock(self.out / ".lock")
         self.stage, self.step, self.samples = 0, 0, 0
         self.stopped = False
         self._asked_to_stop = False  # this process
@@ -160,12 +162,22 @@ class Trainer:
         settings = as_dict(self.config) | {"expert": vars(self.expert.config)}
         if self.group.is_main:
             self.out.mkdir(parents=True, exist_ok=True)
+            self._lock()
             remove_unfinished(self.out / STATE)
             write_atomically(self.out / "config.yaml", to_yaml(self.config, self.expert.config))
         self.group.wait()
         if resume and (self.out / STATE).exists():
             self.load()
         self.run_log.begin(self.stage, self.step, settings)
+
+    def _lock(self) -> None:
+        """Keep the folder to this process until it ends; two runs would write over each other's states."""
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise FileExistsError(
+                f"{self.out}: another process trains in this folder: stop it first, or choose another --out"
+            ) from None
 
     def run(self) -> None:
         """Run the remaining stages. SIGTERM saves the state and stops."""
@@ -281,9 +293,10 @@ class Trainer:
         self.log(f"resumed at stage {self.stage}, step {self.step}")
 
     def close(self) -> None:
-        """Stop the drawing thread and finish the loggers."""
+        """Stop the drawing thread, finish the loggers and let go of the folder."""
         self.stepper.close()
         self.run_log.close()
+        self.lock.release()
 
 
 class _Throughput:

@@ -84,6 +84,7 @@ class CachedClipDataset:
         config: of the expert.
         part: of the cache that they were read from.
         broken: clips left out, with the reason.
+        too_short: number of clips left out because they are shorter than asked.
 
     Attributes:
         speaker: (C,) index of each clip's speaker.
@@ -91,9 +92,16 @@ class CachedClipDataset:
     """
 
     def __init__(
-        self, entries: list[ClipEntry], store: FrameStore, config: UniSyncConfig, part: str, broken: dict[str, str]
+        self,
+        entries: list[ClipEntry],
+        store: FrameStore,
+        config: UniSyncConfig,
+        part: str,
+        broken: dict[str, str],
+        too_short: int,
     ) -> None:
-        self.entries, self.store, self.config, self.broken = entries, store, config, broken
+        self.entries, self.store, self.config = entries, store, config
+        self.broken, self.too_short = broken, too_short
         _, self.speaker = np.unique([entry.speaker for entry in entries], return_inverse=True)
         self.sampler = SegmentSampler(store.frames, self.speaker)
         self._visual_frames = PARTS[part].frames
@@ -140,7 +148,7 @@ class CachedClipDataset:
         if not kept:
             raise ValueError(f"expected at least one clip of {shortest} frames with a face and a voice, got none")
         store.finish()
-        return cls(kept, store, config, part, broken)
+        return cls(kept, store, config, part, broken, len(cached) - len(kept) - len(broken))
 
     def __len__(self) -> int:
         """Number of clips."""

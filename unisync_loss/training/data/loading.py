@@ -42,7 +42,7 @@ def load_clips(
         log: takes lines of progress, and names what is left out.
 
     Raises:
-        ValueError: without a usable clip.
+        ValueError: without a usable clip, or when more than half of them cannot be used.
     """
     reasons: dict[str, str] = {}
     progress: Progress | None = None
@@ -50,14 +50,22 @@ def load_clips(
         progress = progress or Progress(log, total, "clips measured", done=done)
         progress.update(done)
     data = CachedClipDataset.from_cache(entries, cache, config, shortest, audio_features, log)
-    reasons = reasons | data.broken
+    used = {entry.path for entry in data.entries}
+    # another run with the same cache may have measured what failed here
+    reasons = {entry.name: reasons[entry.name] for entry in entries if entry.name in reasons and entry.path not in used}
+    reasons |= data.broken
     for clip, reason in reasons.items():
         log(f"{name}: left out {clip}: {reason}")
-    minutes, short = data.store.frames.sum() / 25 / 60, len(entries) - len(data) - len(reasons)
+    minutes, unusable = data.store.frames.sum() / 25 / 60, len(entries) - len(data) - data.too_short
     log(
         f"{name}: {len(data)} clips, {len(set(data.speaker.tolist()))} speakers, {minutes:.1f} minutes; left out: "
-        f"{len(reasons)} that cannot be used, {short} shorter than {shortest} frames"
+        f"{unusable} that cannot be used, {data.too_short} shorter than {shortest} frames"
     )
+    if unusable > len(entries) / 2:
+        raise ValueError(
+            f"{name}: expected most clips to be usable, got {unusable} of {len(entries)} that are not, such as "
+            f"{min(reasons.items(), default='')}: leave them out of the folder, or with an empty offset in offsets.csv"
+        )
     return data
 
 
