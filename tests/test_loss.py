@@ -568,3 +568,54 @@ def test_score_is_a_reward_without_gradient(loss, batch):
 def test_data_parallel_is_refused_with_the_remedy(loss):
     with pytest.raises(ValueError, match=r"expected no nn.DataParallel.*DistributedDataParallel"):
         loss._replicate_for_data_parallel()  # as nn.DataParallel does, which needs two GPUs
+
+
+class TestGradFrames:
+    @pytest.mark.parametrize("visual", list(VIDEOS))
+    @pytest.mark.parametrize("architecture", ["small", "paper"])
+    @pytest.mark.parametrize("windows", [None, 1])
+    def test_the_gradient_of_some_frames_and_the_value_of_all(self, visual, architecture, windows):
+        config = UniSyncConfig(visual=visual, architecture=architecture, embedding=8)
+        loss, video, audio = UniSyncLoss(UniSyncExpert(config)), VIDEOS[visual](), torch.randn(2, 3840) / 10
+        video.requires_grad_()
+        results = []
+        for frames in (None, 2, range(3, 6)):
+            torch.manual_seed(5)  # the same window
+            value = loss(video, audio, windows=windows, grad_frames=frames)
+            results.append((value.item(), torch.autograd.grad(value, video)[0]))
+        (whole, expected), drawn, given = results
+        for (value, gradient), count in ((drawn, 2), (given, 3)):
+            assert value == pytest.approx(whole, rel=1e-4)
+            reached = gradient.flatten(2).abs().sum((0, 2)) > 0
+            assert reached.sum() <= count
+            assert torch.allclose(gradient[:, reached], expected[:, reached], atol=1e-5 * expected.abs().max().item())
+        if windows is None:
+            assert (given[1].flatten(2).abs().sum((0, 2)) > 0).tolist() == [False] * 3 + [True] * 3
+
+    def test_the_other_frames_need_no_backward_pass(self, loss, batch):
+        encoded = []
+        loss.expert.visual_tower.stem.register_forward_hook(
+            lambda module, inputs, output: encoded.append((len(output), output.requires_grad))
+        )
+        loss(batch[0].requires_grad_(), batch[1], grad_frames=4)
+        assert encoded == [(8, True), (10, False)]
+
+
+@pytest.mark.parametrize("visual", list(VIDEOS))
+def test_every_part_runs_once_a_step(visual):
+    """The representation of each side is not computed anew for a term, a check or a mask."""
+    loss, video = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual=visual, embedding=8))), VIDEOS[visual]()
+    expert, calls = loss.expert, []
+    tower = expert.visual_tower
+    parts = {"audio_input": expert.audio_input, "audio": expert.audio_tower, "visual": tower, "stem": tower.stem}
+    parts |= {"visual_input": expert.visual_input, "mel": expert.audio_input.spectrogram}
+    parts |= {"aligner": tower.aligner} if tower.aligner else {}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda *_, name=name: calls.append(name))
+    options = {"mask": torch.ones(2, 6, dtype=torch.bool), "weights": torch.ones(2), "return_terms": True}
+    loss(video.requires_grad_(), torch.randn(2, 3840) / 10, **options).loss.backward()
+    assert sorted(calls) == sorted(parts)
+    calls.clear()
+    loss(video, torch.randn(2, 3840) / 10, video_real=video, **options)
+    twice = [name for name in parts if name not in ("audio_input", "audio", "mel")]  # there are two videos
+    assert sorted(calls) == sorted([*parts, *twice])

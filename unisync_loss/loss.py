@@ -13,11 +13,12 @@ from unisync_loss.functional import Reduction, margin_loss, reduce, straight_thr
 from unisync_loss.inputs.audio import check_audio
 from unisync_loss.inputs.batch import check_batch, check_type
 from unisync_loss.inputs.calls import CheckedCalls
+from unisync_loss.inputs.draws import draw_gradient_frames, draw_windows
 from unisync_loss.inputs.frames import GeneratorFrames, check_boxes
 from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
 from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
 from unisync_loss.models.expert import UniSyncExpert, count_windows
-from unisync_loss.models.layers import fold_batch_norms
+from unisync_loss.models.layers import GradientFrames, fold_batch_norms
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.frozen import FrozenModule
 from unisync_loss.utils.tensors import describe
@@ -119,25 +120,26 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         video_real: Tensor | None = None,
         stride: int = 1,
         windows: int | None = None,
+        grad_frames: int | range | None = None,
         reduction: Reduction = "mean",
         return_terms: bool = False,
     ) -> Tensor | SyncTerms:
         """Score a generated video.
 
         Args:
-            video: (B, T, 3, H, W) RGB in [0, 1] (or what the expert's visual representation defines), with gradient,
-                of any floating point dtype.
+            video: (B, T, 3, H, W) RGB in [0, 1], or what the expert's representation takes, of any floating dtype.
             audio: (B, S) waveform at 16 kHz of the same time, S = 640·T, or features; no gradient reaches it.
             audio_embedding: of :meth:`encode_audio`, in place of ``audio``.
             frames: T, where the video is ((B T), 3, H, W), the frames of a clip one after the other.
             boxes: (B, 4) or (B, T, 4) left, top, right, bottom of the face in pixels, where the picture is larger.
             mask: (B, T) booleans per frame (a window counts if all its frames do), or (B, W) per window.
             weights: (B, W), or (B,) or (B, 1) per clip, at least 0.
-            video_real: the real frames of the same time, shaped like ``video``. The loss of each window is then
-                ``max(0, log p_real - log p)``: 0, and without gradient, once it scores as high as its real frames. No
-                gradient reaches them; they cost another forward pass of the visual tower.
+            video_real: the real frames of the same time, shaped like ``video``; no gradient reaches them. The loss of a
+                window is then ``max(0, log p_real - log p)``. They cost another forward pass of the visual tower.
             stride: frames from one window to the next; 5 scores every frame once.
             windows: number of windows to score, drawn anew at every call, alike for all clips; None scores all.
+            grad_frames: number of successive frames that the gradient reaches, drawn as windows are, or their places,
+                such as ``range(4, 8)``; the others are scored with them, without a backward pass of their own.
             reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one value per clip.
             return_terms: return :class:`SyncTerms` instead of the loss alone.
 
@@ -154,14 +156,14 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         video = blank_padding(video, by_frame)
         factors = window_weights(audio_windows.shape[:2], video, mask, weights, stride)
         self._check_values(video, weights, boxes)
-        chosen = _draw_windows(audio_windows.shape[1], windows, video.device)
-        probability = self._probability(video, audio_windows, by_frame, boxes, stride, chosen)
+        chosen = draw_windows(audio_windows.shape[1], windows, video.device)
+        gradient = draw_gradient_frames(video.shape[1], grad_frames, video.device)
+        options = audio_windows, by_frame, boxes, stride, chosen, gradient
+        probability = self._probability(video, *options)
         values = _loss_of(probability)
         if video_real is not None:
             real = blank_padding(_like(video, self._frames.unflatten(video_real, frames)), by_frame)
-            with torch.no_grad():
-                least = _loss_of(self._probability(real, audio_windows, by_frame, boxes, stride, chosen))
-            values = F.relu(values - least)
+            values = F.relu(values - _loss_of(self._probability(real, *options)))
         factors = factors if chosen is None else factors[:, chosen]
         loss = reduce(values, factors, reduction)
         return SyncTerms(loss, probability.detach(), factors) if return_terms else loss
@@ -274,15 +276,16 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         boxes: Tensor | None,
         stride: int,
         chosen: Tensor | None,
+        gradient: GradientFrames | None,
     ) -> Tensor:
         """Sync probability (B, W) of all windows or of those chosen, with gradient."""
         faces = video if boxes is None else self._frames.crop(video, boxes)
         prepared = self.expert.prepare_visual(self._frames.convert(faces))
         if chosen is None:
-            visual = self.expert.encode_prepared(prepared, stride=stride, mask=mask)
+            visual = self.expert.encode_prepared(prepared, stride=stride, mask=mask, gradient=gradient)
         else:
             audio_windows = audio_windows[:, chosen]
-            visual = self.expert.encode_chosen(prepared, chosen, stride=stride, mask=mask)
+            visual = self.expert.encode_chosen(prepared, chosen, stride=stride, mask=mask, gradient=gradient)
         return sync_probability(audio_windows, visual, surrogate=True) * one_or_nan(video)
 
 
@@ -292,17 +295,8 @@ def _loss_of(probability: Tensor) -> Tensor:
 
 
 def _like(video: Tensor, real: Tensor) -> Tensor:
-    """Return the real frames if they are as many and as large as those generated, on the same device."""
+    """The real frames, without gradient, if they are as many and as large as those generated, on the same device."""
     if real.shape != video.shape or real.device != video.device:
         expected = f"{tuple(video.shape)} on {video.device}, like video"
         raise ValueError(f"video_real: expected {expected}, got {describe(real)} on {real.device}")
-    return real
-
-
-def _draw_windows(count: int, windows: int | None, device: torch.device) -> Tensor | None:
-    """Places of some windows, (K,) on the device; None for all."""
-    if windows is None or windows >= count:
-        return None
-    if windows < 1:
-        raise ValueError(f"windows: expected at least 1, got {windows}")
-    return torch.randperm(count, device=device)[:windows].sort().values
+    return real.detach()

@@ -42,6 +42,7 @@ def test_the_options_of_a_call():
     mask[0, 6] = False
     boxes, weights = torch.tensor([[2.0, 3.0, 30.0, 28.0]] * 2), torch.tensor([1.0, 2.0])
     options = {"mask": mask, "boxes": boxes, "weights": weights, "video_real": 0.9 * video.detach(), "windows": 2}
+    options["grad_frames"] = 3
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     embedding = loss.encode_audio(sound, 7)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME, STEP_RATE, WINDOW_FRAMES, UniSyncConfig
 from unisync_loss.functional import sync_probability
+from unisync_loss.models.layers import GradientFrames
 from unisync_loss.models.paper import WindowAudioTower, WindowVisualTower
 from unisync_loss.models.small import DenseAudioTower, DenseVisualTower
 from unisync_loss.representations import audio_input, visual_input
@@ -106,13 +107,21 @@ class UniSyncExpert(nn.Module):
         """
         return self.encode_prepared(self.prepare_visual(video), stride=stride, mask=mask)
 
-    def encode_prepared(self, frames: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+    def encode_prepared(
+        self,
+        frames: Tensor,
+        *,
+        stride: int = 1,
+        mask: Tensor | None = None,
+        gradient: GradientFrames | None = None,
+    ) -> Tensor:
         """Embed every window of a video that :meth:`prepare_visual` converted.
 
         Args:
             frames: (B, T, C, H, W) or (B, T, E).
             stride: see :meth:`encode_visual`.
             mask: see :meth:`encode_visual`.
+            gradient: the frames that a gradient reaches; None for all.
 
         Returns:
             (B, W, D) before ReLU.
@@ -121,10 +130,18 @@ class UniSyncExpert(nn.Module):
             ValueError: for fewer than 5 frames.
         """
         count_windows(frames.shape[1], stride)
-        embedding: Tensor = self.visual_tower(frames, stride, mask)
+        embedding: Tensor = self.visual_tower(frames, stride, mask, gradient)
         return embedding
 
-    def encode_chosen(self, frames: Tensor, chosen: Tensor, *, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+    def encode_chosen(
+        self,
+        frames: Tensor,
+        chosen: Tensor,
+        *,
+        stride: int = 1,
+        mask: Tensor | None = None,
+        gradient: GradientFrames | None = None,
+    ) -> Tensor:
         """Embed some windows of a video that :meth:`prepare_visual` converted.
 
         Where a window does not depend on other frames, only the frames of these are encoded.
@@ -134,12 +151,13 @@ class UniSyncExpert(nn.Module):
             chosen: (K,) places among the W windows of :meth:`encode_prepared`.
             stride: see :meth:`encode_visual`.
             mask: see :meth:`encode_visual`.
+            gradient: see :meth:`encode_prepared`.
 
         Returns:
             (B, K, D) before ReLU.
         """
-        if self.config.architecture == "small" and not self.config.has_mouth_aligner:
-            return self.encode_prepared(frames, stride=stride, mask=mask)[:, chosen]
+        if gradient is not None or (self.config.architecture == "small" and not self.config.has_mouth_aligner):
+            return self.encode_prepared(frames, stride=stride, mask=mask, gradient=gradient)[:, chosen]
         alone = rearrange(frames.unfold(1, WINDOW_FRAMES, stride)[:, chosen], "b k ... t -> (b k) t ...")
         return rearrange(self.encode_prepared(alone), "(b k) 1 d -> b k d", b=len(frames))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
@@ -58,6 +59,27 @@ class ConvBlock(nn.Module):
 def residuals(channels: int, count: int) -> list[nn.Module]:
     """Blocks with a shortcut."""
     return [ConvBlock(channels, channels, residual=True) for _ in range(count)]
+
+
+class GradientFrames(NamedTuple):
+    """Which frames of a clip a gradient reaches.
+
+    Attributes:
+        order: (T,) places of all frames, those with a gradient first.
+        number: of frames with a gradient, below T.
+    """
+
+    order: Tensor
+    number: int
+
+
+def encode_frames(encode: Callable[[Tensor], Tensor], frames: Tensor, gradient: GradientFrames | None) -> Tensor:
+    """Encode frames (B, T, …) by a function of single frames; those without a gradient cost a forward pass only."""
+    if gradient is None:
+        return encode(frames)
+    ordered = frames[:, gradient.order]
+    parts = encode(ordered[:, : gradient.number]), encode(ordered[:, gradient.number :].detach())
+    return torch.cat(parts, 1)[:, gradient.order.argsort()]
 
 
 def take_steps(dense: Tensor, count: int, period: tuple[int, int]) -> Tensor:

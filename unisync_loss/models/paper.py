@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss.config import WINDOW_FRAMES, UniSyncConfig
-from unisync_loss.models.layers import ConvBlock, residuals, take_steps
+from unisync_loss.models.layers import ConvBlock, GradientFrames, encode_frames, residuals, take_steps
 from unisync_loss.utils.image import resize
 
 IMAGE_SIZE = 96  # pixels, as in Wav2Lip
@@ -100,9 +100,12 @@ class WindowVisualTower(nn.Module):
         self.stem, self.trunk = paper_visual_stem(config, is_image=is_image), paper_visual_trunk(config)
         self.is_image = is_image
 
-    def forward(self, x: Tensor, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, stride: int = 1, mask: Tensor | None = None, gradient: GradientFrames | None = None
+    ) -> Tensor:
         """Encode every ``stride``-th window; ``mask`` changes nothing here, because windows are independent."""
-        x = lower_half(x) if self.is_image else x  # as Wav2Lip's color_syncnet_train.py
+        # images as in Wav2Lip's color_syncnet_train.py
+        x = encode_frames(lower_half if self.is_image else nn.Identity(), x, gradient)
         windows = x.unfold(1, WINDOW_FRAMES, stride)
         axes = "b w c h x f -> (b w) (f c) h x" if self.is_image else "b w e f -> (b w) 1 f e"
         embedding = self.trunk(self.stem(rearrange(windows, axes)))

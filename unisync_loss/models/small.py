@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss.config import UniSyncConfig
-from unisync_loss.models.layers import ConvBlock, residuals, take_steps
+from unisync_loss.models.layers import ConvBlock, GradientFrames, encode_frames, residuals, take_steps
 from unisync_loss.models.mouth_aligner import PATCH_SIZE, MouthAligner
 from unisync_loss.representations.parsing import mouth_of_maps
 from unisync_loss.utils.image import standardise_images
@@ -111,9 +111,11 @@ class DenseVisualTower(nn.Module):
             self.stem = nn.Sequential(nn.Linear(config.visual_features, FRAME_FEATURES), nn.BatchNorm1d(FRAME_FEATURES))
         self.trunk = FrameTrunk(config)
 
-    def forward(self, x: Tensor, stride: int = 1, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, stride: int = 1, mask: Tensor | None = None, gradient: GradientFrames | None = None
+    ) -> Tensor:
         """Encode every ``stride``-th window; frames where ``mask`` (B, T) is False are excluded from the mean."""
-        features = self.frame_features(x)
+        features = encode_frames(self.frame_features, x, gradient)
         if self.aligner is None:
             # raised the AUC of mel-landmarks on val from 0.848 to 0.870 (docs/scores.md)
             features = features - mean_over_frames(features, mask)
