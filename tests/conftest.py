@@ -32,6 +32,7 @@ def expert():
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """Clips of three drawn people, two of each."""
+    pytest.importorskip("av", reason="video files need the extra `video`")
     from tools.synthetic.clip import synthesize_clip
     from unisync_loss.video.encoding import write_clip
 

@@ -175,17 +175,23 @@ def black_hole() -> Iterator[str]:
 
 def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the client at ``url``; it reads its environment only once, when imported."""
-    import huggingface_hub
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download, utils
 
+    values = {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": True,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_ETAG_TIMEOUT": constants.DEFAULT_ETAG_TIMEOUT,
+    }
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name, value in {"DISABLE_XET": True, "DISABLE_IMPLICIT_TOKEN": True, "OFFLINE": False}.items():
-        monkeypatch.setattr(constants, f"HF_HUB_{name}", value)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", constants.DEFAULT_ETAG_TIMEOUT)
-    huggingface_hub.close_session()  # its client remembers proxies
+    for module in (constants, file_download):  # older versions copy the names
+        for name in values.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, values[name])
+    # the client of one test must not remember the proxies of another
+    getattr(utils, "close_session", getattr(utils, "reset_sessions", None))()
 
 
 def run_cold(program: str, tmp_path: Path) -> str:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.inputs.calls import Finding
-from unisync_loss.inputs.values import check_finite
+from unisync_loss.inputs.values import check_finite, extremes
 from unisync_loss.models.expert import longest_audio
 from unisync_loss.utils.tensors import describe
 
@@ -32,7 +32,7 @@ def check_audio(audio: Tensor, representation: str) -> list[Finding]:
         ValueError: for NaN, infinity, a waveform beyond 1.5 or a mel beyond 4.1.
     """
     check_finite("audio", audio)
-    low, high = (bound.item() for bound in audio.detach().aminmax())
+    low, high = extremes(audio)
     if audio.ndim == 2:
         return _check_waveform(low, high)
     if representation == "mel":

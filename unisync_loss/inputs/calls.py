@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,8 @@ import torch
 logger = logging.getLogger(__name__)
 FIRST_CALLS = 3
 EVERY = 1000  # later calls: reading a value makes the program wait for a GPU
+# PyTorch 2.0 has no torch.compiler
+_is_compiling: Callable[[], bool] = (torch.compiler if hasattr(torch, "compiler") else torch._utils).is_compiling
 
 
 class Finding(NamedTuple):
@@ -39,11 +41,11 @@ class CheckedCalls:
     @property
     def due(self) -> bool:
         """Whether this call checks values."""
-        return not torch.compiler.is_compiling() and (self.passed < FIRST_CALLS or self.passed % EVERY == 0)
+        return not _is_compiling() and (self.passed < FIRST_CALLS or self.passed % EVERY == 0)
 
     def count(self, findings: Iterable[Finding] = ()) -> None:
         """Count a call that passed; log what was found, each kind once."""
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return  # a number that changes at every call would be compiled again at every call
         self.passed += 1
         for kind, text in findings:

@@ -72,12 +72,18 @@ def check_video(
     least, most = bounds
     span = most - least
     slight, gross = (_CLAMPED * span,) * 2 if clamped else (_SLIGHT * span, _GROSS * span)
-    low, high = (bound.item() for bound in video.detach().aminmax())
+    low, high = extremes(video)
     text = f"video: expected {visual} in [{least:g}, {most:g}], got values in [{low:.3g}, {high:.3g}]"
     if not (least - gross <= low and high <= most + gross):
         raise ValueError(text)
     doubtful = low < least - slight or high > most + slight or (clamped and low > least + _UNUSED * span)
     return [Finding("video range", text)] if doubtful else []
+
+
+def extremes(values: Tensor) -> tuple[float, float]:
+    """Lowest and highest value."""
+    low, high = values.detach().float().aminmax()  # PyTorch 2.0 finds none in float16 on a CPU
+    return low.item(), high.item()
 
 
 def check_weights(weights: Tensor) -> None:

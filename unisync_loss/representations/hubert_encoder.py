@@ -176,7 +176,7 @@ def _load_model(folder: Path) -> HubertModel:
     try:
         from transformers import HubertModel
     except ImportError as error:
-        raise ImportError("HuBERT needs transformers: pip install 'transformers>=5,<6'") from error
+        raise ImportError("HuBERT needs transformers: pip install 'transformers>=4.37'") from error
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)

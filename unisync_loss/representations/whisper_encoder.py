@@ -149,7 +149,7 @@ def build_network(tensors: Mapping[str, Tensor], size: WhisperSize, layers: int)
     _check_positions(weights.pop(POSITIONS_KEY, None), size.d_model)
     with torch.device("meta"):  # neither time nor memory for random weights
         network = WhisperNetwork(size, layers)
-    network.load_state_dict(match_weights(weights, network.state_dict()), assign=True)
+    network.to_empty(device="cpu").load_state_dict(match_weights(weights, network.state_dict()))
     network.positions = sinusoids(POSITIONS, size.d_model)
     return network
 

@@ -93,7 +93,8 @@ class WhisperNetwork(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> list[Tensor]:
         """Encode; see the class for shapes."""
-        hidden = F.gelu(self.conv2(F.gelu(self.conv1(spectrogram)))).transpose(1, 2)
+        # transposed before the activation: PyTorch 2.0's GELU on a CPU has a wrong gradient from a transposed one
+        hidden = F.gelu(self.conv2(F.gelu(self.conv1(spectrogram))).transpose(1, 2))
         states = [hidden + self.positions[: hidden.shape[1]]]
         for layer in self.layers:
             states.append(layer(states[-1]))

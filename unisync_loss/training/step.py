@@ -84,7 +84,10 @@ class Stepper:
             convert_batch_norms(model)
         self.optimiser: torch.optim.Optimizer | None = None
         fp16 = config.optimiser.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)  # type: ignore[attr-defined]
+        if hasattr(torch.amp, "GradScaler"):
+            self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        else:  # before PyTorch 2.3, where a CPU has none
+            self.scaler = torch.cuda.amp.GradScaler(enabled=fp16)
         self.waited = 0.0
         self.windows = 0
         self._repeat = repeat
@@ -204,8 +207,10 @@ def check_compiler(device: torch.device) -> None:
         device: to compile for.
 
     Raises:
-        ValueError: without a working compiler.
+        ValueError: without a working compiler, or before PyTorch 2.2.
     """
+    if not hasattr(nn.Module, "compile"):
+        raise ValueError(f"optimiser.compile: expected PyTorch 2.2 or newer, got {torch.__version__}")
     torch.compiler.reset()  # several runs in one process would exhaust the recompilation limit
     try:
         torch.compile(torch.sin)(torch.ones(8, device=device))

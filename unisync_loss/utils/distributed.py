@@ -153,8 +153,10 @@ class _JointBatchNorm(nn.modules.batchnorm._BatchNorm):
         pass
 
 
-# captured by torch.compile, all_reduce would lose its gradient without an error
-_joint_sum: Callable[[Tensor], Tensor] = torch.compiler.disable(all_reduce)
+_joint_sum: Callable[[Tensor], Tensor] = all_reduce
+if hasattr(torch, "compiler"):  # PyTorch 2.0 has none; training compiles from 2.2 on
+    # captured by torch.compile, all_reduce would lose its gradient without an error
+    _joint_sum = torch.compiler.disable(all_reduce)
 
 
 def convert_batch_norms(module: nn.Module) -> nn.Module:

@@ -59,9 +59,10 @@ class FrozenModule(nn.Module, Generic[Network]):
             "call it outside, on the gathered output, or use DistributedDataParallel"
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenModule[Network]:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.network._apply(keep_precision(fn), recurse)  # type: ignore[no-untyped-call]
+    # PyTorch 2.0 has no `recurse`
+    def _apply(self, fn: Callable[[Tensor], Tensor], *recurse: bool) -> FrozenModule[Network]:
+        super()._apply(fn, *recurse)  # type: ignore[no-untyped-call]
+        self.network._apply(keep_precision(fn), *recurse)  # type: ignore[no-untyped-call]
         return self
 
 
@@ -77,6 +78,6 @@ class ConstantTables(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConstantTables:
-        super()._apply(keep_precision(fn), recurse)  # type: ignore[no-untyped-call]
+    def _apply(self, fn: Callable[[Tensor], Tensor], *recurse: bool) -> ConstantTables:
+        super()._apply(keep_precision(fn), *recurse)  # type: ignore[no-untyped-call]
         return self

@@ -104,19 +104,27 @@ def _download(repo: str, revision: str, file: str) -> Path:
 
 def _refusal(error: Exception, file: str) -> str | None:
     """Message for an answer that a cached copy must not hide, or None."""
-    from huggingface_hub import errors
+    from huggingface_hub import utils
 
     # the first class is a subclass of the second
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, utils.GatedRepoError):
         return "access is gated: accept its terms on the Hub, then run `hf auth login`"
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, utils.RepositoryNotFoundError):
         return "no such repository on the Hub (a private one needs `hf auth login`), nor such a folder"
-    if isinstance(error, errors.RevisionNotFoundError):
+    if isinstance(error, utils.RevisionNotFoundError):
         return "no such revision in that repository"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
+    if is_absent(error):
         return f"no {file} in that repository; pickles (pytorch_model.bin, …) are never loaded instead"
     status = getattr(getattr(error, "response", None), "status_code", None)
     return f"access denied (HTTP {status}): run `hf auth login`" if status in (401, 403) else None
+
+
+def is_absent(error: BaseException | None) -> bool:
+    """Whether an error is the Hub's answer that a repository has no such file."""
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    # the second, a subclass of the first, is raised without an answer
+    return isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
 
 
 def _brief(error: Exception) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unisync_loss.utils.files import BUNDLED
-from unisync_loss.utils.hub import hub_source
+from unisync_loss.utils.hub import hub_source, is_absent
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 _SHARDS = "model.safetensors.index.json"
@@ -106,7 +106,7 @@ def _hub_files(model: str, revision: str, metadata: tuple[str, ...], weights: tu
         try:
             return ModelFiles(folder, fetch(name), folder.name)
         except ValueError as error:
-            if not _is_absent(error):
+            if not is_absent(error.__cause__):
                 raise
             absent = error
     raise _sharded() if _has(fetch, _SHARDS) else absent
@@ -116,17 +116,10 @@ def _has(fetch: Callable[[str], Path], file: str) -> bool:
     try:
         fetch(file)
     except ValueError as error:
-        if not _is_absent(error):
+        if not is_absent(error.__cause__):
             raise
         return False
     return True
-
-
-def _is_absent(error: ValueError) -> bool:
-    """Whether the Hub answered that the repository has no such file."""
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    return isinstance(error.__cause__, RemoteEntryNotFoundError)
 
 
 def _sharded() -> ValueError:
