@@ -44,9 +44,7 @@ def test_mostly_unusable_clips_are_an_error(folder, cache, tmp_path):
     for name in range(7):
         (tmp_path / "a" / "b" / f"{name}.mp4").symlink_to(tmp_path / "nowhere.mp4")
     entries = list_folders([str(folder), str(tmp_path)])
-    with pytest.raises(
-        ValueError, match=r"clips: expected most clips to be usable, got 7 of 13 .*0\.mp4', 'no file"
-    ):
+    with pytest.raises(ValueError, match=r"clips: expected most clips to be usable, got 7 of 13 .*0\.mp4', 'no file"):
         load_clips("clips", entries, cache, UniSyncConfig(), 13, 1, None, print)
     assert len(load_clips("clips", entries[:-1], cache, UniSyncConfig(), 13, 1, None, print)) == 6
 
