@@ -186,6 +186,28 @@ def test_frozen_under_autocast(loss, batch):
     assert_frozen(loss, before)
 
 
+@pytest.mark.parametrize(("name", "shape"), [("mel-rgb-robust", (3, 64, 64)), ("mel-landmarks", (68, 2))])
+def test_towers_in_bfloat16_have_the_gradient_of_float32(name, shape):
+    loss, video, mel = (
+        UniSyncLoss.from_pretrained(name),
+        torch.rand(2, 9, *shape, requires_grad=True),
+        torch.rand(2, 80, 28),
+    )
+    computed = set()
+    for part in (loss.expert.visual_tower.trunk[0], loss.expert.audio_tower.network[0].conv):
+        part.register_forward_hook(lambda module, inputs, output: computed.add(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(video, mel)
+    assert computed == {torch.bfloat16}
+    (ours,) = torch.autograd.grad(value, video)
+    exact = loss(video, mel)
+    (expected,) = torch.autograd.grad(exact, video)
+    assert value.dtype == ours.dtype == torch.float32
+    assert value.item() == pytest.approx(exact.item(), abs=0.01)
+    assert ours.isfinite().all()
+    assert torch.cosine_similarity(ours.flatten(), expected.flatten(), dim=0) > 0.98
+
+
 def test_frozen_under_ddp(loss, batch, tmp_path):
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
@@ -548,6 +570,13 @@ class TestChosenWindows:
         places = torch.stack([(every - p[:, None]).abs().argmin(1) for p in drawn])
         assert (places[:, 0] < places[:, 1]).all()
         assert set(places.flatten().tolist()) == {0, 1, 2, 3, 4}
+
+    @pytest.mark.parametrize(("windows", "encoded"), [(1, 5), (2, 9), (4, 9)])
+    def test_no_more_frames_are_encoded_than_there_are(self, loss, batch, windows, encoded):
+        frames = []
+        loss.expert.visual_tower.stem.register_forward_hook(lambda module, inputs, output: frames.append(len(output)))
+        loss(*batch, windows=windows)
+        assert frames == [2 * encoded]
 
     def test_none_is_refused(self, loss, batch):
         with pytest.raises(ValueError, match="windows: expected at least 1, got 0"):

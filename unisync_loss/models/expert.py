@@ -144,7 +144,7 @@ class UniSyncExpert(nn.Module):
     ) -> Tensor:
         """Embed some windows of a video that :meth:`prepare_visual` converted.
 
-        Where a window does not depend on other frames, only the frames of these are encoded.
+        Where windows do not depend on other frames, these are encoded alone, if that is less than the whole clip.
 
         Args:
             frames: (B, T, C, H, W) or (B, T, E).
@@ -156,7 +156,8 @@ class UniSyncExpert(nn.Module):
         Returns:
             (B, K, D) before ReLU.
         """
-        if gradient is not None or (self.config.architecture == "small" and not self.config.has_mouth_aligner):
+        small, more = self.config.architecture == "small", WINDOW_FRAMES * len(chosen) >= frames.shape[1]
+        if gradient is not None or (small and (more or not self.config.has_mouth_aligner)):
             return self.encode_prepared(frames, stride=stride, mask=mask, gradient=gradient)[:, chosen]
         alone = rearrange(frames.unfold(1, WINDOW_FRAMES, stride)[:, chosen], "b k ... t -> (b k) t ...")
         return rearrange(self.encode_prepared(alone), "(b k) 1 d -> b k d", b=len(frames))
