@@ -46,8 +46,8 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
 
     The loss holds a copy of the expert with its batch norms folded, frozen for good: ``.train()`` and
     ``.requires_grad_()`` of this module or of a parent, ``deepcopy``, ``.to()``, DDP and autocast leave it in eval mode
-    and without gradients; ``.half()`` and ``.bfloat16()`` leave its weights in float32, and a call under autocast is how
-    the towers run in bfloat16. It is not part of a parent's parameters or ``state_dict``, so a generator's checkpoint
+    and without gradients; ``.half()`` and ``.bfloat16()`` leave its weights in float32, and under autocast
+    its towers run in bfloat16. It is not part of a parent's parameters or ``state_dict``, so a generator's checkpoint
     neither contains nor needs it.
 
     Values are checked at the first three calls and every 1000th after the first, because reading one makes the program
