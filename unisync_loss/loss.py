@@ -14,6 +14,7 @@ from unisync_loss.inputs.audio import check_audio
 from unisync_loss.inputs.batch import check_batch, check_type
 from unisync_loss.inputs.calls import CheckedCalls
 from unisync_loss.inputs.draws import draw_gradient_frames, draw_windows
+from unisync_loss.inputs.face import check_face
 from unisync_loss.inputs.frames import GeneratorFrames, check_boxes
 from unisync_loss.inputs.values import check_video, check_weights, one_or_nan
 from unisync_loss.inputs.weights import blank_padding, frame_mask, window_weights
@@ -149,14 +150,15 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
 
         Raises:
             ValueError: for a wrong shape, dtype or length; at a checked call, for NaN, infinity, a video far out of
-                its range, negative weights, and what :meth:`encode_audio` refuses.
+                its range, half faces, negative weights, and what :meth:`encode_audio` refuses. What is doubtful, such
+                as frames without a whole face, is logged once.
         """
         video = self._frames.unflatten(video, frames)
         audio_windows = self._audio_windows(video, audio, audio_embedding, stride)
         by_frame = frame_mask(video, mask)
         video = blank_padding(video, by_frame)
         factors = window_weights(audio_windows.shape[:2], video, mask, weights, stride)
-        self._check_values(video, weights, boxes)
+        self._check_values(video, weights, boxes, by_frame)
         chosen = draw_windows(audio_windows.shape[1], windows, video.device)
         gradient = draw_gradient_frames(video.shape[1], grad_frames, video.device)
         options = audio_windows, by_frame, boxes, stride, chosen, gradient
@@ -256,7 +258,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             )
         return audio_embedding.detach()[:, ::stride]
 
-    def _check_values(self, video: Tensor, weights: Tensor | None, boxes: Tensor | None) -> None:
+    def _check_values(self, video: Tensor, weights: Tensor | None, boxes: Tensor | None, mask: Tensor | None) -> None:
         """Check values at the calls that are due."""
         findings = []
         if self._calls.due:
@@ -267,6 +269,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
                 check_weights(weights)
             if boxes is not None:
                 check_boxes(boxes, *video.shape[-2:])
+            findings += check_face(self.expert, self._frames, video, boxes, mask)
         self._calls.count(findings)
 
     def _probability(

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from unisync_loss.models.mouth_aligner import MouthAligner, sample_mouth
+from unisync_loss.models.mouth_aligner import MouthAligner, pose_error, sample_mouth
 
 
 def image(pose, size=128):
@@ -32,3 +33,10 @@ def test_a_new_aligner_answers_the_mean_pose():
     aligner = MouthAligner().eval()
     with torch.no_grad():
         assert torch.allclose(aligner(torch.rand(2, 3, 50, 70)), aligner.coarse.mean_pose.expand(2, 2, 3), atol=1e-6)
+
+
+def test_pose_error_is_in_units_of_the_face():
+    pose = torch.tensor([[[0.2, 0.0, 0.5], [0.0, 0.2, 0.4]]])
+    moved = pose.clone()
+    moved[:, 0, 2] += 0.02
+    assert pose_error(moved, pose).item() == pytest.approx(0.1)

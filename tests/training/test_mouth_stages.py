@@ -9,7 +9,7 @@ from unisync_loss import UniSyncConfig
 from unisync_loss.data.clips import list_clips
 from unisync_loss.training.data.dataset import CachedClipDataset
 from unisync_loss.training.model import MOTION_FEATURES, TrainingModel, motion_features
-from unisync_loss.training.mouth_stages import JointStage, MouthAlignerStage, SyncStage, evaluating, perturb, pose_error
+from unisync_loss.training.mouth_stages import JointStage, MouthAlignerStage, SyncStage, evaluating, perturb
 from unisync_loss.training.stages import BatchSize
 
 RADIUS = 0.02
@@ -48,13 +48,6 @@ def test_the_sync_stage_looks_at_no_picture(data):
     assert all(parameter.grad is None for parameter in model.stem.parameters())
     assert model.visual.trunk[0].weight.grad[:, :MOTION_FEATURES].abs().sum() > 0
     assert motion_features(torch.rand(2, 13, 52, 2)).shape == (2, 13, 192)
-
-
-def test_pose_error_is_in_units_of_the_face():
-    pose = torch.tensor([[[0.2, 0.0, 0.5], [0.0, 0.2, 0.4]]])
-    moved = pose.clone()
-    moved[:, 0, 2] += 0.02
-    assert pose_error(moved, pose).item() == pytest.approx(0.1)
 
 
 def test_every_pixel_of_a_linear_loss_moves_by_the_radius_drawn_for_its_segment():

@@ -51,6 +51,24 @@ def sample_mouth(
     return sample_region(frames, subregion(pose, (x, y), side), size, oversample)
 
 
+def pose_error(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean distance of corners and centre of the mouth crop, in units of the template.
+
+    Args:
+        predicted: (N, 2, 3) affine maps from template coordinates to shares of the view.
+        true: (N, 2, 3), the same.
+
+    Returns:
+        (N,).
+    """
+    # MOUTH_CENTRE, and MOUTH_SIDE / 2 to either side of it, in homogeneous coordinates
+    corners = predicted.new_tensor([[-0.5, 0.38, 1], [0.5, 0.38, 1], [-0.5, 1.38, 1], [0.5, 1.38, 1], [0.0, 0.88, 1]])
+    # distances in the crop are divided by the face's size there, so that loose crops count as much as tight ones
+    size = torch.linalg.det(true[:, :, :2]).abs().sqrt()[:, None].clamp(min=0.05)  # 0.39 in the mean pose
+    difference = torch.einsum("nij,kj->nki", predicted - true, corners)
+    return (difference.norm(dim=2) / size).mean(1)
+
+
 class PoseNetwork(nn.Module):
     """Estimates a pose from a 64² view of a face; untrained, it answers the mean pose.
 

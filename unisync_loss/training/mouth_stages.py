@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unisync_loss.models.mouth_aligner import pose_error
 from unisync_loss.training.data.augment import (
     augment_motion,
     augment_views,
@@ -67,24 +68,6 @@ class MouthAlignerStage:
             views, poses = augment_views(batch.views, batch.poses)
             first, second = (pose_error(pose, poses) for pose in model.visual.aligner.predict_two_stage(views))
         return {"loss": first.mean() + second.mean(), "first_look": first.median(), "second_look": second.median()}
-
-
-def pose_error(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean distance of corners and centre of the mouth crop, in units of the template.
-
-    Args:
-        predicted: (N, 2, 3) affine maps from template coordinates to shares of the view.
-        true: (N, 2, 3), the same.
-
-    Returns:
-        (N,).
-    """
-    # MOUTH_CENTRE, and MOUTH_SIDE / 2 to either side of it, in homogeneous coordinates
-    corners = torch.tensor([[-0.5, 0.38, 1], [0.5, 0.38, 1], [-0.5, 1.38, 1], [0.5, 1.38, 1], [0.0, 0.88, 1]])
-    # distances in the crop are divided by the face's size there, so that loose crops count as much as tight ones
-    size = torch.linalg.det(true[:, :, :2]).abs().sqrt()[:, None].clamp(min=0.05)  # 0.39 in the mean pose
-    difference = torch.einsum("nij,kj->nki", predicted - true, corners)
-    return (difference.norm(dim=2) / size).mean(1)
 
 
 @dataclass(frozen=True)
