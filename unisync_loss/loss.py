@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from unisync_loss.functional import Reduction, margin_loss, reduce, straight_through_clamp, sync_probability
 from unisync_loss.inputs.audio import check_audio
-from unisync_loss.inputs.batch import check_batch, check_type
+from unisync_loss.inputs.batch import check_batch, check_tensors, check_type
 from unisync_loss.inputs.calls import CheckedCalls
 from unisync_loss.inputs.draws import draw_gradient_frames, draw_windows
 from unisync_loss.inputs.face import check_face
@@ -150,11 +150,11 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
 
         Raises:
             ValueError: for a wrong shape, dtype or length; at a checked call, for NaN, infinity, a video far out of
-                its range, half faces, negative weights, and what :meth:`encode_audio` refuses. What is doubtful, such
-                as frames without a whole face, is logged once.
+                its range, half faces, negative weights, and what :meth:`encode_audio` refuses.
         """
         video = self._frames.unflatten(video, frames)
         audio_windows = self._audio_windows(video, audio, audio_embedding, stride)
+        check_tensors(video.device, mask=mask, weights=weights, video_real=video_real)
         by_frame = frame_mask(video, mask)
         video = blank_padding(video, by_frame)
         factors = window_weights(audio_windows.shape[:2], video, mask, weights, stride)
@@ -268,6 +268,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             if weights is not None:
                 check_weights(weights)
             if boxes is not None:
+                self._frames.check_shape(video, boxes)
                 check_boxes(boxes, *video.shape[-2:])
             findings += check_face(self.expert, self._frames, video, boxes, mask)
         self._calls.count(findings)
@@ -299,8 +300,7 @@ def _loss_of(probability: Tensor) -> Tensor:
 
 
 def _like(video: Tensor, real: Tensor) -> Tensor:
-    """The real frames, without gradient, if they are as many and as large as those generated, on the same device."""
-    if real.shape != video.shape or real.device != video.device:
-        expected = f"{tuple(video.shape)} on {video.device}, like video"
-        raise ValueError(f"video_real: expected {expected}, got {describe(real)} on {real.device}")
+    """The real frames, without gradient, if they are as many and as large as those generated."""
+    if not isinstance(real, Tensor) or real.shape != video.shape:
+        raise ValueError(f"video_real: expected {tuple(video.shape)}, like video, got {describe(real)}")
     return real.detach()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unisync_loss.inputs.batch import check_batch, check_type
+from unisync_loss.inputs.batch import check_batch, check_tensors, check_type
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,17 @@ def test_type():
         check_type("net", "mel-rgb", torch.Tensor, "load_net")
     with pytest.raises(ValueError, match="net: expected a Tensor, got int"):
         check_type("net", 3, torch.Tensor, "load_net")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(2, device="meta"), "mask: expected it on cpu, like video, got meta"),
+        (torch.ones(2).to_sparse(), "mask: expected a dense tensor of real numbers, got torch.sparse_coo"),
+        (torch.zeros(2, dtype=torch.complex64), "mask: expected a dense tensor of real numbers, got .*complex64"),
+    ],
+)
+def test_tensors(value, message):
+    check_tensors(torch.device("cpu"), mask=None, weights=torch.ones(2), boxes="no tensor")
+    with pytest.raises(ValueError, match=message):
+        check_tensors(torch.device("cpu"), mask=value)

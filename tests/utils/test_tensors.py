@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from unisync_loss.utils.tensors import match_weights
+from unisync_loss.utils.tensors import match_weights, whole_number
 
 EXPECTED = {"weight": torch.empty(2, 3, device="meta"), "count": torch.empty((), dtype=torch.int64, device="meta")}
 
@@ -36,3 +37,10 @@ def test_optional_keys_may_be_missing():
 def test_any_deviation_is_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         match_weights(given(**changes), EXPECTED)
+
+
+@pytest.mark.parametrize("value", [2.5, "3", None, float("nan"), torch.tensor(1.0)])
+def test_whole_number(value):
+    assert [whole_number("stride", number) for number in (3, np.int64(3), torch.tensor(3))] == [3, 3, 3]
+    with pytest.raises(ValueError, match="stride: expected a whole number, got "):
+        whole_number("stride", value)

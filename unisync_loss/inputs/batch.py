@@ -33,6 +33,26 @@ def check_batch(device: torch.device, **inputs: Tensor) -> None:
             f"expected {' and '.join(inputs)} on the loss's device {device}, got {got}: "
             "move them, or the loss with .to()"
         )
+    check_tensors(device, **inputs)
+
+
+def check_tensors(device: torch.device, **inputs: Tensor | None) -> None:
+    """Check that tensors are dense, real and on one device; what is no tensor is left to the checks of shapes.
+
+    Args:
+        device: of the video.
+        inputs: of any shape, by name.
+
+    Raises:
+        ValueError: for another device, a sparse layout, or complex numbers.
+    """
+    for name, value in inputs.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.device != device:
+            raise ValueError(f"{name}: expected it on {device}, like video, got {value.device}")
+        if value.layout != torch.strided or value.is_complex():
+            raise ValueError(f"{name}: expected a dense tensor of real numbers, got {value.layout} {value.dtype}")
 
 
 def check_type(argument: str, value: object, expected: type, loader: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unisync_loss.models.layers import GradientFrames
+from unisync_loss.utils.tensors import whole_number
 
 
 def draw_windows(count: int, windows: int | None, device: torch.device) -> Tensor | None:
@@ -22,7 +23,7 @@ def draw_windows(count: int, windows: int | None, device: torch.device) -> Tenso
     Raises:
         ValueError: for less than 1.
     """
-    if windows is None or windows >= count:
+    if windows is None or whole_number("windows", windows) >= count:
         return None
     if windows < 1:
         raise ValueError(f"windows: expected at least 1, got {windows}")
@@ -50,7 +51,7 @@ def draw_gradient_frames(frames: int, grad_frames: int | range | None, device: t
         first, count = grad_frames.start, len(grad_frames)
         fits = grad_frames.step == 1 and first >= 0 and first + count <= frames
     else:
-        count, fits = min(grad_frames, frames), True
+        count, fits = min(whole_number("grad_frames", grad_frames), frames), True
         first = torch.randint(frames - count + 1, (), device=device)
     if count < 1 or not fits:
         raise ValueError(

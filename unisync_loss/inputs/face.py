@@ -28,7 +28,7 @@ _VIEWS = (
 #: constant and weights of the log odds that a frame shows no whole face, linear in the numbers of `measure_pose`:
 #: benchmarks/face_check.py fits them and measures false alarms
 COEFFICIENTS = (8.72, 3.436, -2.613, -4.852, -1.535, 13.26, 12.5, 24.51, 6.874, 18.99, -20.67, 122.3, -3.363, -71.63)
-THRESHOLD = 2.0  # of the median of a batch; right crops have -5
+THRESHOLD, FEW_THRESHOLD = 2.0, 3.5  # of the median of four clips or more, and of fewer; right crops have -5
 HALF_THRESHOLD, HALF_ASPECT = 0.0, 1.8  # where the picture is as wide, in heights, as half a face is
 
 
@@ -123,7 +123,7 @@ def check_face(
             f"{expected}, {got}: they look like the lower half, and the mouth is located by eyes and nose; "
             "pass the frames before they are cut, or boxes= for pictures larger than the face"
         )
-    if odds <= THRESHOLD:
+    if odds <= (THRESHOLD if len(video) >= 4 else FEW_THRESHOLD):
         return []
     causes = "the lower half or the mouth only, a face too small in the picture (pass boxes=), or turned on its side"
     return [Finding("face", f"{expected}, {got}: usual causes are {causes}; before training, there is no face yet")]

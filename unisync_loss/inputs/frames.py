@@ -7,9 +7,10 @@ from einops import rearrange
 from torch import Tensor
 
 from unisync_loss.functional import straight_through_clamp
+from unisync_loss.inputs.batch import check_tensors
 from unisync_loss.inputs.values import check_finite
 from unisync_loss.utils.image import sample_region
-from unisync_loss.utils.tensors import at_least_float32, describe
+from unisync_loss.utils.tensors import at_least_float32, describe, whole_number
 
 _FACE_PIXELS = 160  # side of a face cut out by its box: the mouth, 0.4 to 0.55 of it, keeps the expert's 64 pixels
 
@@ -50,7 +51,7 @@ class GeneratorFrames:
         """
         if frames is None:
             return video
-        if frames < 1 or not isinstance(video, Tensor) or video.ndim < 2 or len(video) % frames:
+        if whole_number("frames", frames) < 1 or not isinstance(video, Tensor) or video.ndim < 2 or len(video) % frames:
             raise ValueError(f"video: expected (B * {frames}, …), {frames} frames per clip, got {describe(video)}")
         return rearrange(video, "(b t) ... -> b t ...", t=frames)
 
@@ -63,6 +64,20 @@ class GeneratorFrames:
         least, most = self.value_range
         # before the cast of the expert: half precision rounds 1 ± 0.0005
         return straight_through_clamp((at_least_float32(video) - least) / (most - least), 0.0, 1.0)
+
+    def check_shape(self, video: Tensor, boxes: Tensor) -> None:
+        """Check that boxes are (B, 4) or (B, T, 4), for an expert on RGB.
+
+        Raises:
+            ValueError: for another shape, dtype, device or layout, or an expert on another representation.
+        """
+        batch, frames = video.shape[:2]
+        if self.visual != "rgb":
+            raise ValueError(f"boxes: expected them for an expert on rgb only, got one on {self.visual}")
+        if not isinstance(boxes, Tensor) or boxes.shape not in ((batch, 4), (batch, frames, 4)):
+            expected = f"(B, 4) = {(batch, 4)} or (B, T, 4) = {(batch, frames, 4)}"
+            raise ValueError(f"boxes: expected {expected}, got {describe(boxes)}")
+        check_tensors(video.device, boxes=boxes)
 
     def crop(self, video: Tensor, boxes: Tensor) -> Tensor:
         """Cut the face out of each frame, differentiably in the frames.
@@ -78,12 +93,8 @@ class GeneratorFrames:
         Raises:
             ValueError: for another shape, or an expert on another representation.
         """
-        batch, frames = video.shape[:2]
-        if self.visual != "rgb":
-            raise ValueError(f"boxes: expected them for an expert on rgb only, got one on {self.visual}")
-        if not isinstance(boxes, Tensor) or boxes.shape not in ((batch, 4), (batch, frames, 4)):
-            expected = f"(B, 4) = {(batch, 4)} or (B, T, 4) = {(batch, frames, 4)}"
-            raise ValueError(f"boxes: expected {expected}, got {describe(boxes)}")
+        self.check_shape(video, boxes)
+        frames = video.shape[1]
         images = rearrange(at_least_float32(video), "b t c h w -> (b t) c h w")
         boxes = boxes[:, None].expand(-1, frames, -1) if boxes.ndim == 2 else boxes
         height, width = images.shape[2:]
@@ -92,7 +103,7 @@ class GeneratorFrames:
         x = torch.stack([(right - left) / width, zero, left / width], 1)
         y = torch.stack([zero, (bottom - top) / height, top / height], 1)
         return rearrange(
-            sample_region(images, torch.stack([x, y], 1), _FACE_PIXELS), "(b t) c h w -> b t c h w", b=batch
+            sample_region(images, torch.stack([x, y], 1), _FACE_PIXELS), "(b t) c h w -> b t c h w", b=len(video)
         )
 
 

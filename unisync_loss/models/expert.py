@@ -11,7 +11,7 @@ from unisync_loss.models.layers import GradientFrames
 from unisync_loss.models.paper import WindowAudioTower, WindowVisualTower
 from unisync_loss.models.small import DenseAudioTower, DenseVisualTower
 from unisync_loss.representations import audio_input, visual_input
-from unisync_loss.utils.tensors import describe
+from unisync_loss.utils.tensors import describe, whole_number
 
 #: by which the audio may outlast the video, frames (0.2 s) and share: codecs pad the end, 1.2 is below the rates that
 #: are taken for 16 kHz (22.05 kHz, 1.38) and for 80 mel steps a second (100, 1.25)
@@ -247,6 +247,6 @@ def count_windows(frames: int, stride: int = 1) -> int:
     """
     if frames < WINDOW_FRAMES:
         raise ValueError(f"video: expected at least T = {WINDOW_FRAMES} frames (0.2 s at 25 fps), got T = {frames}")
-    if stride < 1:
+    if whole_number("stride", stride) < 1:
         raise ValueError(f"stride: expected at least 1 frame, got {stride}")
     return (frames - WINDOW_FRAMES) // stride + 1

@@ -1,7 +1,8 @@
-"""Dtypes and shapes of tensors, strict matching of weights, and the array type of measurements."""
+"""Dtypes and shapes of tensors, whole numbers, strict matching of weights, and the array type of measurements."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,22 @@ def at_least_float32(value: Tensor) -> Tensor:
 def describe(value: object) -> str:
     """Shape and dtype of a tensor, or the type of anything else, for error messages."""
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def whole_number(name: str, value: object) -> int:
+    """A whole number of any type, also of a library of arrays.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was passed.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
 
 
 def match_weights(
