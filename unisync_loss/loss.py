@@ -149,8 +149,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             The loss, in [0, 5] for ``"mean"``; or the terms.
 
         Raises:
-            ValueError: for a wrong shape, dtype or length; at a checked call, for NaN, infinity, a video far out of
-                its range, half faces, negative weights, and what :meth:`encode_audio` refuses.
+            ValueError: for a wrong shape, dtype or length; at a checked call, for the values that docs/loss.md lists.
         """
         video = self._frames.unflatten(video, frames)
         audio_windows = self._audio_windows(video, audio, audio_embedding, stride)
