@@ -1,15 +1,17 @@
 # make demo   trains a small generator with and without the loss and writes out/demo/report.html
 # make test   runs the tests
+# make test-oldest  runs the tests that need no video, with Python 3.10 and each set of tests/constraints (9 GB)
 # make lint   ruff and mypy
 # make clean  removes .venv, out and what builds leave
 # Both set up their own .venv on the first run; `make demo PYTHON=python3.12` chooses the interpreter.
 
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.10
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-oldest lint clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -20,6 +22,19 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+WITHOUT_VIDEO := $(addprefix tests/,inputs models representations adapters utils contracts/test_core.py \
+	test_config.py test_functional.py test_loss.py test_metrics.py)
+
+test-oldest: $(VENV)-oldest/.ready $(VENV)-latentsync/.ready
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n 2 $(WITHOUT_VIDEO)
+	OMP_NUM_THREADS=1 $(VENV)-latentsync/bin/python -m pytest -n 2 $(WITHOUT_VIDEO)
+
+$(VENV)-%/.ready: tests/constraints/%.txt setup.cfg
+	$(OLDEST_PYTHON) -m venv --clear "$(VENV)-$*"
+	$(VENV)-$*/bin/python -m pip install --quiet --constraint $< --editable '.[train,report,metrics]' \
+		'pytest>=8' 'pytest-xdist>=3' 'pytest-timeout>=2' 'hypothesis>=6'
+	@touch $@
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +44,7 @@ lint: $(READY)
 	$(BIN)/mypy tools
 
 clean:
-	rm -rf .venv out build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-latentsync out build dist *.egg-info
 
 # the stamp comes last: an interrupted installation is begun again
 $(READY): setup.cfg pyproject.toml constraints.txt

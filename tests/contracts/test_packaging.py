@@ -12,6 +12,7 @@ import pytest
 from helpers.paths import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 PACKAGE = ROOT / "unisync_loss"
 #: names of imports whose distribution is called otherwise
@@ -116,6 +117,21 @@ def test_pins_lie_within_the_ranges(setup):
         assert pin is not None, f"{wanted.name} has no line in constraints.txt"
         (version,) = (one.version for one in pin.specifier if one.operator == "==")
         assert wanted.specifier.contains(version), f"constraints.txt pins {pin}, setup.cfg asks for {wanted}"
+
+
+def test_the_oldest_versions_are_tested(setup):
+    """The floors of setup.cfg, but for the last number, are the versions of `make test-oldest`."""
+    text = (ROOT / "tests" / "constraints" / "oldest.txt").read_text(encoding="utf-8")
+    pins = {canonicalize_name(one.name): one.specifier for one in map(Requirement, lines(text))}
+    for wanted in requirements(setup, extras=[]):
+        floors = [one.version for one in wanted.specifier if one.operator == ">="]
+        assert len(floors) == len(wanted.specifier), f"{wanted}: an upper bound"
+        if floors:
+            (version,) = (one.version for one in pins[canonicalize_name(wanted.name)])
+            assert wanted.specifier.contains(version), f"{wanted}: {version} is below"
+            assert Version(version).release[:2] == Version(floors[0]).release[:2], (
+                f"{wanted}: {version} is not the oldest"
+            )
 
 
 @pytest.mark.skipif(
