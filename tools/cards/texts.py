@@ -87,7 +87,7 @@ recipe.clips=16 recipe.segments=4 recipe.steps=600`), then with the RGB tower, a
 it learned the audio embeddings of whisper-rgb on 5.9 hours of speech of about 800 people (open corpora, and the voices
 of `TRAIN`), from 0.2 s of mel alone; it started from the tower of mel-rgb 0.1. Seed 0, one CPU core.""",
     "hubert": """\
-`python -m research.audio_students --teacher whisper-rgb --student hubert`: together with
+`python -m research.audio_students --teacher whisper-rgb --student hubert --hubert HUBERT`: together with
 [hubert-small](../hubert-small/README.md), it learned the audio embeddings of whisper-rgb on 5.9 hours of speech of
 about 800 people (open corpora, and the voices of `TRAIN`); then sync against the frozen RGB tower (`unisync train
 --audio hubert --visual rgb run.freeze=visual recipe.clips=10 recipe.segments=4 recipe.steps=250
