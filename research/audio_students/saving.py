@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +50,13 @@ def save_hubert(hubert: HubertModel, folder: Path) -> str:
     config.architectures = ["HubertModel"]
     write_atomically(folder / "config.json", config.to_json_string())
     write_atomically(folder / "preprocessor_config.json", Wav2Vec2FeatureExtractor(do_normalize=True).to_json_string())
-    content = save_tensors(
-        {name: value.half().cpu().contiguous() for name, value in hubert.state_dict().items()}, {"format": "pt"}
-    )
+    tensors = {_old_name(name): value.half().cpu().contiguous() for name, value in hubert.state_dict().items()}
+    content = save_tensors(tensors, {"format": "pt"})
     write_atomically(folder / "model.safetensors", content)
     return hashlib.sha256(content).hexdigest()
+
+
+def _old_name(key: str) -> str:
+    """Key of a weight norm before PyTorch 2.1, which later versions read, too."""
+    pattern = r"parametrizations\.weight\.original([01])$"
+    return re.sub(pattern, lambda match: ("weight_g", "weight_v")[int(match[1])], key)

@@ -105,6 +105,19 @@ def log_of(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def test_a_hubert_has_the_names_that_all_versions_read(tiny_whisper, tmp_path):
+    from transformers import HubertModel
+
+    hubert = build_hubert(WhisperEncoder.from_pretrained(tiny_whisper, layer=2).network, 2, 48)
+    save_hubert(hubert, tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert {f"encoder.pos_conv_embed.conv.weight_{letter}" for letter in "gv"} < names
+    waveform = torch.randn(1, 6400)
+    with torch.no_grad():
+        expected = hubert.eval().half().float()(waveform).last_hidden_state
+    assert torch.equal(HubertModel.from_pretrained(tmp_path).float()(waveform).last_hidden_state, expected)
+
+
 class TestRun:
     def test_loss_falls(self, run):
         steps = [row for row in log_of(run) if "loss" in row]
