@@ -102,7 +102,7 @@ class TestNumbers:
         convolution = torch.nn.Conv1d(WIDTH, WIDTH, 16, groups=4)
         values = torch.randn(1, WIDTH, 99)
         if (convolution(values) - convolution.to(dtype)(values.to(dtype))).abs().max() > tolerance:
-            pytest.skip("this CPU's oneDNN is wrong for narrow groups of channels in half precision (seen with AMX)")
+            pytest.skip("this CPU's oneDNN is wrong for narrow groups of channels in half precision (as with AMX)")
         half = HubertEncoder.from_pretrained(folder, dtype=dtype)(waveform)
         assert half.dtype == torch.float32
         error = (half - HubertEncoder.from_pretrained(folder)(waveform)).abs().max()
