@@ -181,16 +181,21 @@ def _load_model(folder: Path) -> HubertModel:
         try:
             model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except Exception as error:  # the parsers of weights and config raise their own types
-            kind = type(error).__name__
-            if kind == "UnpicklingError":  # the text of PyTorch's own advises loading without its restrictions
+            kinds = _kinds(error)
+            if "UnpicklingError" in kinds:  # the text of PyTorch's own advises loading without its restrictions
                 raise ValueError(f"{OLD_WEIGHTS}: expected tensors and nothing else, got other objects") from error
-            raise ValueError(f"cannot be loaded ({kind}: {' '.join(str(error).split())[:300]})") from error
+            raise ValueError(f"cannot be loaded ({kinds[0]}: {' '.join(str(error).split())[:300]})") from error
     # transformers fills gaps with random weights; names and shapes differ between its versions, so it matches them
     missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # used in pre-training only
     if missing:
         raise ValueError(f"{folder}: lacks {len(missing)} weights of the model, such as {missing[0]}")
     loaded: HubertModel = model
     return loaded
+
+
+def _kinds(error: BaseException | None) -> list[str]:
+    """Types of an error and of those it was raised from: transformers 4 raises its own from PyTorch's."""
+    return [] if error is None else [type(error).__name__, *_kinds(error.__context__)]
 
 
 @contextlib.contextmanager
