@@ -49,7 +49,7 @@ clean:
 # the stamp comes last: an interrupted installation is begun again
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unisync_loss needs Python 3.10 or newer, got %d.%d" % sys.version_info[:2])'
-	@echo "setting up $(VENV): about 5 GB, some minutes, once"
+	@echo "setting up $(VENV): about 6 GB, some minutes, once"
 	$(PYTHON) -m venv "$(VENV)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[video,train,report,metrics,dev]'
