@@ -161,7 +161,8 @@ class Call:
         fault = self.pick(faults if self.method == "encode_audio" else [*faults, "embedding"])
         self.faults.append(fault)
         tensors = {"video": self.video, "audio": self.audio} | self.keywords
-        names = [name for name, value in tensors.items() if isinstance(value, torch.Tensor)]
+        dense = {name: value for name, value in tensors.items() if getattr(value, "layout", None) == torch.strided}
+        names = list(dense)
         if fault == "number":
             name = self.pick([name for name in KEYWORDS[self.method] if name in NUMBERS])
             self.keywords[name] = self.pick([0, -1, -7, 2.5, "max", None, float("nan"), torch.tensor(2), 3])
@@ -175,7 +176,7 @@ class Call:
         elif names:
             name = self.pick(names)
             change = {"value": self.with_bad_value, "shape": self.of_other_shape, "dtype": self.of_other_dtype}
-            self.put(name, change.get(fault, self.of_other_scale)(tensors[name].detach()))
+            self.put(name, change.get(fault, self.of_other_scale)(dense[name].detach()))
 
     def put(self, name, value):
         if name in ("video", "audio"):
@@ -184,7 +185,7 @@ class Call:
             self.keywords[name] = value
 
     def with_bad_value(self, value):
-        if not value.is_floating_point() or value.numel() == 0 or value.layout != torch.strided:
+        if not value.is_floating_point() or value.numel() == 0:
             return value
         self.bad_values = True
         value = value.clone(memory_format=torch.contiguous_format)
