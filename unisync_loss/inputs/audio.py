@@ -59,7 +59,7 @@ def check_duration(waveform: Tensor, frames: int) -> None:
 
 
 def _check_waveform(low: float, high: float) -> list[Finding]:
-    peak = max(-low, high)
+    peak = max(abs(low), abs(high))
     if peak > _LOUDEST:
         raise ValueError(
             f"audio: expected a waveform in [-1, 1], got values in [{low:.3g}, {high:.3g}]: "
