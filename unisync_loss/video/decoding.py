@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_FRAME = 1.0  # s that a frame is shown at most; the rest of a longer gap has no frames
-#: containers that FFmpeg may read: not playlists, which lead to other files or hosts
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,mxf,ogg,nut,gif,wav,aiff,flac,mp3,aac,caf"
+#: containers that FFmpeg may read, with pictures: not playlists, which lead to other files or hosts
+_FORMATS = "image2,jpeg_pipe,png_pipe,mov,matroska,avi,mpegts,mpeg,flv,asf,mxf,ogg,nut,gif,wav,aiff,flac,mp3,aac,caf"
 _NO_SEEK = ("avi", "mpeg")  # containers whose times are guesses after a seek: read from the beginning
 _MOST_PIXELS = 2**27  # of a frame, 16K: decoding and conversion to RGB take five bytes per pixel
 _KEPT = 60 * SAMPLE_RATE  # samples held before the newest read: 3.8 MB; readers go back by 20 s and its context
