@@ -175,7 +175,7 @@ def black_hole() -> Iterator[str]:
 
 def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the client at ``url``; it reads its environment only once, when imported."""
-    from huggingface_hub import constants, file_download, utils
+    from huggingface_hub import constants
 
     values = {
         "ENDPOINT": url,
@@ -187,10 +187,17 @@ def use_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "HF_HUB_ETAG_TIMEOUT": constants.DEFAULT_ETAG_TIMEOUT,
     }
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    set_constants(values, monkeypatch)
+
+
+def set_constants(values: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change settings of the client, which forgets its connections."""
+    from huggingface_hub import constants, file_download, utils
+
     for module in (constants, file_download):  # older versions copy the names
         for name in values.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, values[name])
-    # the client of one test must not remember the proxies of another
+    # the client of one test must not remember the proxies of another, or older versions that they were online
     getattr(utils, "close_session", getattr(utils, "reset_sessions", None))()
 
 

@@ -69,6 +69,7 @@ def test_lower_halves_are_refused(expert, faces, cut):
 
 
 def test_the_demo_clip(expert):
+    pytest.importorskip("av")
     frames = read_clip(BUNDLED.parent / "assets" / "demo.mp4", max_frames=25).frames
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()[None] / 255
     assert found(expert, video) == []

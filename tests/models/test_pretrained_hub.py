@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import REPO, SMALLEST, SOON, Bomb, contents, edit_config, edit_weights
-from helpers.fake_hub import FakeHub, Stopwatch, black_hole, dead_port, run_cold, use_hub
+from helpers.fake_hub import FakeHub, Stopwatch, black_hole, dead_port, run_cold, set_constants, use_hub
 
 from unisync_loss.config import UniSyncConfig
 from unisync_loss.models import pretrained
@@ -128,13 +128,11 @@ class TestHub:
     def test_cached_copy_serves_when_the_hub_is_gone(
         self, hub: FakeHub, original: Path, gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from huggingface_hub import constants
-
         hub.add(REPO, contents(original))
         load_expert(REPO)
         hub.status = 503 if gone == "error" else None
         hub.identify = gone != "portal"
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", gone == "offline")
+        set_constants({"HF_HUB_OFFLINE": gone == "offline"}, monkeypatch)
         if gone == "dead":
             use_hub(dead_port(), tmp_path, monkeypatch)
         assert load_expert(REPO).config == SMALLEST
