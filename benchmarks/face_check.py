@@ -130,16 +130,23 @@ WRONG: dict[str, Cut] = {
 }
 
 
+def find_faces(frames: np.ndarray) -> tuple[Tensor, Tensor] | None:
+    """Pictures (T, 3, 192, 192) and boxes (T, 4) of uint8 frames (T, H, W, 3); None if one of them shows no face."""
+    mesh = face_mesh(frames)
+    if not np.isfinite(mesh).all():
+        return None
+    images = resize(rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float() / 255, 192, 192)
+    return images, torch.from_numpy(np.concatenate([mesh.min(1), mesh.max(1)], 1))
+
+
 def load_faces(entries: list[ClipEntry], count: int) -> tuple[Tensor, Tensor]:
     """Frames (C, count, 3, 192, 192) and boxes (C, count, 4) of all clips with a face in each of these frames."""
     found = []
     for entry in entries:
         frames = read_clip(entry.path, max_frames=250).frames
-        frames = frames[np.linspace(0, len(frames) - 1, count + 2)[1:-1].round().astype(int)]
-        mesh = face_mesh(frames)
-        if np.isfinite(mesh).all():
-            images = resize(rearrange(torch.from_numpy(frames), "t h w c -> t c h w").float() / 255, 192, 192)
-            found.append((images, torch.from_numpy(np.concatenate([mesh.min(1), mesh.max(1)], 1))))
+        faces = find_faces(frames[np.linspace(0, len(frames) - 1, count + 2)[1:-1].round().astype(int)])
+        if faces is not None:
+            found.append(faces)
     images, boxes = zip(*found, strict=True)
     return torch.stack(images), torch.stack(boxes)
 

@@ -62,7 +62,6 @@ EXCEPTIONS = {
     },
     "fits and measures the check for a whole face": {
         "benchmarks/face_check.py": "inputs.face models.mouth_aligner video.face_mesh",
-        "benchmarks/wrong_inputs.py": "video.face_mesh",
     },
     "refuses a name in place of a network, as the loss does": {
         "adapters/geneface.py": "inputs.batch",

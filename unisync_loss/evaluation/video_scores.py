@@ -1,7 +1,7 @@
 """Sync scores of every face of a video, in constant memory, and of a clip.
 
 For a video, three stages run at the same time, each a little ahead of the next: decoding, face tracking, network. A
-frame is embedded once per expert; of a window only its scores at the 31 offsets are kept, the mean of all experts'.
+frame is embedded once per expert; only the scores of each window at the 31 offsets are kept, the mean of all experts'.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ from torch import Tensor
 from unisync_loss.config import SAMPLES_PER_FRAME
 from unisync_loss.inputs.calls import Finding
 from unisync_loss.inputs.values import check_finite, extremes
-from unisync_loss.models.expert import longest_audio
-from unisync_loss.utils.tensors import describe
+from unisync_loss.models.expert import longest_audio, wrong_length
 
 _LOUDEST = 1.5  # of a waveform: resampling and mixing overshoot 1
 _QUIETEST = 1e-4  # 3 steps of 16 bits
@@ -51,11 +50,7 @@ def check_duration(waveform: Tensor, frames: int) -> None:
         ValueError: for a waveform that is shorter by a frame or more, or longer than an expert takes it.
     """
     if not frames - 1 < waveform.shape[1] / SAMPLES_PER_FRAME <= longest_audio(frames):
-        usual = f"(B, {frames * SAMPLES_PER_FRAME}) samples for T = {frames} frames (25 fps, 16 kHz)"
-        raise ValueError(
-            f"audio: expected about {usual}, got {describe(waveform)}: "
-            "check sample rate, frame rate and that both span the same time"
-        )
+        raise wrong_length(f"(B, {frames * SAMPLES_PER_FRAME}) samples", frames, waveform)
 
 
 def _check_waveform(low: float, high: float) -> list[Finding]:

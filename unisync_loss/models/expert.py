@@ -19,7 +19,7 @@ _LONGEST_EXCESS, _LARGEST_SHARE = 5, 0.2
 
 
 def longest_audio(frames: int) -> float:
-    """Longest audio that is taken for that of a video of so many frames, in frames."""
+    """Longest audio that fits a video of ``frames`` frames, in frames."""
     return frames + min(_LONGEST_EXCESS, _LARGEST_SHARE * frames)
 
 
@@ -233,10 +233,15 @@ class UniSyncExpert(nn.Module):
             if audio.ndim == 2
             else f"{self.config.first_step(frames)} steps"
         )
-        raise ValueError(
-            f"audio: expected about {usual} for T = {frames} frames (25 fps, 16 kHz), got {describe(audio)}: "
-            "check sample rate, frame rate and that both span the same time"
-        )
+        raise wrong_length(usual, frames, audio)
+
+
+def wrong_length(usual: str, frames: int, audio: Tensor) -> ValueError:
+    """Error for audio that does not span the time of a video of ``frames`` frames; ``usual`` is the shape that does."""
+    return ValueError(
+        f"audio: expected about {usual} for T = {frames} frames (25 fps, 16 kHz), got {describe(audio)}: "
+        "check sample rate, frame rate and that both span the same time"
+    )
 
 
 def count_windows(frames: int, stride: int = 1) -> int:

@@ -101,12 +101,12 @@ def to_json(value: object, indent: int | None = None) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-#: first bytes of what is often found under the name of weights or of a video, and how to mend it
+#: first bytes, in lower case, of what is often found under the name of weights or of a video, and how to mend it
 _KINDS = {
     b"version https://git-lfs.github.com/": "a Git LFS pointer: run `git lfs pull` where it was cloned",
-    b"<!DOCTYPE": "a web page: download the file itself",
+    b"<!doctype": "a web page: download the file itself",
     b"<html": "a web page: download the file itself",
-    b"#EXTM3U": "a playlist: give the files that it lists",
+    b"#extm3u": "a playlist: give the files that it lists",
     b"ffconcat": "a playlist: give the files that it lists",
 }
 
@@ -116,7 +116,7 @@ def recognise(content: bytes) -> str | None:
     if not content:
         return "an empty file"
     start = content.lstrip()[:64].lower()
-    return next((kind for prefix, kind in _KINDS.items() if start.startswith(prefix.lower())), None)
+    return next((kind for prefix, kind in _KINDS.items() if start.startswith(prefix)), None)
 
 
 def recognise_file(path: str | os.PathLike[str]) -> str | None:
