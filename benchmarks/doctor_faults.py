@@ -26,7 +26,8 @@ from unisync_loss import UniSyncExpert, load_expert
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
 from unisync_loss.curation.doctor import ClipRef, examine, list_clip_refs
 from unisync_loss.data import Clip, ClipEntry, list_clips, load_clip, shift_audio, write_clip
-from unisync_loss.video.decoding import open_media, stream_audio
+from unisync_loss.video.audio_decoding import stream_audio
+from unisync_loss.video.decoding import open_media
 
 SHORTEST, LONGEST = 2 * FPS, 5 * FPS  # frames
 #: fault: verdicts that name it

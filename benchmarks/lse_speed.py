@@ -33,8 +33,9 @@ from torch.nn import functional as F
 
 from unisync_loss.lse import LseMeter, SyncNet, SyncNetLayers, compute_mfcc, measure_video, to_int16
 from unisync_loss.lse.crops import FaceTrack, crop_boxes, crop_face, find_tracks, keep_tracks
+from unisync_loss.video.audio_decoding import stream_audio
 from unisync_loss.video.clip import every_frame
-from unisync_loss.video.decoding import open_media, read_facts, stream_audio, stream_frames
+from unisync_loss.video.decoding import open_media, read_facts, stream_frames
 from unisync_loss.video.face_detection import MediaPipeFinder
 
 BATCH = 20  # the original's

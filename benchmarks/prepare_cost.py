@@ -90,7 +90,7 @@ def watch(costs: Costs) -> None:
     def find(frame: Frame, number: int) -> Boxes:
         return finder(frame, number)
 
-    footage._mediapipe = lambda: find
+    footage.shared_finder = lambda: find
     footage.stream_frames = costs.each("decode", footage.stream_frames)
     footage.stream_audio = costs.each("sound", footage.stream_audio)
     footage.track_faces = costs.each("tracking", footage.track_faces)

@@ -20,8 +20,9 @@ from unisync_loss.data.store import WAV_HEADER, Record, is_store, list_records, 
 from unisync_loss.lse import to_int16
 from unisync_loss.utils.files import atomic_path, fingerprint, read_table
 from unisync_loss.utils.progress import Progress
+from unisync_loss.video.audio_decoding import stream_audio
 from unisync_loss.video.clip import SUFFIXES
-from unisync_loss.video.decoding import open_media, stream_audio
+from unisync_loss.video.decoding import open_media
 from unisync_loss.video.voicing import SILENCE
 
 SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a")

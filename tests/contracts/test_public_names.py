@@ -39,10 +39,10 @@ ROOMS = {
 #: internal modules that single programs may use, with the reason; this list may only shrink
 EXCEPTIONS = {
     "reads music files, which have no video": {
-        "benchmarks/doctor_faults.py": "video.decoding",
+        "benchmarks/doctor_faults.py": "video.audio_decoding video.decoding",
     },
     "runs the original's steps on our face tracks and crops": {
-        "benchmarks/lse_speed.py": "lse.crops video.clip video.decoding video.face_detection",
+        "benchmarks/lse_speed.py": "lse.crops video.audio_decoding video.clip video.decoding video.face_detection",
     },
     "measures the face mesh and embeds by each tower once for several experts": {
         "benchmarks/segment_length.py": "video.extraction video.face_mesh",
@@ -77,7 +77,7 @@ EXCEPTIONS = {
         "research/audio_students/from_whisper.py": "representations.audio_encoder representations.hubert_encoder "
         "representations.whisper_network",
         "research/audio_students/lesson.py": "video.voicing",
-        "research/audio_students/speech.py": "data.store video.clip video.decoding video.voicing",
+        "research/audio_students/speech.py": "data.store video.audio_decoding video.clip video.decoding video.voicing",
         "research/audio_students/students.py": "representations.audio_encoder representations.hubert_encoder "
         "representations.mel",
     },

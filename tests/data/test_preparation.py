@@ -231,7 +231,7 @@ def test_what_every_input_lacks_is_no_fault_of_an_input(tmp_path, monkeypatch):
     def missing():
         raise ImportError("finding faces needs MediaPipe")
 
-    monkeypatch.setattr("unisync_loss.data.face_clips._mediapipe", missing)
+    monkeypatch.setattr("unisync_loss.data.face_clips.shared_finder", missing)
     (source,) = list_sources([video(tmp_path / "a.mkv", boxes=False)])
     (tmp_path / "parts").mkdir()
     with pytest.raises(ImportError, match="needs MediaPipe"):
@@ -279,7 +279,7 @@ def test_a_worker_that_dies_is_reported_and_its_input_tried_again(tmp_path, monk
     root = folder(tmp_path / "in", ("a/1.mkv", "a/2.mkv", "b/3.mkv"))
     report = prepare([root], tmp_path / "store", provider="deadly:kill")
     assert (report["ok"], report["error"]) == (1, 2)
-    assert "its process died (Segmentation fault)" in rows(tmp_path / "store")["2.mkv"]["reason"]
+    assert "the process that read it died with SIGSEGV" in rows(tmp_path / "store")["2.mkv"]["reason"]
     assert "defect: RuntimeError: no memory" in rows(tmp_path / "store")["3.mkv"]["reason"]
     (tmp_path / "crowded").unlink()
     report = prepare([root], tmp_path / "store", provider="deadly:kill")

@@ -9,7 +9,7 @@ from helpers.lse_videos import noise, still, write_lossless
 from helpers.media import clicks, film, mux, onsets
 from helpers.paths import SHARED
 
-from unisync_loss.lse import procedures
+from unisync_loss.lse import procedures, reading
 from unisync_loss.lse.crops import (
     FaceTrack,
     crop_boxes,
@@ -90,9 +90,9 @@ def test_several_tracks_of_a_video(quick, tmp_path, monkeypatch):
     write_lossless(tmp_path / "a.mkv", pictures, samples)
     spans = [(0, 9), (5, 15), (20, 30)]
     tracks = [FaceTrack(a, still(b - a, x=10.0, y=10.0, side=40.0)) for a, b in spans]
-    monkeypatch.setattr(procedures, "MediaPipeFinder", lambda: None)
-    monkeypatch.setattr(procedures, "find_tracks", lambda frames, finder: tracks)
-    monkeypatch.setattr(procedures, "keep_tracks", lambda found, min_frames: found)
+    monkeypatch.setattr(reading, "shared_finder", lambda: None)
+    monkeypatch.setattr(reading, "find_tracks", lambda frames, finder: tracks)
+    monkeypatch.setattr(reading, "keep_tracks", lambda found, min_frames: found)
     row = measure_video(quick, tmp_path / "a.mkv", "syncnet")
     assert [track["start"] for track in row["tracks"]] == [0, 0.2, 0.8]
     for (first, end), track, result in zip(spans, tracks, row["tracks"], strict=True):
@@ -106,7 +106,7 @@ def test_decoding_runs_beside_the_network_and_ends_with_it(quick, tmp_path, monk
     """The frames after the one that is looked at are there already; an error there leaves no thread behind."""
     write_lossless(tmp_path / "a.mkv", *noise())
     decoded, looked_at = [], []
-    every = procedures.every_frame
+    every = reading.every_frame
 
     def watched(pictures):
         for frame in every(pictures):
@@ -122,7 +122,7 @@ def test_decoding_runs_beside_the_network_and_ends_with_it(quick, tmp_path, monk
             if len(looked_at) == 3:
                 raise ValueError("enough")
 
-    monkeypatch.setattr(procedures, "every_frame", watched)
+    monkeypatch.setattr(reading, "every_frame", watched)
     monkeypatch.setattr(procedures, "LseMeter", Meter)
     with pytest.raises(ValueError, match="enough"):
         measure_video(quick, tmp_path / "a.mkv", "wav2lip-lrs")
@@ -157,7 +157,7 @@ def test_means_go_over_tracks_or_videos(tmp_path, monkeypatch):
     for name in (*values, "weights"):
         (tmp_path / name).touch()
 
-    def measured(net, path, variant, tick):
+    def measured(net, path, variant, tick, isolated):
         return video_row(str(path), values[path.name], variant)
 
     monkeypatch.setattr(procedures, "load_syncnet", lambda path: None)

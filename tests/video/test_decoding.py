@@ -5,7 +5,7 @@ import pytest
 from helpers.media import clicks, film, mux, onsets, write_at
 
 from unisync_loss.video.clip import read_clip
-from unisync_loss.video.decoding import AudioReader, open_media, read_facts, stream_frames
+from unisync_loss.video.decoding import open_media, read_facts, stream_frames
 
 
 def levels(frames):
@@ -69,10 +69,11 @@ def test_a_playlist_leads_nowhere(tmp_path):
             read_facts(tmp_path / name)
 
 
-def test_sound_is_read_by_time_and_let_go():
-    blocks = (np.full(16000, second, np.float32) for second in range(200))
-    sound = AudioReader(blocks)
-    assert sound.read(24000, 40000).tolist() == [1.0] * 8000 + [2.0] * 8000
-    assert set(sound.read(150 * 16000, 151 * 16000)) == {150.0}
-    assert len(sound._held) < 70
-    assert sound.read(199 * 16000, 300 * 16000).size == 16000
+def test_time_stamps_that_no_such_file_needs_are_refused(tmp_path):
+    """A few kilobytes that claim to last for days: to fill the gap with silence alone would take minutes."""
+    write_at(tmp_path / "a.mkv", [0, 0.04, 0.08, 90000, 90000.04])
+    with (
+        open_media(tmp_path / "a.mkv") as container,
+        pytest.raises(ValueError, match=r"at most 1\d{4} s in a file of \d+ bytes, got 90000 s"),
+    ):
+        list(stream_frames(container))

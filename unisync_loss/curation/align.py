@@ -186,7 +186,8 @@ def read_curves(
     progress = Progress(log, len(entries), "clips")
     for number, entry in enumerate(entries, 1):
         try:
-            clips = [next(embed_clips(each.expert, [entry])) for each in experts if each.may_estimate(entry)]
+            fit = [each.expert for each in experts if each.may_estimate(entry)]
+            clips = [next(embed_clips(expert, [entry], isolated=True)) for expert in fit]
             curves.append(add_curves([centred_offset_curve(clip.audio, clip.visual) for clip in clips]))
             problems.append("")
         except (ValueError, OSError) as error:

@@ -46,9 +46,11 @@ from unisync_loss.data.clips import ClipEntry, check_visual, frames_with_audio, 
 from unisync_loss.data.store import is_store, read_lines
 from unisync_loss.evaluation.embeddings import embed_clip
 from unisync_loss.models.expert import UniSyncExpert
+from unisync_loss.utils.process_pool import call_isolated
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import SUFFIXES, find_videos
 from unisync_loss.video.face_mesh import face_mesh
+from unisync_loss.video.reading import read_clip_isolated
 
 _MESH_FRAMES = 125  # every second frame of the first 10 s, in which the face is measured
 _MOST_UNCLEAR = 300  # clips that are compared with one another: the number of pairs grows with the square
@@ -240,8 +242,8 @@ def check_clip(ref: ClipRef, expert: UniSyncExpert) -> ClipReport:
     row: dict[str, Any] = {"clip": ref.name, "split": ref.split, "speaker": entry.speaker, **ref.facts}
     try:
         if entry.record is None:
-            row |= measure_file(entry)
-        clip = read_head(entry)
+            row |= call_isolated(measure_file, entry)
+        clip = read_clip_isolated(read_head, entry)
         frames = clip.frames[::2][:_MESH_FRAMES]
         mesh = _mesh_of(entry, frames)
     except (ValueError, OSError) as error:

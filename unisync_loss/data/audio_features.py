@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unisync_loss.config import SAMPLE_RATE, SIDE_FIELDS, STEP_RATE, UniSyncConfig
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import atomic_path, to_json, write_atomically
+from unisync_loss.utils.process_pool import call_isolated
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import AUDIO_SUFFIXES, SUFFIXES, find_files, read_audio
 
@@ -81,7 +82,7 @@ def write_features(
     progress, read, samples = Progress(log, sum(sizes.values())), 0, 0
     for done, (target, file) in enumerate(todo.items(), 1):
         try:
-            waveform = read_audio(file)
+            waveform = call_isolated(read_audio, file)
             array = audio_features(expert, waveform)
         except (ValueError, OSError) as error:
             skipped.append({"file": str(file), "reason": str(error).removeprefix(f"{file}: ")})

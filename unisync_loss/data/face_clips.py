@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,17 +16,10 @@ from unisync_loss.data.datasets import NUMBERED_IMAGE, Source
 from unisync_loss.data.sidecar import read_sidecar
 from unisync_loss.representations.face_topology import MESH_POINTS
 from unisync_loss.utils.files import load_hook
+from unisync_loss.video.audio_decoding import AudioReader, stream_audio
 from unisync_loss.video.clip import Clip
-from unisync_loss.video.decoding import (
-    AudioReader,
-    TimedFrame,
-    open_media,
-    read_facts,
-    stream_audio,
-    stream_frames,
-    video_stream,
-)
-from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, MediaPipeFinder
+from unisync_loss.video.decoding import TimedFrame, open_media, read_facts, stream_frames, video_stream
+from unisync_loss.video.face_detection import Boxes, FaceFinder, Frame, shared_finder
 from unisync_loss.video.face_mesh import FEWEST_FACES, face_mesh
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackPiece, track_faces
 from unisync_loss.video.voicing import is_silent
@@ -137,7 +129,7 @@ def _video_clips(
             assert sidecar is not None
             return sidecar.boxes_of(runs.numbers[tick]) * shrunk
 
-        for track in _tracks(runs, find_given if sidecar else _mediapipe(), outcome):
+        for track in _tracks(runs, find_given if sidecar else shared_finder(), outcome):
             start, stop = track.start * SAMPLES_PER_FRAME, (track.start + len(track.crops)) * SAMPLES_PER_FRAME
             waveform = audio.read(start, stop)
             frames = waveform.size // SAMPLES_PER_FRAME  # fewer where the audio ends before the video
@@ -149,11 +141,6 @@ def _video_clips(
                 del part[frames:]
             landmarks = sidecar.landmarks_in_crops(track.numbers, np.stack(track.squares)) if sidecar else None
             yield track, Clip(np.stack(track.crops), waveform[: frames * SAMPLES_PER_FRAME]), landmarks
-
-
-@cache
-def _mediapipe() -> FaceFinder:
-    return MediaPipeFinder()
 
 
 def _until_damage(stream: Iterator[Any], outcome: Outcome) -> Iterator[Any]:

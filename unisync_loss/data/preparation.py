@@ -290,7 +290,7 @@ def _died(task: Task, how: str) -> str:
     for path in Path(task.staging).glob(f".{task.name}.*"):
         path.unlink(missing_ok=True)
     staged = StagedInput(Path(task.staging), task.name)
-    staged.finish(_line(task.source, Outcome(f"its process died ({how})", transient=True), []))
+    staged.finish(_line(task.source, Outcome(f"the process that read it {how}", transient=True), []))
     return task.name
 
 

@@ -5,6 +5,7 @@ Axes: B windows, T frames, N frames of a batch, L audio steps, F audio features.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations import mel_spectrogram
 from unisync_loss.utils.image import resize
 from unisync_loss.video.clip import read_clip
+from unisync_loss.video.reading import read_clip_isolated
 from unisync_loss.video.voicing import SILENCE, levels
 
 SIZE = 96  # pixels, that of Wav2Lip
@@ -53,7 +55,7 @@ def load_demo_clip(video: Path, expert: UniSyncExpert) -> DemoClip:
     """
     if expert.visual_input.needs_mesh:
         raise ValueError(f"expected an expert on rgb, got {expert.config.name}")
-    clip = read_clip(video, max_frames=round(MAX_SECONDS * FPS))
+    clip = read_clip_isolated(partial(read_clip, max_frames=round(MAX_SECONDS * FPS)), video)
     total, height, width = clip.frames.shape[:3]
     if not 0.66 < width / height < 1.5:
         raise ValueError(f"{video}: expected a crop around one face, about square, got {width} x {height} pixels")

@@ -20,6 +20,7 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.released import tower_state
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.clip import Clip
+from unisync_loss.video.reading import read_clip_isolated
 from unisync_loss.video.voicing import voiced_windows
 
 _CHUNK_FRAMES = 250  # windows of a clip encoded at a time, at most: constant memory
@@ -53,6 +54,8 @@ def embed_clips(
     entries: Sequence[ClipEntry],
     transform: Callable[[Tensor], Tensor] | None = None,
     skipped: dict[str, str] | None = None,
+    *,
+    isolated: bool = False,
 ) -> Iterator[ClipEmbedding]:
     """Decode and embed clips one by one.
 
@@ -62,6 +65,8 @@ def embed_clips(
         transform: applied to the representation (1, T, …) of the frames first, to test robustness.
         skipped: receives name and reason of clips that cannot be read or show no face where the expert needs one;
             without it they raise.
+        isolated: decode in another process, so that a clip that crashes or blocks FFmpeg is one that cannot be read,
+            see :func:`unisync_loss.utils.process_pool.iterate_isolated`.
 
     Yields:
         One embedding per clip, in order.
@@ -74,7 +79,7 @@ def embed_clips(
     check_visual(expert.config, entries)
     for entry in entries:
         try:
-            clip = load_clip(entry)
+            clip = read_clip_isolated(load_clip, entry) if isolated else load_clip(entry)
             video = visual_input(expert, entry, clip)
         except (ValueError, OSError) as error:
             if skipped is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.evaluation.video_scores import MAX_DRAWN_FACES, OnProgress, TrackScores, VideoScores
 from unisync_loss.utils.files import atomic_path
 from unisync_loss.utils.plotting import COLOURS, FAINT, INK, figure_pixels, moving_average, new_figure, style_axes
-from unisync_loss.video.clip import every_frame
-from unisync_loss.video.decoding import AudioReader, open_media, read_facts, stream_audio, stream_frames
+from unisync_loss.utils.process_pool import iterate
+from unisync_loss.video.audio_decoding import AudioReader
 from unisync_loss.video.face_detection import Frame
+from unisync_loss.video.reading import read_frames, read_sound
 
 PAGE_SECONDS = 10  # of the curve that are visible at a time
 _SHORT_SIDE = 540  # pixels; larger frames are shrunk
@@ -30,6 +32,8 @@ def write_film(
     threshold: float,
     out: str | os.PathLike[str],
     on_progress: OnProgress = lambda done, seconds: None,
+    *,
+    isolated: bool = False,
 ) -> None:
     """Write a video (MP4, H.264, AAC) with the curves of its first four faces drawn below the image.
 
@@ -39,6 +43,7 @@ def write_film(
         threshold: drawn as a line.
         out: the file; its folder must exist.
         on_progress: takes the seconds done and the seconds in all.
+        isolated: decode in another process, as in :func:`.video_scores.score_video`.
 
     Raises:
         ValueError: when the source cannot be decoded.
@@ -46,18 +51,16 @@ def write_film(
     """
     import av
 
-    zero = read_facts(source).zero
     with (
         atomic_path(out) as temporary,
-        open_media(source) as video_input,
-        open_media(source) as audio_input,
+        closing(iterate(read_frames, source, _SHORT_SIDE, isolated=isolated)) as frames,
+        closing(iterate(read_sound, source, isolated=isolated)) as blocks,
         av.open(str(temporary), "w", format="mp4") as film,
     ):
         audio = film.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         video = film.add_stream("libx264", rate=FPS, options={"crf": "20"})
         video.pix_fmt = "yuv420p"
-        sound = AudioReader(stream_audio(audio_input, zero))
-        frames = every_frame(stream_frames(video_input, short_side=_SHORT_SIDE))
+        sound = AudioReader(blocks)
         for tick, frame in enumerate(with_curve(frames, scores, threshold)):
             if tick == 0:
                 video.height, video.width = frame.shape[:2]

@@ -62,7 +62,7 @@ def evaluate_expert(
     clips: list[ClipEmbedding] = []
     skipped: dict[str, str] = {}
     progress = Progress(log, len(entries), "clips")
-    for clip in embed_clips(expert, entries, skipped=skipped):
+    for clip in embed_clips(expert, entries, skipped=skipped, isolated=True):
         clips.append(clip)
         progress.update(len(clips) + len(skipped))
     result = summarise(clips, model, expert.config.threshold, seed, skipped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
@@ -21,7 +21,6 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
-from unisync_loss.video.face_detection import MediaPipeFinder
 
 _Source: TypeAlias = Path | ClipEntry  # video file, or clip of a store
 
@@ -79,7 +78,7 @@ def score_paths(
             _write_figure(report / stem, scored, scores, threshold)
             if film:
                 watch = partial(_report, progress, index + share, share, f"{label}, film")
-                write_film(name, scores, threshold, report / f"{stem}.mp4", watch)
+                _write_film(scored, scores, threshold, report / f"{stem}.mp4", watch)
     result: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
     if reference:
         result["comparison"] = _compare(videos, list(groups), seed)
@@ -95,13 +94,10 @@ def _find(path: Path) -> dict[str, _Source]:
     return {video.as_posix(): video for video in find_videos(path)}
 
 
-_mediapipe = cache(MediaPipeFinder)  # one for all videos
-
-
 def _score(source: _Source, experts: Sequence[UniSyncExpert], on_progress: OnProgress) -> VideoScores:
     if isinstance(source, Path):
-        return score_video(source, experts, finder=_mediapipe(), on_progress=on_progress)
-    scores = score_clip(source, experts)
+        return score_video(source, experts, on_progress=on_progress, isolated=True)
+    scores = score_clip(source, experts, isolated=True)
     on_progress(scores.seconds, scores.seconds)
     return scores
 
@@ -143,6 +139,15 @@ def _write_figure(path: Path, result: ScoredVideo, scores: VideoScores, threshol
     result["sync_matrix"] = f"{path.name}.npz"
     write_atomically(path.with_name(f"{path.name}.npz"), pack_matrices(scores))
     write_atomically(path.with_name(f"{path.name}.png"), draw_video(result, scores, threshold))
+
+
+def _write_film(result: ScoredVideo, scores: VideoScores, threshold: float, path: Path, watch: OnProgress) -> None:
+    """Write the film of a video; that it could not be written is a note."""
+    source = Path(result["video"])
+    try:
+        write_film(source, scores, threshold, path, watch, isolated=True)
+    except (ValueError, OSError) as error:
+        result["notes"].append(f"no film: {_reason(error, source)}")
 
 
 def _report(progress: Progress, before: float, share: float, name: str, done: float, seconds: float) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +27,16 @@ from unisync_loss.evaluation.offsets import MAX_OFFSET
 from unisync_loss.functional import offset_matrix
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.audio_encoder import AudioEncoder
-from unisync_loss.utils.prefetch import prefetch
-from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
+from unisync_loss.utils.process_pool import iterate
+from unisync_loss.video.audio_decoding import AudioReader
+from unisync_loss.video.decoding import Facts
 from unisync_loss.video.extraction import check_provided, visual_of_mesh
-from unisync_loss.video.face_detection import FaceFinder, Frame, MediaPipeFinder
+from unisync_loss.video.face_detection import FaceFinder, Frame
 from unisync_loss.video.face_mesh import MeshFinder, has_face
-from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackEnd, TrackPiece, track_faces
+from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackEnd, TrackPiece
+from unisync_loss.video.reading import read_clip_isolated, read_faces, read_sound
 from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
-_SHORT_SIDE = 1080  # pixels; larger frames are shrunk: experts work on mouths of about 100 pixels
 _BATCH = 64  # frames of a track embedded at a time
 _CHUNK = AudioEncoder.segment // 2  # audio windows embedded at a time: an encoder's segment, whole steps of mel
 MAX_DRAWN_FACES = 4
@@ -90,6 +91,7 @@ def score_video(
     *,
     finder: FaceFinder | None = None,
     on_progress: OnProgress | None = None,
+    isolated: bool = False,
 ) -> VideoScores:
     """Find, track and score every face of a video.
 
@@ -98,6 +100,8 @@ def score_video(
         experts: one or more of any pair, in eval mode; their visual representations are made from the face crops.
         finder: face detector; default MediaPipe.
         on_progress: takes the seconds done and the seconds in all.
+        isolated: decode and track in another process, so that a file that crashes or blocks FFmpeg or MediaPipe is a
+            ValueError, see :func:`unisync_loss.utils.process_pool.iterate_isolated`.
 
     Returns:
         The scores; at least one track.
@@ -109,36 +113,29 @@ def score_video(
         ImportError: without PyAV or MediaPipe.
     """
     _check(experts)
-    facts = read_facts(path)
-    frames = 0
-
-    def counted(pictures: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
-        nonlocal frames
-        for picture in pictures:
-            frames = picture.tick + 1
-            if on_progress:
-                on_progress(frames / FPS, facts.seconds)
-            yield picture
-
     tracks: dict[int, _TrackScorer] = {}
     dropped: list[str] = []
-    with open_media(path) as video_input, open_media(path) as audio_input, torch.inference_mode():
-        audio = _AudioWindows(experts, AudioReader(stream_audio(audio_input, facts.zero)))
-        pictures = counted(stream_frames(video_input, short_side=_SHORT_SIDE))
-        with prefetch(pictures) as decoded, prefetch(_track(decoded, finder or MediaPipeFinder())) as events:
-            for event in events:
+    frames = 0
+    with closing(iterate(read_faces, path, finder, isolated=isolated)) as events, torch.inference_mode():
+        facts = next(events).event
+        assert isinstance(facts, Facts)
+        with closing(iterate(read_sound, path, facts.zero, isolated=isolated)) as blocks:
+            audio = _AudioWindows(experts, AudioReader(blocks))
+            for frames, event in events:
+                if on_progress:
+                    on_progress(frames / FPS, facts.seconds)
                 if isinstance(event, TrackPiece):
                     if event.track not in tracks:
                         tracks[event.track] = _TrackScorer(event.start, experts)
                     tracks[event.track].push(event.crops, audio)
-                elif event.dropped:
+                elif isinstance(event, TrackEnd) and event.dropped:
                     dropped.append(event.dropped)
-                elif not tracks[event.track].finish(audio):
+                elif isinstance(event, TrackEnd) and not tracks[event.track].finish(audio):
                     dropped.append("a face whose landmarks could not be found")
                     del tracks[event.track]
                 else:
                     _drop_undrawn_mouths(tracks.values())
-        loudest = audio.loudest(frames)
+            loudest = audio.loudest(frames)
     seconds = frames / FPS
     _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
     cut = seconds < 0.95 * facts.seconds - 0.5  # headers round, and count audio after the last frame
@@ -146,12 +143,13 @@ def score_video(
     return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
 
 
-def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert]) -> VideoScores:
+def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert], *, isolated: bool = False) -> VideoScores:
     """Score the one face of a clip of a store, as ``unisync eval`` reads it.
 
     Args:
         entry: of :func:`unisync_loss.data.clips.list_clips`; its offset is corrected.
         experts: one or more of any pair, in eval mode; what the store holds of mesh, coefficients and maps is used.
+        isolated: decode in another process, as in :func:`score_video`.
 
     Returns:
         The scores; one track.
@@ -161,7 +159,7 @@ def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert]) -> VideoScore
             representation is neither stored with the clip nor can be made from video.
         ImportError: without PyAV, or without MediaPipe when the mesh has to be measured.
     """
-    clip = load_clip(entry)
+    clip = read_clip_isolated(load_clip, entry) if isolated else load_clip(entry)
     table = np.mean([offset_table(embed_clip(expert, entry, clip)) for expert in experts], axis=0).astype(np.float32)
     kept = range(0, len(clip.frames), -(-len(clip.frames) // _STRIP))
     mouths = [(number, clip.frames[number][_MOUTH].copy()) for number in kept]
@@ -194,21 +192,6 @@ def _refuse_unscorable(
     if not faces:
         reason = f" ({dropped[0]}{', and others' if len(dropped) > 1 else ''})" if dropped else ""
         raise ValueError(f"{path}: expected a face visible for {shortest}, found none{reason}")
-
-
-def _track(pictures: Iterator[TimedFrame], finder: FaceFinder) -> Iterator[TrackPiece | TrackEnd]:
-    """Tracks of a whole video; a gap in the time stamps ends all tracks."""
-    used = 0
-    # frame number and tick differ by a constant until frames are missing
-    for _, run in groupby(enumerate(pictures), key=lambda numbered: numbered[1].tick - numbered[0]):
-        consecutive = (picture for _, picture in run)
-        first = next(consecutive)
-        frames = (picture.frame for picture in chain([first], consecutive))
-        last = -1
-        for event in track_faces(frames, finder):
-            last = max(last, event.track)
-            yield event._replace(track=used + event.track, start=first.tick + event.start)
-        used += last + 1
 
 
 class _AudioWindows:

@@ -16,26 +16,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.lse.crops import CropBox, FaceTrack, crop_boxes, crop_face, find_tracks, keep_tracks, resize_frame
 from unisync_loss.lse.distances import LseMeter, summarise
+from unisync_loss.lse.reading import read_crops
 from unisync_loss.lse.results import LseMeasures, LseReport, LseTrack, LseVideo, SkippedVideo, average
 from unisync_loss.lse.syncnet import SyncNet, load_syncnet
-from unisync_loss.utils.prefetch import prefetch
+from unisync_loss.utils.process_pool import iterate
 from unisync_loss.utils.progress import Progress
-from unisync_loss.video.clip import every_frame, find_videos
-from unisync_loss.video.decoding import open_media, read_facts, stream_audio, stream_frames
+from unisync_loss.video.clip import find_videos
 from unisync_loss.video.encoding import to_int16
-from unisync_loss.video.face_detection import Frame, MediaPipeFinder
+from unisync_loss.video.reading import read_sound
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,12 @@ PROCEDURES = {
 
 
 def measure_video(
-    net: SyncNet, path: str | os.PathLike[str], variant: str, on_progress: Callable[[float], None] = lambda share: None
+    net: SyncNet,
+    path: str | os.PathLike[str],
+    variant: str,
+    on_progress: Callable[[float], None] = lambda share: None,
+    *,
+    isolated: bool = False,
 ) -> LseVideo:
     """LSE of one video.
 
@@ -69,6 +74,8 @@ def measure_video(
         path: the file.
         variant: a name in :data:`PROCEDURES`.
         on_progress: takes the share of the video that is done.
+        isolated: decode and find faces in another process, so that a file that crashes or blocks FFmpeg or MediaPipe is
+            a ValueError, see :func:`unisync_loss.utils.process_pool.iterate_isolated`.
 
     Returns:
         Measures of the video and of its tracks. Distances and confidences of a video are means over its tracks; its
@@ -79,64 +86,33 @@ def measure_video(
         FileNotFoundError: when there is no such file.
     """
     min_track = procedure(variant).min_track
-    facts = read_facts(path)
-    samples = _read_samples(path, facts.zero)
-
-    def watched(frames: Iterable[Frame], begin: float, end: float) -> Iterator[Frame]:
-        """Pass frames on, reporting progress from one share to another."""
-        for index, frame in enumerate(frames):
-            yield frame
-            on_progress(begin + (end - begin) * min(1.0, (index + 1) / FPS / max(facts.seconds, 1 / FPS)))
-
+    rows: list[LseTrack] = []
+    meters: dict[int, LseMeter] = {}  # of the tracks that run: only these hold frames
+    with closing(iterate(read_crops, path, min_track, isolated=isolated)) as steps:
+        zero, spans = next(steps), next(steps)
+        samples = _read_samples(path, zero, isolated=isolated)
+        for share, crops in steps:
+            for number, crop in crops:
+                start, length = spans[number]
+                if number not in meters:
+                    end = None if length is None else (start + length) * SAMPLES_PER_FRAME
+                    meters[number] = LseMeter(net, samples[start * SAMPLES_PER_FRAME : end])
+                meters[number].add(torch.from_numpy(crop))
+                if meters[number].frames == length:
+                    rows.append(track_row(meters.pop(number), len(rows), start))
+            on_progress(share)
     if min_track is None:
-        meter = LseMeter(net, samples)
-        with _decoded(path) as frames:
-            for frame in watched(frames, 0, 1):
-                meter.add(resize_frame(frame))
-        rows = [track_row(meter, 0, 0)]
-    else:
-        with _decoded(path) as frames:
-            tracks = keep_tracks(find_tracks(watched(frames, 0, 0.2), MediaPipeFinder()), min_track)
-        with _decoded(path) as frames:
-            rows = list(_measure_tracks(net, watched(frames, 0.2, 1), samples, tracks))
+        rows = [track_row(meters[0], 0, 0)]
     return video_row(str(path), rows, variant)
 
 
-@contextmanager
-def _decoded(path: str | os.PathLike[str]) -> Iterator[Iterator[Frame]]:
-    """Frames of a video at 25 fps, decoded in a thread of their own."""
-    with open_media(path) as container, prefetch(every_frame(stream_frames(container))) as frames:
-        yield frames
-
-
-def _read_samples(path: str | os.PathLike[str], zero: float) -> NDArray[np.int16]:
+def _read_samples(path: str | os.PathLike[str], zero: float, *, isolated: bool) -> NDArray[np.int16]:
     """Audio (S,) at 16 kHz from the first frame on; 32 kB per second, so all of it fits in memory."""
     samples = bytearray()
-    with open_media(path) as container:
-        for block in stream_audio(container, zero):
+    with closing(iterate(read_sound, path, zero, isolated=isolated)) as blocks:
+        for block in blocks:
             samples += to_int16(block).tobytes()
     return np.frombuffer(samples, np.int16)
-
-
-def _measure_tracks(
-    net: SyncNet, frames: Iterator[Frame], samples: NDArray[np.int16], tracks: Sequence[FaceTrack]
-) -> Iterator[LseTrack]:
-    """Measure all tracks in one pass over the video; only running tracks hold frames: constant memory."""
-    waiting = sorted(tracks, key=lambda track: track.start, reverse=True)
-    running: list[tuple[FaceTrack, LseMeter, Iterator[CropBox]]] = []
-    number = 0
-    for index, frame in enumerate(frames):
-        while waiting and waiting[-1].start == index:
-            track = waiting.pop()
-            span = slice(index * SAMPLES_PER_FRAME, (index + len(track.boxes)) * SAMPLES_PER_FRAME)
-            running.append((track, LseMeter(net, samples[span]), crop_boxes(track)))
-        for _, meter, boxes in running:
-            meter.add(crop_face(frame, next(boxes)))
-        for track, meter, _ in running:
-            if track.start + len(track.boxes) == index + 1:
-                yield track_row(meter, number, track.start)
-                number += 1
-        running = [run for run in running if run[0].start + len(run[0].boxes) > index + 1]
 
 
 def procedure(variant: str) -> Procedure:
@@ -212,7 +188,7 @@ def measure_videos(paths: Sequence[Path], weights: Path, variant: str, log: Call
 
     for file in files:
         try:
-            videos.append(measure_video(net, file, variant, on_progress))
+            videos.append(measure_video(net, file, variant, on_progress, isolated=True))
         except (ValueError, OSError) as error:
             skipped.append({"video": str(file), "reason": str(error)})
     tracks = [track for video in videos for track in video["tracks"]]

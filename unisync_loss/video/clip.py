@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME
-from unisync_loss.video.decoding import AudioReader, TimedFrame, open_media, read_facts, stream_audio, stream_frames
+from unisync_loss.video.audio_decoding import AudioReader, stream_audio
+from unisync_loss.video.decoding import TimedFrame, open_media, read_facts, stream_frames
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".3gp"
 )  # fmt: skip
 _LONGEST_GAP = 10  # s
+_MOST_BYTES = 3 * 2**30  # of the frames of a clip in memory: 29,000 of a face crop, 500 of 1080p
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 
 
@@ -80,22 +82,38 @@ def read_clip(path: str | os.PathLike[str], *, max_frames: int | None = None, sh
         The clip.
 
     Raises:
-        ValueError: when the file cannot be decoded, lacks a video or an audio stream, or has a gap of over ten seconds
-            in its time stamps.
+        ValueError: when the file cannot be decoded, lacks a video or an audio stream, has a gap of over ten seconds in
+            its time stamps, or frames of more than 3 GiB.
         FileNotFoundError: when there is no such file.
     """
     facts = read_facts(path)
     with open_media(path) as container:
-        timed = _refuse_long_gaps(stream_frames(container, short_side=short_side), path)
-        frames = list(islice(every_frame(timed), max_frames))
+        timed = refuse_long_gaps(stream_frames(container, short_side=short_side), path)
+        frames = list(_refuse_large(islice(every_frame(timed), max_frames), path))
     with open_media(path) as container:
         waveform = AudioReader(stream_audio(container, facts.zero)).read(0, len(frames) * SAMPLES_PER_FRAME)
     missing = len(frames) * SAMPLES_PER_FRAME - waveform.size
     return Clip(np.stack(frames), np.pad(waveform, (0, missing)))
 
 
-def _refuse_long_gaps(timed: Iterator[TimedFrame], path: str | os.PathLike[str]) -> Iterator[TimedFrame]:
-    """Stop before a gap is filled: one of an hour would be 90,000 copies of a frame."""
+def _refuse_large(frames: Iterator[NDArray[np.uint8]], path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
+    size = 0
+    for frame in frames:
+        size += frame.nbytes
+        if size > _MOST_BYTES:
+            raise ValueError(
+                f"{path}: expected a clip whose frames take at most {_MOST_BYTES / 2**30:g} GiB, got more; "
+                "`unisync prepare` cuts videos into clips"
+            )
+        yield frame
+
+
+def refuse_long_gaps(timed: Iterator[TimedFrame], path: str | os.PathLike[str]) -> Iterator[TimedFrame]:
+    """Stop before a gap is filled: one of an hour would be 90,000 copies of a frame.
+
+    Raises:
+        ValueError: at a gap of over ten seconds.
+    """
     last = -1
     for frame in timed:
         if frame.tick - last > _LONGEST_GAP * FPS:

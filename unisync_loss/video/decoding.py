@@ -1,12 +1,11 @@
-"""Frames and audio of any video file as streams at 25 fps and 16 kHz, by time stamps, in constant memory."""
+"""Frames of any video file as a stream at 25 fps, by time stamps, in constant memory."""
 
 from __future__ import annotations
 
 import errno
 import os
 from array import array
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import chain, dropwhile
 from math import ceil
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unisync_loss.config import FPS, SAMPLE_RATE
+from unisync_loss.config import FPS
 from unisync_loss.utils.files import recognise_file
+from unisync_loss.utils.process_pool import sign_of_life
 
 if TYPE_CHECKING:
     from av import AudioStream, VideoStream
@@ -28,10 +28,9 @@ _ROUNDING = 5e-4  # s; containers round time stamps to a millisecond
 _LONGEST_FRAME = 1.0  # s that a frame is shown at most; the rest of a longer gap has no frames
 #: containers that FFmpeg may read, with pictures: not playlists, which lead to other files or hosts
 _FORMATS = "image2,jpeg_pipe,png_pipe,mov,matroska,avi,mpegts,mpeg,flv,asf,mxf,ogg,nut,gif,wav,aiff,flac,mp3,aac,caf"
+_LONGEST, _FEWEST_BYTES = 4 * 3600.0, 125  # s that any file may last, and bytes of each second beyond: 1 kbit/s
 _NO_SEEK = ("avi", "mpeg")  # containers whose times are guesses after a seek: read from the beginning
 _MOST_PIXELS = 2**27  # of a frame, 16K: decoding and conversion to RGB take five bytes per pixel
-_KEPT = 60 * SAMPLE_RATE  # samples held before the newest read: 3.8 MB; readers go back by 20 s and its context
-_AUDIO_JITTER = 0.002  # s by which audio time stamps may differ from the count of samples; beyond, they are used
 
 
 class TimedFrame(NamedTuple):
@@ -123,6 +122,20 @@ def _best(container: InputContainer, kind: Literal["video", "audio"]) -> Any:  #
     return stream
 
 
+def check_span(container: InputContainer, seconds: float) -> None:
+    """Refuse time stamps that no file of this size needs: filling the gaps between them would take for ever.
+
+    Raises:
+        ValueError: beyond four hours, and a second for every 125 bytes of the file.
+    """
+    most = _LONGEST + max(0, container.size) / _FEWEST_BYTES
+    if seconds > most:
+        raise ValueError(
+            f"{container.name}: expected time stamps of at most {most:.0f} s in a file of {container.size} bytes, "
+            f"got {seconds:.0f} s"
+        )
+
+
 def read_facts(path: str | os.PathLike[str], *, audio: bool = True) -> Facts:
     """Read the properties of a file, decoding one frame.
 
@@ -189,6 +202,7 @@ def stream_frames(
     tick, index = start, 0
     periods = array("d")
     for time, frame in frames:
+        check_span(container, time - zero)
         length = time - before[0]
         if len(periods) < 1000:  # 40 s: enough for the median, constant memory
             periods.append(length)
@@ -202,14 +216,14 @@ def stream_frames(
 
 def _in_order(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, Any]]:
     last = float("-inf")
-    for index, frame in enumerate(_decoded(container, stream)):
+    for index, frame in enumerate(decoded_frames(container, stream)):
         time = frame.time if frame.time is not None else index / float(stream.average_rate or FPS)
         if time > last and not frame.is_corrupt:
             yield time, frame
             last = time
 
 
-def _decoded(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
+def decoded_frames(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Any]:
     """Decode from the current position; packets that lack their beginning, as after a seek, are skipped."""
     import av
 
@@ -256,6 +270,7 @@ def _show(
             shrink = min(1.0, (short_side or frame.height) / min(frame.height, frame.width))
             size = {"width": round(frame.width * shrink), "height": round(frame.height * shrink)} if shrink < 1 else {}
             shown = upright(np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8), frame.rotation)
+        sign_of_life()
         yield TimedFrame(tick, index, time, shown)
         tick += 1
     return tick
@@ -264,87 +279,3 @@ def _show(
 def upright(frame: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     """Rotate a frame (H, W, 3) by its rotation tag in degrees."""
     return np.ascontiguousarray(np.rot90(frame, round(rotation / 90))) if rotation else frame
-
-
-def stream_audio(container: InputContainer, zero: float) -> Iterator[NDArray[np.float32]]:
-    """Decode the audio as 16 kHz mono from a time on, gaps filled with silence.
-
-    Args:
-        container: of :func:`open_media`.
-        zero: time stamp in seconds of the first sample wanted: that of the first frame.
-
-    Yields:
-        Blocks (S,) float32 in [-1, 1]; the first begins exactly at ``zero``.
-    """
-    written = 0  # samples since zero
-    stream = audio_stream(container)
-    for start_time, yielded, block in _runs(_decoded(container, stream)):
-        place = round((start_time - zero) * SAMPLE_RATE) + yielded
-        for size in _portions(place - written):
-            yield np.zeros(size, np.float32)
-            written += size
-        block = block[written - place :]
-        if block.size:
-            yield block
-            written += block.size
-
-
-def _portions(samples: int) -> Iterator[int]:
-    """Sizes of blocks of a minute at most that make up a gap."""
-    for begin in range(0, samples, 60 * SAMPLE_RATE):
-        yield min(60 * SAMPLE_RATE, samples - begin)  # a gap of hours must not be one array
-
-
-def _runs(frames: Iterable[Any]) -> Iterator[tuple[float, int, NDArray[np.float32]]]:
-    """Resampled blocks: start time of their run, number of its samples yielded before, samples.
-
-    A new run begins wherever samples are missing or the format changes.
-    """
-    import av
-
-    resampler: av.AudioResampler | None = None
-    start_time, decoded, yielded, shape = 0.0, 0, 0, None
-    for frame in chain(frames, [None]):
-        rate = frame.sample_rate if frame is not None else 1
-        time = frame.time if frame is not None and frame.time is not None else start_time + decoded / rate
-        here = (rate, frame.layout.name, frame.format.name) if frame is not None else None
-        if here != shape or abs(time - start_time - decoded / rate) > _AUDIO_JITTER:
-            for block in resampler.resample(None) if resampler is not None else ():
-                yield start_time, yielded, block.to_ndarray()[0] / np.float32(32768)
-                yielded += block.samples
-            # 16 bits, because FFmpeg adds channels up to 1.4 times full scale where the result is float
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-            start_time, decoded, yielded, shape = time, 0, 0, here
-        if frame is not None:
-            decoded += frame.samples
-            for block in resampler.resample(frame) if resampler is not None else ():
-                yield start_time, yielded, block.to_ndarray()[0] / np.float32(32768)
-                yielded += block.samples
-
-
-class AudioReader:
-    """Random access to a stream of audio, back to a minute before the newest read.
-
-    Args:
-        blocks: of samples, from sample 0 on.
-    """
-
-    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
-        self._blocks = blocks
-        self._held: deque[NDArray[np.float32]] = deque()
-        self._first = self._last = 0  # samples at which the blocks held begin and end
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples from start to stop, fewer where the audio has ended.
-
-        Raises:
-            ValueError: when the audio cannot be decoded.
-        """
-        while self._last < stop and (block := next(self._blocks, None)) is not None:
-            self._held.append(block)
-            self._last += block.size
-            while self._held and self._first + self._held[0].size < start - _KEPT:
-                self._first += self._held.popleft().size
-        assert start >= self._first or not self._held, "samples that are no longer held"
-        held = np.concatenate([np.zeros(0, np.float32), *self._held])
-        return held[start - self._first : stop - self._first]

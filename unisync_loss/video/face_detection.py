@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ class MediaPipeFinder:
             if _same_place(box, _moved(again, left, top)):
                 return _moved(again, left, top)
         return box
+
+
+@cache
+def shared_finder() -> MediaPipeFinder:
+    """One finder for all videos of a process."""
+    return MediaPipeFinder()
 
 
 def _detect(detector: Any, frame: Frame) -> list[tuple[float, Boxes]]:  # noqa: ANN401 - MediaPipe has no types

@@ -56,7 +56,7 @@ def test_a_clip_that_is_gone_and_one_that_kills_are_named(folder, cache, tmp_pat
     assert (done, total) == (4, 4)
     assert list(skipped) == ["a/b/gone.mp4", "a/b/kills.mp4"]
     assert "no file that can be read" in skipped["a/b/gone.mp4"]
-    assert skipped["a/b/kills.mp4"] == "the process that measured it died: Killed"
+    assert skipped["a/b/kills.mp4"] == "the process that measured it died with SIGKILL"
     data = CachedClipDataset.from_cache([*whole, *list_clips(tmp_path)], cache, UniSyncConfig(), 13)
     assert data.entries == whole
 

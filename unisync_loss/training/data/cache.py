@@ -92,4 +92,4 @@ def _cache_one(task: tuple[ClipEntry, Path, str]) -> tuple[str, str]:
 
 
 def _died(task: tuple[ClipEntry, Path, str], how: str) -> tuple[str, str]:
-    return task[0].name, f"the process that measured it died: {how}"
+    return task[0].name, f"the process that measured it {how}"
