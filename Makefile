@@ -1,6 +1,7 @@
 # make demo   trains a small generator with and without the loss and writes out/demo/report.html
 # make test   runs the tests
 # make test-oldest  runs the tests that need no video, with Python 3.10 and each set of tests/constraints (9 GB)
+# make faults runs thousands of damaged inputs and disturbed commands, see docs/reliability.md
 # make lint   ruff and mypy
 # make clean  removes .venv, out and what builds leave
 # Both set up their own .venv on the first run; `make demo PYTHON=python3.12` chooses the interpreter.
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-oldest lint clean help
+.PHONY: demo test test-oldest faults lint clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -21,6 +22,9 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 WITHOUT_VIDEO := $(addprefix tests/,inputs models representations adapters utils contracts/test_core.py \
 	test_config.py test_functional.py test_loss.py test_metrics.py)

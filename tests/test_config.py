@@ -55,7 +55,7 @@ def test_the_usual_audio_model_is_pinned():
         ('{"audio": "mfcc"}', "audio: expected one of mel, hubert, whisper, got 'mfcc'"),
         ('{"visual": "depth"}', "visual: expected one of rgb"),
         ('{"threshold": 1.5}', r"threshold: expected a number in \[0, 1\), got 1.5"),
-        ('{"embedding": -1}', "embedding: expected a positive whole number"),
+        ('{"embedding": -1}', "embedding: expected a whole number from 1 to 65536"),
         ('{"audio_features": 64}', "expected 80 mel bins, got 64"),
         ('{"audio_model": "some/model"}', "audio_model: expected none for mel.*got 'some/model'"),
         ('{"audio_layer": 4}', "audio_layer: expected none for mel.*got 4"),

@@ -27,8 +27,8 @@ from torch import Tensor
 from unisync_loss.representations import WhisperEncoder
 from unisync_loss.representations.whisper_encoder import POSITIONS_KEY, SCALE, build_network, read_network, read_size
 from unisync_loss.representations.whisper_network import WhisperNetwork, WhisperSize
-from unisync_loss.utils.files import write_atomically
-from unisync_loss.utils.model_files import CONFIG, WEIGHTS, read_json
+from unisync_loss.utils.files import read_json, write_atomically
+from unisync_loss.utils.model_files import CONFIG, WEIGHTS
 
 _FORMAT = (6, "WhisperSpec", 3)  # binary version, specification, its revision
 _FLOATS = {0: "<f4", 4: "<f2"}  # types of number by their code; weights of other types are quantised

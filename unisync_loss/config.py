@@ -24,6 +24,8 @@ WINDOW_STEPS: dict[str, int] = {name: rate * WINDOW_FRAMES // FPS for name, rate
 SAMPLES_PER_STEP: dict[str, int] = {name: SAMPLE_RATE // rate for name, rate in STEP_RATE.items()}
 #: features of one audio step, where the representation fixes or suggests them
 AUDIO_FEATURES: dict[str, int] = {"mel": 80, "hubert": 1024, "whisper": 512}
+#: of an embedding, an audio step or a frame: several times a face mesh's; a config that asks for more is no expert's
+MOST_FEATURES = 65_536
 #: channels of a parsing map; the classes of any parser are mapped to these groups
 PARSING_GROUPS = ("other", "skin", "nose", "upper_lip", "lower_lip", "mouth")
 #: features of one video frame: colour channels, parsing groups, 68 points in 2-D, BFM expression coefficients
@@ -111,8 +113,8 @@ class UniSyncConfig:
         object.__setattr__(self, "visual_features", self.visual_features or VISUAL_FEATURES[self.visual])
         for name in ("embedding", "audio_features", "visual_features"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive whole number, got {value!r}")
+            if not isinstance(value, int) or not 1 <= value <= MOST_FEATURES:
+                raise ValueError(f"{name}: expected a whole number from 1 to {MOST_FEATURES}, got {value!r}")
         for name in ("margin_same", "margin_cross", "threshold"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:

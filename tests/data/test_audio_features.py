@@ -108,7 +108,7 @@ def test_a_folder_holds_features_of_one_kind(expert, any_expert, recordings, tmp
     with pytest.raises(ValueError, match=r"out: expected an empty folder or one of the same features, .*'mel'.*got"):
         write_features([recordings / "ann"], expert, "other", tmp_path / "out")
     (tmp_path / "out" / "features.json").write_text("{")
-    with pytest.raises(ValueError, match="expected settings in JSON"):
+    with pytest.raises(ValueError, match="expected a JSON object"):
         write_features([recordings / "ann"], expert, "other", tmp_path / "out")
 
 

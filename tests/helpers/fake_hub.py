@@ -33,6 +33,11 @@ class FakeHub:
         refs: (repository, branch or tag) → commit.
         gated: repositories that need terms accepted.
         cut: file name → bytes after which every answer breaks off, or None for whole ones.
+        lies: file name → what its body is instead: "endless", "drip" (one byte a second), "loop" (redirects to
+            itself), "error" (500), "longer" or "shorter" than announced, "other" bytes.
+        sizes: file name → the size that a HEAD request announces.
+        sent: bytes of bodies sent.
+        dripping: connections that bodies drip into.
         status: answer everything with this HTTP status.
         identify: send the header by which a client knows a Hub.
         requests: ``"METHOD path"`` of everything asked.
@@ -43,6 +48,10 @@ class FakeHub:
     refs: dict[tuple[str, str], str] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
+    lies: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    sent: int = 0
+    dripping: int = 0
     status: int | None = None
     identify: bool = True
     requests: list[str] = field(default_factory=list)
@@ -93,17 +102,48 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, *, body: bool) -> None:
             status, headers, content = hub.answer(self.path)
+            file = self.path.rpartition("/")[2]
+            lie = hub.lies.get(file) if status == 200 else None
+            if lie and (body or lie == "loop"):
+                self._lie(lie, headers, content)
+                return
             start = self._range_start() if status == 200 else 0
             if start:
                 status, headers["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content) - start)}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            end = hub.cut.get(self.path.rpartition("/")[2], len(content))
+            length = len(content) - start if body else hub.sizes.get(file, len(content))
+            self._head(status, {**headers, "Content-Length": str(length)})
+            end = hub.cut.get(file, len(content))
             if body:
                 self.wfile.write(content[start:end])
+                hub.sent += len(content[start:end])
                 self.close_connection = end < len(content)
+
+        def _head(self, status: int, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def _lie(self, lie: str, headers: dict[str, str], content: bytes) -> None:
+            self.close_connection = True
+            if lie == "loop":
+                self._head(302, {**headers, "Location": self.path, "Content-Length": "0"})
+            elif lie == "error":
+                self._head(500, {"Content-Length": "0"})
+            elif lie in ("endless", "drip"):
+                self._head(200, headers)
+                piece, pause = (bytes(2**16), 0) if lie == "endless" else (b"x", 1)
+                hub.dripping += 1
+                with contextlib.suppress(OSError):  # the client has gone
+                    while True:
+                        self.wfile.write(piece)
+                        hub.sent += len(piece)
+                        time.sleep(pause)
+                hub.dripping -= 1
+            else:
+                wrong = {"longer": content + b"more", "shorter": content[:-9], "other": content[::-1]}[lie]
+                self._head(200, {**headers, "Content-Length": str(len(wrong))})
+                self.wfile.write(wrong)
 
         def _range_start(self) -> int:
             match = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))

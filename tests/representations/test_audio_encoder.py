@@ -81,7 +81,7 @@ class TestCache:
             (np.zeros((9, 768), np.float32), r"\(L, 1024\), got \(9, 768\), which looks like HuBERT base"),
             (np.zeros((9, 2, 1024), np.float32), r"got \(9, 2, 1024\)"),
             (np.zeros((9, 1024), np.int64), "got .*int64"),
-            (np.array({"hubert": 1}, object), "expected an .npy file of features.*allow_pickle"),
+            (np.array({"hubert": 1}, object), "expected an array in an .npy file, got none.*allow_pickle"),
         ],
     )
     def test_wrong_file(self, tmp_path, content, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import SAMPLE_RATE, SIDE_FIELDS, STEP_RATE, UniSyncConfig
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.utils.files import atomic_path, to_json, write_atomically
+from unisync_loss.utils.files import atomic_path, read_json, to_json, write_atomically
 from unisync_loss.utils.process_pool import call_isolated
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import AUDIO_SUFFIXES, SUFFIXES, find_files, read_audio
@@ -166,9 +165,6 @@ def _open_folder(out: Path, config: UniSyncConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_json(settings, indent=1))
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected settings in JSON, got text that does not parse ({error})") from error
+    found = read_json(path)
     if found != settings:
         raise ValueError(f"{out}: expected an empty folder or one of the same features, {settings}, got {found}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unisync_loss.utils.tensors import read_array
 from unisync_loss.video.face_detection import Boxes
 
 
@@ -80,10 +81,8 @@ def _read_array(stem: Path) -> NDArray[np.float32] | None:
     for path in (stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")):
         if path.is_file():
             try:
-                if path.suffix == ".npy":
-                    return np.asarray(np.load(path, allow_pickle=False), np.float32)
-                rows = json.loads(path.read_text(encoding="utf-8"))
+                rows = read_array(path) if path.suffix == ".npy" else json.loads(path.read_bytes())
                 return np.asarray(rows, np.float32)
-            except (ValueError, TypeError, EOFError) as error:
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}: expected an array of numbers ({error})") from error
     return None

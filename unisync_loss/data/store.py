@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
+from unisync_loss.utils.files import read_json
 from unisync_loss.video.clip import Clip
 from unisync_loss.video.decoding import open_media, stream_frames
 
@@ -68,17 +69,46 @@ def read_lines(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     Raises:
         ValueError: for an index that cannot be read, or a store of another format.
     """
-    settings = json.loads((root / "store.json").read_text(encoding="utf-8"))
+    settings = read_json(root / "store.json")
     if settings.get("format") != FORMAT:
         raise ValueError(f"{root}: expected a store of format {FORMAT}, got {settings.get('format')}")
     # names with a dot are unfinished files, of a killed run or of one that is writing now
     for index in sorted((root / "shards").glob("[!.]*.jsonl")):
-        with index.open(encoding="utf-8") as file:
+        with index.open("rb") as file:
             for number, text in enumerate(file, 1):
                 try:
-                    yield index.with_suffix(".tar"), json.loads(text)
-                except json.JSONDecodeError as error:
+                    line = json.loads(text)
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{index}, line {number}: expected JSON ({error})") from error
+                if (missing := _missing(line)) is not None:
+                    raise ValueError(f"{index}, line {number}: expected an input and its clips, got no {missing}")
+                yield index.with_suffix(".tar"), line
+
+
+def _missing(line: object) -> str | None:
+    """What a line of an index lacks, as a file that is damaged, or written by another program, may."""
+    if not isinstance(line, dict) or not isinstance(line.get("source"), str):
+        return "source"
+    if type(line.get("clips")) is not int or not isinstance(line.get("records"), list):
+        return "clips"
+    for record in line["records"]:
+        key = record.get("key") if isinstance(record, dict) else None
+        if not isinstance(key, str) or len(key.split("/")) != 3:
+            return "key <corpus>/<speaker>/<clip>"
+        if type(record.get("frames")) is not int or record["frames"] < 1:
+            return f"frames of {key}"
+        places = record.get("places")
+        if (
+            not isinstance(places, dict)
+            or not set(MEMBERS) <= places.keys()
+            or not all(map(_is_place, places.values()))
+        ):
+            return f"places of {key}"
+    return None
+
+
+def _is_place(place: object) -> bool:
+    return isinstance(place, list) and len(place) == 2 and all(type(number) is int and number >= 0 for number in place)
 
 
 def list_records(root: str | os.PathLike[str]) -> list[Record]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unisync_loss.data.store import FORMAT, MEMBERS, is_store, read_lines
-from unisync_loss.utils.files import write_atomically
+from unisync_loss.utils.files import read_json, write_atomically
 
 SHARD_BYTES = 256 * 2**20  # size at which a shard is closed: 38 minutes of video at 0.42 GB an hour (docs/scale.md)
 _BLOCK = tarfile.BLOCKSIZE
@@ -42,7 +42,7 @@ def check_store(root: Path, settings: dict[str, Any]) -> None:
     Raises:
         ValueError: when they differ.
     """
-    made, settings = json.loads((root / "store.json").read_text(encoding="utf-8")), {"format": FORMAT, **settings}
+    made, settings = read_json(root / "store.json"), {"format": FORMAT, **settings}
     if made != settings:
         raise ValueError(f"{root}: expected a store made with {settings}, got one made with {made}")
 
@@ -94,7 +94,7 @@ class StagedInput:
 def read_staged(folder: Path, name: str) -> dict[str, Any] | None:
     """Manifest line of a staged input; None unless it is finished."""
     try:
-        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return read_json(folder / f"{name}.json")
     except FileNotFoundError:
         return None
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from unisync_loss.config import UniSyncConfig, current_fields
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.released import PretrainedInfo, list_pretrained, tower_state
 from unisync_loss.utils.files import recognise
-from unisync_loss.utils.hub import hub_source
+from unisync_loss.utils.hub import Fetch, check_size, hub_source
+from unisync_loss.utils.model_files import JSON_BYTES, most_bytes
 from unisync_loss.utils.tensors import match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -136,10 +137,8 @@ def serialise(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> bytes:
     return to_safetensors(tensors, metadata={"format": "pt"})
 
 
-def _load(
-    fetch: Callable[[str], Path], device: str | torch.device | None, released: PretrainedInfo | None = None
-) -> UniSyncExpert:
-    path = fetch(CONFIG)
+def _load(fetch: Fetch, device: str | torch.device | None, released: PretrainedInfo | None = None) -> UniSyncExpert:
+    path = fetch(CONFIG, JSON_BYTES)
     config = _read_config(path)
     if released is not None and config != released.config:
         raise ValueError(f"{path}: expected the config released as {released.name!r}, got another: install it again")
@@ -152,7 +151,9 @@ def _load(
     if released is not None and released.path is not None:
         tensors = _read_towers(released, expected)
     else:
-        tensors = _read_weights(fetch(WEIGHTS), expected, released)
+        # whole numbers count twice, as int64
+        numbers = sum(value.numel() * (1 if value.is_floating_point() else 2) for value in expected.values())
+        tensors = _read_weights(fetch(WEIGHTS, most_bytes(numbers)), expected, released)
     with torch.random.fork_rng(devices=[]):
         expert = UniSyncExpert(config).float()
     expert.load_state_dict(tensors)
@@ -209,11 +210,11 @@ def _parse(content: bytes, path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: expected a whole safetensors file, got {recognise(content) or found}") from error
 
 
-def _folder_file(folder: Path, files: tuple[str, ...], file: str) -> Path:
-    """Path of one of the files that a folder must have."""
+def _folder_file(folder: Path, files: tuple[str, ...], file: str, limit: int) -> Path:
+    """Path of one of the files that a folder must have, of at most ``limit`` bytes."""
     path = folder / file
     if path.is_file():
-        return path
+        return check_size(path, limit)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise ValueError(f"{folder}: expected a checkpoint folder, got {found}")

@@ -16,8 +16,8 @@ from torch import Tensor
 from unisync_loss.config import SAMPLES_PER_STEP
 from unisync_loss.utils.files import atomic_path
 from unisync_loss.utils.frozen import FrozenModule, Network
-from unisync_loss.utils.model_files import ModelFiles, find_model
-from unisync_loss.utils.tensors import describe
+from unisync_loss.utils.model_files import ModelFiles
+from unisync_loss.utils.tensors import describe, read_array
 
 HOP = SAMPLES_PER_STEP["hubert"]  # and that of Whisper
 _SHORTEST = 400  # samples: the field of HuBERT's convolutions, and Whisper's window
@@ -103,9 +103,9 @@ class AudioEncoder(FrozenModule[Network], ABC):
             raise ValueError(f"{cls.kind} {name}@{revision}: {error}") from error
 
     @classmethod
+    @abstractmethod
     def find(cls, name: str, revision: str) -> ModelFiles:
         """Find the files of a model; see :func:`unisync_loss.utils.model_files.find_model`."""
-        return find_model(name, revision)
 
     @classmethod
     @abstractmethod
@@ -209,13 +209,9 @@ def read_features(path: str | os.PathLike[str], width: int) -> NDArray[np.float3
         ValueError: for another kind of file or features of another width; the message names their likely source.
     """
     expected = f"features (L, {width})"
-    try:
-        features = np.load(path, allow_pickle=False)  # a pickle could run code
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: expected an .npy file of {expected}, got none ({error})") from error
-    if not isinstance(features, np.ndarray) or features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
-        found = f"{features.shape} {features.dtype}" if isinstance(features, np.ndarray) else "an archive"
-        raise ValueError(f"{path}: expected {expected} in floating point, got {found}")
+    features = read_array(path)
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
+        raise ValueError(f"{path}: expected {expected} in floating point, got {features.shape} {features.dtype}")
     if features.shape[1] != width:
         raise ValueError(f"{path}: expected {expected}, got {features.shape}{looks_like(features.shape[1])}")
     return features.astype(np.float32)

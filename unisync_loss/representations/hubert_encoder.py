@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,15 @@ from torch import Tensor, nn
 
 from unisync_loss.config import SAMPLE_RATE
 from unisync_loss.representations.audio_encoder import HOP, AudioEncoder, fit_steps
-from unisync_loss.utils.files import recognise_file
-from unisync_loss.utils.model_files import CONFIG, OLD_WEIGHTS, WEIGHTS, ModelFiles, find_model, read_json
+from unisync_loss.utils.files import read_json, recognise_file
+from unisync_loss.utils.model_files import (
+    CONFIG,
+    OLD_WEIGHTS,
+    WEIGHTS,
+    ModelFiles,
+    find_model,
+    read_sizes,
+)
 
 if TYPE_CHECKING:
     from transformers import HubertModel
@@ -26,6 +35,27 @@ if TYPE_CHECKING:
 _FIELD = 400  # samples that one step is computed from
 _PREPROCESSOR = "preprocessor_config.json"
 _CHUNK = 1000  # steps that the convolutions compute at once, 20 s
+#: what of a model's config is used, and nothing else of it: sizes, with several times those of the largest HuBERT …
+_MOST = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 128,
+    "num_attention_heads": 128,
+    "intermediate_size": 32768,
+    "num_conv_pos_embeddings": 1024,
+    "num_conv_pos_embedding_groups": 1024,
+}
+_MOST_CONVOLUTION = {"conv_dim": 4096, "conv_kernel": 1024, "conv_stride": 1024}  # of each of its layers
+_MOST_VOCABULARY = {"vocab_size": 1_000_000}
+#: … and switches
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "hidden_act": ("gelu", "relu"),
+    "feat_extract_activation": ("gelu", "relu"),
+    "feat_extract_norm": ("group", "layer"),
+    "feat_proj_layer_norm": (True, False),
+    "conv_bias": (False, True),
+    "conv_pos_batch_norm": (False, True),
+    "do_stable_layer_norm": (False, True),
+}
 #: part of the cache key of audio encoded at once, and of longer audio: increased when the features change
 _CACHE_VERSIONS = 1, 2
 
@@ -79,7 +109,7 @@ class HubertEncoder(AudioEncoder[nn.ModuleDict]):
     @classmethod
     def find(cls, name: str, revision: str) -> ModelFiles:
         """Find the files of a model, of which older ones have no safetensors."""
-        return find_model(name, revision, (CONFIG, _PREPROCESSOR), (WEIGHTS, OLD_WEIGHTS))
+        return find_model(name, revision, count_parameters, (CONFIG, _PREPROCESSOR), (WEIGHTS, OLD_WEIGHTS))
 
     @classmethod
     def load(cls, files: ModelFiles, layer: int, dtype: torch.dtype) -> HubertEncoder:
@@ -91,7 +121,7 @@ class HubertEncoder(AudioEncoder[nn.ModuleDict]):
         """
         if found := recognise_file(files.weights):
             raise ValueError(f"{files.weights.name}: expected weights, got {found}")
-        model, preprocessor = _load_model(files.folder), read_json(files.folder / _PREPROCESSOR)
+        model, preprocessor = _load_model(files), read_json(files.folder / _PREPROCESSOR)
         if preprocessor.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
             raise ValueError(f"expected a model of 16000 Hz, got {preprocessor['sampling_rate']}")
         normalize = bool(preprocessor.get("do_normalize", True))
@@ -165,21 +195,71 @@ def standardise(waveform: Tensor) -> Tensor:
     return (waveform - mean) / (variance + 1e-7).sqrt()  # as transformers' Wav2Vec2FeatureExtractor
 
 
-def _load_model(folder: Path) -> HubertModel:
+def read_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Take the numbers and switches of the network out of a ``config.json``, and nothing else.
+
+    Other fields name code: implementations of attention, quantisers, modules of the repository.
+
+    Raises:
+        ValueError: for another kind of model, or a value that is missing, impossible or absurd.
+    """
+    if (kind := config.get("model_type")) != "hubert":
+        raise ValueError(f"{CONFIG}: expected a model of type 'hubert', got {kind!r:.60}")
+    usual: dict[str, Any] = {"num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
+    taken: dict[str, Any] = read_sizes(usual | config, _MOST)
+    for name, divisor in (("num_attention_heads", "heads"), ("num_conv_pos_embedding_groups", "groups")):
+        if taken["hidden_size"] % taken[name]:
+            got = taken["hidden_size"]
+            raise ValueError(f"{CONFIG}: hidden_size: expected a multiple of {taken[name]} {divisor}, got {got}")
+    for name, most in _MOST_CONVOLUTION.items():
+        values = config.get(name)
+        if not isinstance(values, list) or not 1 <= len(values) <= 16:
+            raise ValueError(f"{CONFIG}: {name}: expected 1 to 16 whole numbers, got {values!r:.60}")
+        taken[name] = [read_sizes({name: value}, {name: most})[name] for value in values]
+    if len({len(taken[name]) for name in _MOST_CONVOLUTION}) != 1:
+        raise ValueError(f"{CONFIG}: expected as many {', '.join(_MOST_CONVOLUTION)}")
+    for name, choices in _CHOICES.items():
+        value = config.get(name, choices[0])
+        if not any(value is choice or value == choice for choice in choices if type(value) is type(choice)):
+            raise ValueError(f"{CONFIG}: {name}: expected one of {choices}, got {value!r:.60}")
+        taken[name] = value
+    epsilon = config.get("layer_norm_eps", 1e-5)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise ValueError(f"{CONFIG}: layer_norm_eps: expected a number in (0, 1), got {epsilon!r:.60}")
+    return taken | {"layer_norm_eps": epsilon}
+
+
+def count_parameters(config: dict[str, Any]) -> int:
+    """Number of parameters of a HuBERT, with the layer of letters that some are fine-tuned with."""
+    taken = read_config(config)
+    vocabulary = read_sizes({"vocab_size": 32} | config, _MOST_VOCABULARY)["vocab_size"]
+    width, ffn = taken["hidden_size"], taken["intermediate_size"]
+    channels, kernel = taken["conv_dim"], taken["num_conv_pos_embeddings"]
+    convolutions = zip([1, *channels], channels, taken["conv_kernel"], strict=False)
+    total = sum(before * after * size + 3 * after for before, after, size in convolutions)
+    total += channels[-1] * (width + 2) + width
+    total += width * (width // taken["num_conv_pos_embedding_groups"]) * kernel + kernel + 8 * width
+    total += taken["num_hidden_layers"] * (4 * width**2 + 2 * width * ffn + ffn + 9 * width)
+    return int(total + vocabulary * (width + 1))
+
+
+def _load_model(files: ModelFiles) -> HubertModel:
     """Build the model from local files, which must contain every weight.
 
     PyTorch reads ``pytorch_model.bin`` with its restricted unpickler, which runs no code of the file.
     """
-    kind = read_json(folder / CONFIG).get("model_type")
-    if kind != "hubert":
-        raise ValueError(f"{CONFIG}: expected a model of type 'hubert', got {kind!r}")
+    taken = read_config(read_json(files.folder / CONFIG))
     try:
-        from transformers import HubertModel
+        from transformers import HubertConfig, HubertModel
     except ImportError as error:
         raise ImportError("HuBERT needs transformers: pip install 'transformers>=4.37'") from error
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    # transformers would also read adapters and shards of the model's folder: it gets one with the weights alone
+    with _quiet(), torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
+        _place(files.weights.resolve(), Path(scratch, files.weights.name))
         try:
-            model, found = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            model, found = HubertModel.from_pretrained(
+                scratch, config=HubertConfig(**taken), local_files_only=True, output_loading_info=True
+            )
         except Exception as error:  # the parsers of weights and config raise their own types
             kinds = _kinds(error)
             if "UnpicklingError" in kinds:  # the text of PyTorch's own advises loading without its restrictions
@@ -188,9 +268,16 @@ def _load_model(folder: Path) -> HubertModel:
     # transformers fills gaps with random weights; names and shapes differ between its versions, so it matches them
     missing = sorted(set(found["missing_keys"]) - {"masked_spec_embed"})  # used in pre-training only
     if missing:
-        raise ValueError(f"{folder}: lacks {len(missing)} weights of the model, such as {missing[0]}")
+        raise ValueError(f"{files.folder}: lacks {len(missing)} weights of the model, such as {missing[0]}")
     loaded: HubertModel = model
     return loaded
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:  # Windows reserves links for administrators
+        shutil.copyfile(source, target)
 
 
 def _kinds(error: BaseException | None) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from unisync_loss.representations.whisper_network import (
     WhisperSpectrogram,
     sinusoids,
 )
-from unisync_loss.utils.files import recognise_file
-from unisync_loss.utils.model_files import CONFIG, ModelFiles, read_json
+from unisync_loss.utils.files import read_json, recognise_file
+from unisync_loss.utils.model_files import CONFIG, ModelFiles, find_model, read_sizes
 from unisync_loss.utils.tensors import match_weights
 
 PADDING = 8000  # zeros after a stretch: 0.5 s, as Whisper was trained on audio that ends in silence
@@ -35,6 +34,20 @@ SCALE = "_scale"  # end of the name of an int8 tensor's scale
 _PREFIXES = ("model.encoder.", "encoder.")
 #: what every Whisper has and the network takes for granted
 _COMMON = {"model_type": "whisper", "max_source_positions": POSITIONS, "activation_function": "gelu"}
+#: sizes of the encoder, with several times the largest Whisper's, and those of the decoder, which is not read
+_MOST = {
+    "d_model": 8192,
+    "encoder_layers": 128,
+    "encoder_attention_heads": 128,
+    "encoder_ffn_dim": 32768,
+    "num_mel_bins": 512,
+}
+_MOST_DECODER = {
+    "decoder_layers": 128,
+    "decoder_ffn_dim": 32768,
+    "vocab_size": 1_000_000,
+    "max_target_positions": 8192,
+}
 POSITIONS_KEY = "embed_positions.weight"
 _POSITION_ERROR = 1e-2  # float16 rounds by 5e-4
 _CACHE_VERSION = 1  # part of the cache key: increased when the features change
@@ -67,6 +80,11 @@ class WhisperEncoder(AudioEncoder[WhisperNetwork]):
         self.spectrogram = WhisperSpectrogram(bins)
 
     @classmethod
+    def find(cls, name: str, revision: str) -> ModelFiles:
+        """Find the files of a model."""
+        return find_model(name, revision, count_parameters)
+
+    @classmethod
     def load(cls, files: ModelFiles, layer: int, dtype: torch.dtype) -> WhisperEncoder:
         """Build an encoder from its files, without the layers above; see :meth:`AudioEncoder.from_pretrained`."""
         size = read_size(read_json(files.folder / CONFIG))
@@ -91,21 +109,33 @@ def read_size(config: dict[str, Any]) -> WhisperSize:
     """Take the sizes of the encoder out of a ``config.json``.
 
     Raises:
-        ValueError: for another kind of model, or a size that is missing or impossible.
+        ValueError: for another kind of model, or a size that is missing, impossible or absurd.
     """
     for name, value in _COMMON.items():
         got = config.get(name, None if name == "model_type" else value)
         if got != value:
             raise ValueError(f"{CONFIG}: expected a Whisper with {name} {value!r}, got {got!r}")
-    sizes: dict[str, Any] = {field.name: config.get(field.name) for field in fields(WhisperSize)}
-    for name, number in sizes.items():
-        if type(number) is not int or number < 1:
-            raise ValueError(f"{CONFIG}: {name}: expected a positive whole number, got {number!r}")
+    sizes = read_sizes(config, _MOST)
     size = WhisperSize(**sizes)
     if size.d_model % size.encoder_attention_heads or size.d_model % 2 or size.d_model < 4:
         heads = size.encoder_attention_heads
         raise ValueError(f"{CONFIG}: d_model: expected an even multiple of {heads} heads, got {size.d_model}")
     return size
+
+
+def count_parameters(config: dict[str, Any]) -> int:
+    """Number of parameters of a whole Whisper, or of the encoder if the config names no decoder."""
+    size = read_size(config)
+    width, ffn = size.d_model, size.encoder_ffn_dim
+    layer = 4 * width**2 + 2 * width * ffn + ffn + 8 * width
+    encoder = size.encoder_layers * layer + 3 * width * (size.num_mel_bins + width) + (POSITIONS + 4) * width
+    if "decoder_layers" not in config:
+        return encoder
+    other = read_sizes(config, _MOST_DECODER)
+    ffn, vocabulary = other["decoder_ffn_dim"], other["vocab_size"]
+    layer = 8 * width**2 + 2 * width * ffn + ffn + 14 * width
+    # some files have the embeddings twice, as the last layer's weights
+    return encoder + other["decoder_layers"] * layer + (2 * vocabulary + other["max_target_positions"] + 2) * width
 
 
 def read_network(path: Path, size: WhisperSize, layer: int = -1) -> WhisperNetwork:

@@ -188,8 +188,11 @@ def _read(file: Path, given: Values, chosen: str | None) -> str:
     import yaml
 
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        text = file.read_text(encoding="utf-8-sig")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("aliases (*name), by which a small file can grow without bounds")
+        values = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second for bytes, dates and numbers
         raise ValueError(f"{file}: expected YAML, got text that does not parse ({error})") from error
     if isinstance(values, dict) and isinstance(values.get("train"), dict):
         moved = ", ".join(f"{key} {MOVED.get(key, _REMOVED)}" for key in values["train"])
@@ -222,7 +225,7 @@ def _override(override: str, given: Values) -> None:
         raise ValueError(f"{key}: expected a key of {', '.join(given)}, got {override}{_did_you_mean(key, known)}")
     try:
         given[section][name] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{key}: expected a value in YAML, got {text!r}") from error
 
 
@@ -273,7 +276,7 @@ def _cast(name: str, value: object, hint: object) -> object:
     if wanted not in (str, bool, int, float):
         return value  # a choice of the expert's config, which checks it
     if wanted is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)  # YAML reads 1e-4 as text
     if type(value) is wanted:
         return value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,24 @@ def at_least_float32(value: Tensor) -> Tensor:
 def describe(value: object) -> str:
     """Shape and dtype of a tensor, or the type of anything else, for error messages."""
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read an ``.npy`` file; pickled objects, which could run code, are refused.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for anything else.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy reads the header as Python, whose tokens, syntax and sizes have their own
+        raise ValueError(f"{path}: expected an array in an .npy file, got none ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected an array in an .npy file, got an archive")
+    return array
 
 
 def whole_number(name: str, value: object) -> int:
