@@ -1,6 +1,7 @@
 # make demo   trains a small generator with and without the loss and writes out/demo/report.html
 # make test   runs the tests
 # make test-oldest  runs the tests that need no video, with Python 3.10 and each set of tests/constraints (9 GB)
+# make test-newest  the same with the newest versions there are, without the pins of constraints.txt (5 GB)
 # make faults runs thousands of damaged inputs and disturbed commands, see docs/reliability.md
 # make lint   ruff and mypy
 # make clean  removes .venv, out and what builds leave
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-oldest faults lint clean help
+.PHONY: demo test test-oldest test-newest faults lint clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -33,6 +34,11 @@ test-oldest: $(VENV)-oldest/.ready $(VENV)-latentsync/.ready
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n 2 $(WITHOUT_VIDEO)
 	OMP_NUM_THREADS=1 $(VENV)-latentsync/bin/python -m pytest -n 2 $(WITHOUT_VIDEO)
 
+test-newest: $(VENV)-newest/.ready
+	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -m pytest -n 2 $(WITHOUT_VIDEO)
+
+$(VENV)-newest/.ready: OLDEST_PYTHON = $(PYTHON)
+
 $(VENV)-%/.ready: tests/constraints/%.txt setup.cfg
 	$(OLDEST_PYTHON) -m venv --clear "$(VENV)-$*"
 	$(VENV)-$*/bin/python -m pip install --quiet --constraint $< --editable '.[train,report,metrics]' \
@@ -48,7 +54,7 @@ lint: $(READY)
 	$(BIN)/mypy tools
 
 clean:
-	rm -rf .venv .venv-oldest .venv-latentsync out build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-latentsync .venv-newest out build dist *.egg-info
 
 # the stamp comes last: an interrupted installation is begun again
 $(READY): setup.cfg pyproject.toml constraints.txt

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unisync_loss import SyncTerms, UniSyncLoss
 from unisync_loss.inputs.batch import check_type
 from unisync_loss.representations import points_of_idexp
+from unisync_loss.utils.tensors import describe, real_number
 
 __all__ = ["GeneFaceSync", "SyncSwitch"]
 
@@ -85,8 +86,8 @@ class GeneFaceSync(nn.Module):
         batch, frames = shapes[0][:2]
         if len(shapes[1]) != 3 or shapes[1][:2] != (batch, 2 * frames):
             raise ValueError(f"hubert: expected (B, 2T, F) with B, T = {batch}, {frames}, got {shapes[1]}")
-        if mask is not None and mask.shape != (batch, frames):
-            raise ValueError(f"mask: expected (B, T) = {(batch, frames)}, got {tuple(mask.shape)}")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.shape != (batch, frames)):
+            raise ValueError(f"mask: expected (B, T) = {(batch, frames)}, got {describe(mask)}")
         terms = self.loss(self._points(landmarks), hubert, mask=mask, return_terms=True)
         assert isinstance(terms, SyncTerms)
         return terms
@@ -127,9 +128,9 @@ class SyncSwitch(nn.Module):
     # weight and threshold as in GeneFace's tasks/audio2motion/lm3d_vae_sync.py; a loss of 0.75 is a probability of 0.47
     def __init__(self, weight: float = 0.01, *, threshold: float = 0.75) -> None:
         super().__init__()
-        if weight < 0:
+        self.final, self.threshold = real_number("weight", weight), real_number("threshold", threshold)
+        if self.final < 0:
             raise ValueError(f"weight: expected 0 or more, got {weight}")
-        self.final, self.threshold = weight, threshold
         self.enabled = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unisync_loss import SyncTerms, UniSyncLoss
 from unisync_loss.inputs.batch import check_type
+from unisync_loss.utils.tensors import describe, real_number, whole_number
 
 __all__ = ["SyncWeightSchedule", "Wav2LipSync"]
 
@@ -68,9 +69,10 @@ class Wav2LipSync(nn.Module):
         Raises:
             ValueError: for another shape.
         """
-        if mel.ndim != 4 or mel.shape[1] != 1 or g.ndim != 5 or g.shape[1] != 3:
-            shapes = f"{tuple(mel.shape)} and {tuple(g.shape)}"
-            raise ValueError(f"expected mel (B, 1, 80, 16) and g (B, 3, 5, H, W), got {shapes}")
+        shapes = [tuple(value.shape) for value in (mel, g) if isinstance(value, Tensor)]
+        if [len(shape) for shape in shapes] != [4, 5] or (shapes[0][1], shapes[1][1]) != (1, 3):
+            got = f"{describe(mel)} and {describe(g)}"
+            raise ValueError(f"expected mel (B, 1, 80, 16) and g (B, 3, 5, H, W), got {got}")
         video = rearrange(g.flip(1), "b c t h w -> b t c h w")  # BGR → RGB
         terms = self.loss(video, mel[:, 0], return_terms=True)
         assert isinstance(terms, SyncTerms)
@@ -99,9 +101,10 @@ class SyncWeightSchedule:
 
     # 0.03 as in hq_wav2lip_train.py; wav2lip_train.py has 0.01
     def __init__(self, weight: float = 0.03, *, threshold: float | None = None, ramp_steps: int = 1000) -> None:
-        if weight < 0 or ramp_steps < 1:
+        self.final, self.ramp_steps = real_number("weight", weight), whole_number("ramp_steps", ramp_steps)
+        if self.final < 0 or self.ramp_steps < 1:
             raise ValueError(f"expected weight >= 0 and ramp_steps >= 1, got {weight} and {ramp_steps}")
-        self.final, self.threshold, self.ramp_steps = weight, threshold, ramp_steps
+        self.threshold = None if threshold is None else real_number("threshold", threshold)
         self.enabled = threshold is None
         self.steps = 0
 

@@ -69,10 +69,13 @@ def make_steps(losses: dict[str, UniSyncLoss], batch: int, frames: int) -> dict[
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return loss(video, audio_embedding=embedding)
 
+    torch._dynamo.reset()  # a graph of an earlier size would make sizes dynamic
+    compiled = torch.compile(loss, fullgraph=True)
     steps = {PEER: syncnet_step(video, mel), "mel, features, batch norms": lambda: -unfolded(video, mel).log().mean()}
     for name, each in losses.items():
         steps |= audio_steps(name, each, video, waveform)
     steps["mel, audio embedding, bfloat16"] = in_bfloat16
+    steps["mel, audio embedding, compiled"] = lambda: compiled(video, audio_embedding=embedding)
     if frames > 5:
         steps["mel, audio embedding, windows=4"] = lambda: loss(video, audio_embedding=embedding, windows=4)
         steps["mel, audio embedding, grad_frames=4"] = lambda: loss(video, audio_embedding=embedding, grad_frames=4)

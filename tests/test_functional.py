@@ -124,6 +124,11 @@ class TestOffsetMatrix:
         assert table.shape == (1, 20, 13)
         assert table.nanmean(1).argmax().item() - 6 == offset
 
+    @pytest.mark.parametrize("wrong", [-1, 2.5, True, torch.ones(2)])
+    def test_no_offset(self, wrong):
+        with pytest.raises(ValueError, match="max_offset: expected"):
+            offset_matrix(torch.rand(1, 9, 4), torch.rand(1, 9, 4), wrong)
+
     def test_missing_audio_is_nan(self):
         table = offset_matrix(torch.randn(2, 5, 8), torch.randn(2, 5, 8), 2)
         assert table[:, 0, :2].isnan().all()

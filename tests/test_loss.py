@@ -2,6 +2,7 @@ import copy
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -372,7 +373,13 @@ class TestWindows:
         ({"mask": [[True] * 9] * 2}, r"mask: expected \(B, T\) = \(2, 9\).*got list"),
         ({"weights": torch.ones(2, 9)}, r"weights: expected \(B, W\) = \(2, 5\).*got \(2, 9\)"),
         ({"stride": 0}, "stride: expected at least 1"),
+        ({"stride": torch.ones(2, 3)}, r"stride: expected a whole number, got \(2, 3\) torch.float32"),
         ({"reduction": "max"}, "reduction: expected"),
+        ({"reduction": np.zeros(2)}, "reduction: expected .*got ndarray"),
+        ({"return_terms": torch.ones(2)}, "return_terms: expected True or False"),
+        ({"windows": True}, "windows: expected a whole number, got True"),
+        ({"grad_frames": "3"}, "grad_frames: expected a whole number, got '3'"),
+        ({"frames": torch.tensor(True)}, r"frames: expected a whole number, got tensor\(True\)"),
     ],
 )
 def test_wrong_input(loss, batch, change, message):
@@ -581,6 +588,15 @@ class TestChosenWindows:
     def test_none_is_refused(self, loss, batch):
         with pytest.raises(ValueError, match="windows: expected at least 1, got 0"):
             loss(*batch, windows=0)
+
+
+def test_samples_of_one_audio_are_scored_with_one_embedding(loss, batch):
+    reward, waveform = loss.score, batch[1][:1]
+    samples = torch.rand(3, *batch[0].shape[1:])
+    one_by_one = torch.cat([reward(sample[None], waveform) for sample in samples])
+    embedding = loss.encode_audio(waveform, samples.shape[1]).expand(3, -1, -1)
+    assert torch.allclose(reward(samples, waveform.expand(3, -1)), one_by_one, atol=1e-6)
+    assert torch.allclose(reward(samples, audio_embedding=embedding), one_by_one, atol=1e-6)
 
 
 def test_score_is_a_reward_without_gradient(loss, batch):

@@ -106,8 +106,9 @@ def test_wrong_input(syncnet):
         SyncAccuracy().update(torch.rand(3), torch.ones(2))
     with pytest.raises(ValueError, match=r"matrix: expected \(B, W, K\) with K odd, got \(2, 5, 30\)"):
         OffsetAccuracy().update(torch.rand(2, 5, 30))
-    with pytest.raises(ValueError, match=r"target: expected \(B,\) = \(2,\), got \(3,\)"):
-        OffsetAccuracy().update(torch.rand(2, 5, 31), torch.zeros(3))
+    for target in (torch.zeros(3), torch.ones(2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"target: expected \(B,\) = \(2,\) in numbers, got \([23],\)"):
+            OffsetAccuracy().update(torch.rand(2, 5, 31), target)
     video, waveform = clips(2)
     metric = LSED(syncnet)
     with pytest.raises(ValueError, match=r"video: expected \(B, T, 3, H, W\) floating point, got"):
@@ -123,6 +124,26 @@ def test_wrong_input(syncnet):
     with pytest.raises(ValueError, match=r"audio: expected about \(B, 4480\) samples"):
         metric.update(video, waveform[:, :2240])
     assert metric.count == 0
+
+
+@pytest.mark.parametrize("wrong", [None, "0.5", [1], True, np.zeros(2), torch.zeros(2, 3)])
+def test_no_tensors_and_no_numbers(syncnet, wrong):
+    for metric in (SyncAccuracy, OffsetAccuracy):
+        with pytest.raises(ValueError, match="expected a number, got"):
+            metric(wrong)
+    for arguments in ((wrong, torch.rand(2)), (torch.rand(2), wrong)):
+        with pytest.raises(ValueError, match="expected two "):
+            SyncAccuracy().update(*arguments)
+    with pytest.raises(ValueError, match="matrix: expected"):
+        OffsetAccuracy().update(wrong)
+    with pytest.raises(ValueError, match="target: expected"):
+        OffsetAccuracy().update(torch.rand(2, 5, 31), wrong)
+    video, waveform = clips(1)
+    for arguments in ((wrong, waveform), (video, wrong)):
+        with pytest.raises(ValueError, match=r"(video|waveform): expected"):
+            LSED(syncnet).update(*arguments)
+    with pytest.raises(ValueError, match='edge: expected "legacy" or "valid"'):
+        LSED(syncnet, edge=wrong).update(video, waveform)
 
 
 def test_what_is_doubtful_is_logged_once(syncnet, caplog):

@@ -107,17 +107,18 @@ class UniSyncConfig:
         hints = get_type_hints(UniSyncConfig)
         for name in ("audio", "visual", "architecture", "mel_padding"):
             choices = get_args(hints[name])
-            if getattr(self, name) not in choices:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        object.__setattr__(self, "audio_features", self.audio_features or AUDIO_FEATURES[self.audio])
-        object.__setattr__(self, "visual_features", self.visual_features or VISUAL_FEATURES[self.visual])
+        usual = {"audio_features": AUDIO_FEATURES[self.audio], "visual_features": VISUAL_FEATURES[self.visual]}
         for name in ("embedding", "audio_features", "visual_features"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= MOST_FEATURES:
+            least = 0 if name in usual else 1
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_FEATURES:
                 raise ValueError(f"{name}: expected a whole number from 1 to {MOST_FEATURES}, got {value!r}")
+            object.__setattr__(self, name, value or usual[name])
         for name in ("margin_same", "margin_cross", "threshold"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
         if not isinstance(self.colour, bool) or not (self.colour or self.has_mouth_aligner):
             raise ValueError(f"colour: expected true, or false for a small expert on rgb, got {self.colour!r}")
@@ -140,7 +141,7 @@ class UniSyncConfig:
         """Fill in model and revision, or check that a mel spectrogram has none."""
         for name, kind in (("audio_model", str), ("audio_revision", str), ("audio_layer", int)):
             value = getattr(self, name)
-            if not isinstance(value, kind):
+            if not isinstance(value, kind) or isinstance(value, bool):
                 raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
             if self.audio == "mel" and value not in ("", -1):
                 raise ValueError(f"{name}: expected none for mel, which no model computes, got {value!r}")

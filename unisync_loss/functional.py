@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.utils.tensors import at_least_float32
+from unisync_loss.utils.tensors import at_least_float32, check_choice, whole_number
 
 __all__ = ["bounded_weight", "margin_loss", "margin_plateau", "offset_matrix", "reduce", "sync_probability"]
 
@@ -167,8 +167,13 @@ def offset_matrix(audio: Tensor, visual: Tensor, max_offset: int = 15) -> Tensor
         (B, W, K) with K = 2 * max_offset + 1; entry k holds visual window w against audio window
         w + k - max_offset, so a maximum at ``k = max_offset + d`` means that the audio is d frames late.
         NaN where that audio window does not exist.
+
+    Raises:
+        ValueError: for an offset below 0.
     """
-    windows = visual.shape[1]
+    windows, max_offset = visual.shape[1], whole_number("max_offset", max_offset)
+    if max_offset < 0:
+        raise ValueError(f"max_offset: expected 0 or more, got {max_offset}")
     table = torch.einsum("bvd,bad->bva", unit_rectified(visual), unit_rectified(audio)).clamp(0, 1)
     table = F.pad(table, (max_offset, max_offset), value=torch.nan)
     columns = (
@@ -206,8 +211,7 @@ def reduce(values: Tensor, weights: Tensor | None = None, reduction: Reduction =
     Raises:
         ValueError: for another reduction.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+    check_choice("reduction", reduction, "mean", "sum", "none")
     weights = torch.ones_like(values) if weights is None else weights.to(values).expand_as(values)
     weights = weights.where(weights >= 0, torch.nan)
     # where(), not a product: 0 * NaN of a window that is left out would be NaN

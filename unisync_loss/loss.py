@@ -22,7 +22,7 @@ from unisync_loss.models.expert import UniSyncExpert, count_windows
 from unisync_loss.models.layers import GradientFrames, fold_batch_norms
 from unisync_loss.models.pretrained import load_expert
 from unisync_loss.utils.frozen import FrozenModule
-from unisync_loss.utils.tensors import describe
+from unisync_loss.utils.tensors import describe, flag, whole_number
 
 #: lower bound of probabilities in the loss, e^-5: the loss is at most 5 per window, its gradient at most 148
 LEAST_PROBABILITY = 0.0067
@@ -151,7 +151,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         Raises:
             ValueError: for a wrong shape, dtype or length; at a checked call, for the values that docs/loss.md lists.
         """
-        video = self._frames.unflatten(video, frames)
+        video, stride = self._frames.unflatten(video, frames), whole_number("stride", stride)
         audio_windows = self._audio_windows(video, audio, audio_embedding, stride)
         check_tensors(video.device, mask=mask, weights=weights, video_real=video_real)
         by_frame = frame_mask(video, mask)
@@ -168,7 +168,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             values = F.relu(values - _loss_of(self._probability(real, *options)))
         factors = factors if chosen is None else factors[:, chosen]
         loss = reduce(values, factors, reduction)
-        return SyncTerms(loss, probability.detach(), factors) if return_terms else loss
+        return SyncTerms(loss, probability.detach(), factors) if flag("return_terms", return_terms) else loss
 
     @torch.no_grad()
     def score(
@@ -207,7 +207,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         terms = self(
             video, audio, audio_embedding=audio_embedding, frames=frames, boxes=boxes, mask=mask, return_terms=True
         )
-        return terms.probability if per_window else reduce(terms.probability, terms.weights, "none")
+        return terms.probability if flag("per_window", per_window) else reduce(terms.probability, terms.weights, "none")
 
     @torch.no_grad()
     def encode_audio(self, audio: Tensor, frames: int, *, stride: int = 1) -> Tensor:

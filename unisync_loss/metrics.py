@@ -20,7 +20,7 @@ from unisync_loss.loss import UniSyncLoss
 from unisync_loss.lse.distances import Edge, Lse, LseMeter, summarise
 from unisync_loss.lse.syncnet import SIZE, SyncNet
 from unisync_loss.models.expert import UniSyncExpert
-from unisync_loss.utils.tensors import at_least_float32
+from unisync_loss.utils.tensors import at_least_float32, describe, real_number, whole_number
 from unisync_loss.video.encoding import to_int16
 
 try:
@@ -60,6 +60,9 @@ class SyncAccuracy(_Mean):
         threshold: of the expert's config, or the paper's 0.5.
         options: of :class:`torchmetrics.Metric`.
 
+    Raises:
+        ValueError: for a threshold that is no number.
+
     Example:
         >>> metric = SyncAccuracy()
         >>> metric.update(torch.tensor([0.9, 0.2, 0.6]), torch.tensor([1, 0, 0]))
@@ -71,7 +74,7 @@ class SyncAccuracy(_Mean):
 
     def __init__(self, threshold: float = 0.5, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
-        self.threshold = threshold
+        self.threshold = real_number("threshold", threshold)
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """Count pairs.
@@ -81,8 +84,10 @@ class SyncAccuracy(_Mean):
             target: (...) 1 for in sync, 0 for not.
 
         Raises:
-            ValueError: for shapes that differ.
+            ValueError: for shapes that differ, or no tensors.
         """
+        if not isinstance(probability, Tensor) or not isinstance(target, Tensor):
+            raise ValueError(f"expected two tensors, got {describe(probability)} and {describe(target)}")
         if probability.shape != target.shape:
             raise ValueError(f"expected two of one shape, got {tuple(probability.shape)} and {tuple(target.shape)}")
         self._add((probability > self.threshold) == target.bool())
@@ -94,6 +99,9 @@ class OffsetAccuracy(_Mean):
     Args:
         tolerance: in frames; 1 is usual.
         options: of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: for a tolerance that is no number.
 
     Example:
         >>> from unisync_loss.functional import offset_matrix
@@ -108,7 +116,7 @@ class OffsetAccuracy(_Mean):
 
     def __init__(self, tolerance: int = 1, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
-        self.tolerance = tolerance
+        self.tolerance = real_number("tolerance", tolerance)
 
     def update(self, matrix: Tensor, target: Tensor | int = 0) -> None:
         """Count clips.
@@ -118,12 +126,14 @@ class OffsetAccuracy(_Mean):
             target: (B,) true offsets in frames, positive = audio late; 0 for clips in sync.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: for another shape, or a target that is neither a tensor nor a number.
         """
-        if matrix.ndim != 3 or matrix.shape[2] % 2 == 0:
-            raise ValueError(f"matrix: expected (B, W, K) with K odd, got {tuple(matrix.shape)}")
-        if isinstance(target, Tensor) and target.shape != matrix.shape[:1]:
-            raise ValueError(f"target: expected (B,) = ({len(matrix)},), got {tuple(target.shape)}")
+        if not isinstance(matrix, Tensor) or matrix.ndim != 3 or matrix.shape[2] % 2 == 0:
+            raise ValueError(f"matrix: expected (B, W, K) with K odd, got {describe(matrix)}")
+        if not isinstance(target, Tensor):
+            target = whole_number("target", target)
+        elif target.shape != matrix.shape[:1] or target.dtype == torch.bool:
+            raise ValueError(f"target: expected (B,) = ({len(matrix)},) in numbers, got {describe(target)}")
         means = at_least_float32(matrix).nanmean(1).nan_to_num(nan=-torch.inf)
         offset = means.argmax(1) - matrix.shape[2] // 2
         self._add((offset - target).abs() <= self.tolerance)
@@ -195,10 +205,10 @@ class _LipSyncError(Metric):
             ValueError: for a wrong shape, dtype or length, fewer than 6 frames, NaN, infinity, or values far out of
                 range. What is doubtful, such as silence, is logged once.
         """
-        if video.ndim != 5 or video.shape[2] != 3 or not video.is_floating_point():
-            raise ValueError(f"video: expected (B, T, 3, H, W) floating point, got {tuple(video.shape)} {video.dtype}")
-        if waveform.ndim != 2 or len(waveform) != len(video) or not waveform.is_floating_point():
-            raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {tuple(waveform.shape)}")
+        if not _is_floating(video, 5) or video.shape[2] != 3:
+            raise ValueError(f"video: expected (B, T, 3, H, W) floating point, got {describe(video)}")
+        if not _is_floating(waveform, 2) or len(waveform) != len(video):
+            raise ValueError(f"waveform: expected ({len(video)}, S) floating point, got {describe(waveform)}")
         check_duration(waveform, video.shape[1])
         self._calls.count([*check_video(video, "rgb", (0.0, 1.0)), *check_audio(waveform, "mel")])
         net = self.net.to(video.device)
@@ -245,6 +255,10 @@ class LSEC(_LipSyncError):
     def compute(self) -> Tensor:
         """Mean so far, float32; NaN before the first update."""
         return (self.confidence / self.count).float()
+
+
+def _is_floating(value: object, axes: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == axes and value.is_floating_point()
 
 
 def _measure(net: SyncNet, video: Tensor, waveform: Tensor, edge: Edge) -> Lse:

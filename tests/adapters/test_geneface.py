@@ -141,6 +141,9 @@ class TestSwitch:
     def test_wrong_input(self):
         with pytest.raises(ValueError, match="weight: expected 0 or more"):
             SyncSwitch(-1)
+        for options in ({"weight": None}, {"threshold": "0.75"}):
+            with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a number"):
+                SyncSwitch(**options)
 
 
 class TestWrongInput:
@@ -152,6 +155,8 @@ class TestWrongInput:
             sync(sample["idexp_lm3d"], sample["hubert"][:, ::2])
         with pytest.raises(ValueError, match=r"mask: expected \(B, T\) = \(1, 12\)"):
             sync(sample["idexp_lm3d"], sample["hubert"], torch.ones(1, 24))
+        with pytest.raises(ValueError, match=r"mask: expected \(B, T\) = \(1, 12\), got list"):
+            sync(sample["idexp_lm3d"], sample["hubert"], [True] * 12)
         with pytest.raises(ValueError, match="all 68 points"):
             sync(torch.randn(1, 12, 60), sample["hubert"])
 

@@ -75,6 +75,9 @@ def test_any_size(sync, size):
 def test_wrong_input(sync):
     with pytest.raises(ValueError, match=r"mel \(B, 1, 80, 16\) and g \(B, 3, 5, H, W\), got"):
         sync(torch.rand(1, 80, 16), torch.rand(1, 3, 5, 96, 96))
+    for arguments in (None, torch.rand(1, 3, 5, 96, 96)), (torch.rand(1, 1, 80, 16), [1.0]):
+        with pytest.raises(ValueError, match=r"got .*(NoneType|list)"):
+            sync(*arguments)
     with pytest.raises(ValueError, match="mel-rgb"):
         Wav2LipSync(UniSyncLoss(UniSyncExpert(UniSyncConfig(audio="hubert", embedding=8))))
     with pytest.raises(ValueError, match=r"expected a UniSyncLoss, got 'mel-rgb': use UniSyncLoss.from_pretrained"):
@@ -109,3 +112,6 @@ class TestSchedule:
     def test_wrong_input(self):
         with pytest.raises(ValueError, match="ramp_steps"):
             SyncWeightSchedule(ramp_steps=0)
+        for options in ({"ramp_steps": 2.5}, {"weight": "0.03"}, {"weight": float("nan")}, {"threshold": True}):
+            with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a"):
+                SyncWeightSchedule(**options)

@@ -44,6 +44,17 @@ def test_the_readme_runs():
     assert names["terms"].probability.shape == (1, 6)
 
 
+def test_the_reward_runs():
+    text = (ROOT / "docs" / "teacher.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## As a reward\n.*?```python\n(.*?)```", text, re.DOTALL)
+    samples = torch.rand(3, 8, 3, 64, 64, requires_grad=True)
+    names = {"samples": samples, "waveforms": torch.randn(1, 8 * 640).expand(3, -1) / 10}
+    exec(code, names)
+    assert names["rewards"].shape == (3,)
+    assert not names["rewards"].requires_grad
+    assert names["chosen"].shape == names["rejected"].shape == samples.shape[1:]
+
+
 @pytest.fixture(scope="module")
 def measuring():
     """The programs of docs/measuring.md: metric objects in a loop, and a peer through the protocols."""

@@ -24,14 +24,17 @@ PACKAGE = str(Path(unisync_loss.__file__).parent)
 NAMES = sorted(list_pretrained())
 FLOATS = [torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16]
 #: what a fault puts in the place of an argument
-NONSENSE = [None, "mel", 3, [0.5], np.zeros((2, 5), np.float32), torch.tensor(1.0), torch.zeros(0)]
+NONSENSE = [None, True, "mel", 3, [0.5], np.zeros((2, 5), np.float32), torch.tensor(1.0), torch.zeros(0)]
+#: what it puts in the place of a number or an option
+NO_NUMBERS = [0, -1, -7, 2.5, 2**40, "max", "3", None, True, float("nan"), torch.tensor(2), torch.tensor([2, 3]), 3]
 #: optional arguments by method, and those that are no tensors
 KEYWORDS = {
-    "encode_audio": ["stride"],
-    "score": ["audio_embedding", "frames", "boxes", "mask"],
+    "encode_audio": ["stride", "frames"],
+    "score": ["audio_embedding", "frames", "boxes", "mask", "per_window"],
+    "forward": ["audio_embedding", "frames", "boxes", "mask", "return_terms"],
 }
-KEYWORDS["forward"] = [*KEYWORDS["score"], "weights", "video_real", "stride", "windows", "grad_frames", "reduction"]
-NUMBERS = {"stride", "windows", "grad_frames", "reduction", "frames"}
+KEYWORDS["forward"] += ["weights", "video_real", "stride", "windows", "grad_frames", "reduction"]
+NUMBERS = {"stride", "windows", "grad_frames", "reduction", "frames", "return_terms", "per_window"}
 
 
 class Wrong(Exception):
@@ -129,7 +132,7 @@ class Call:
 
     def draw_keywords(self):
         if self.method == "encode_audio":
-            return {"stride": self.stride}
+            return {"stride": self.stride, "frames": self.frames}
         keywords = {}
         if self.chance(0.3):
             shape = self.pick([(self.clips, self.frames), (self.clips, self.windows)])
@@ -165,7 +168,7 @@ class Call:
         names = list(dense)
         if fault == "number":
             name = self.pick([name for name in KEYWORDS[self.method] if name in NUMBERS])
-            self.keywords[name] = self.pick([0, -1, -7, 2.5, "max", None, float("nan"), torch.tensor(2), 3])
+            self.keywords[name] = self.pick([*NO_NUMBERS, *NONSENSE])
         elif fault == "embedding":
             batch, wide = self.clips, self.config.embedding
             shape = self.pick([(batch, self.frames - 4, wide), (batch, 2, wide), (batch, wide), (2, 3, 4)])
@@ -226,7 +229,7 @@ class Call:
         try:
             with self.pick([contextlib.nullcontext, contextlib.nullcontext, torch.no_grad, bfloat16])():
                 if self.method == "encode_audio":
-                    result = loss.encode_audio(self.audio, self.frames, **self.keywords)
+                    result = loss.encode_audio(self.audio, **self.keywords)
                 else:
                     result = getattr(loss, self.method)(self.video, self.audio, **self.keywords)
         except (ValueError, TypeError) as error:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -64,7 +65,12 @@ def test_wrong_boxes(box, message):
     ("options", "message"),
     [
         (("rgb", None, "rbg"), 'channel_order: expected "rgb" or "bgr"'),
+        (("rgb", None, np.zeros(2)), 'channel_order: expected "rgb" or "bgr", got ndarray'),
         (("rgb", (1, -1), "rgb"), r"value_range: expected \(lowest, highest\), got \(1, -1\)"),
+        (("rgb", (0, 1, 2), "rgb"), r"value_range: expected \(lowest, highest\), got \(0, 1, 2\)"),
+        (("rgb", 255, "rgb"), r"value_range: expected \(lowest, highest\), got 255"),
+        (("rgb", (0, float("inf")), "rgb"), r"value_range: expected \(lowest, highest\), got \(0, inf\)"),
+        (("rgb", ("0", "1"), "rgb"), "value_range: expected a number, got '0'"),
         (("landmarks", (-1, 1), "rgb"), "for an expert on rgb only, got one on landmarks"),
         (("parsing", None, "bgr"), "for an expert on rgb only, got one on parsing"),
     ],

@@ -108,7 +108,7 @@ def test_lengths(expert, frames):
         ("landmarks", "mel", torch.rand(1, 5, 67, 2), torch.rand(1, 3200), "136 coordinates.*got .1, 5, 67, 2"),
         ("3dmm", "mel", torch.rand(1, 5, 50), torch.rand(1, 3200), "got .1, 5, 50"),
         ("parsing", "mel", torch.full((1, 5, 32, 32), 9), torch.rand(1, 3200), r"labels in \[0, 6\), got 9"),
-        ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 3200), "`hf download facebook/hubert-large"),
+        ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 3200), "download facebook/hubert-large"),
         ("rgb", "hubert", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 768), "1024.*got .1, 10, 768"),
         ("rgb", "whisper", torch.rand(1, 5, 3, 32, 32), torch.rand(1, 10, 384), "512.*got .1, 10, 384.*Whisper tiny"),
     ],
@@ -144,3 +144,19 @@ def test_prepared_audio_embeds_as_the_audio(audio):
         assert torch.equal(expert.encode_prepared_audio(features, 9, stride=2), expert.encode_audio(given, 9)[:, ::2])
         with pytest.raises(ValueError, match=r"expected about .* for T = 12 frames"):
             expert.encode_prepared_audio(features, 12)
+
+
+def test_a_name_in_place_of_a_config():
+    with pytest.raises(ValueError, match=r"config: expected a UniSyncConfig, got 'mel-rgb': use unisync_loss.load_exp"):
+        UniSyncExpert("mel-rgb")
+
+
+@pytest.mark.parametrize("wrong", [None, "5", True, 2.5, torch.ones(2), [5]])
+def test_no_number_of_frames(expert, wrong):
+    audio = torch.randn(1, 6 * 640) / 10
+    with pytest.raises(ValueError, match="frames: expected a whole number"):
+        expert.encode_audio(audio, wrong)
+    with pytest.raises(ValueError, match="stride: expected a whole number"):
+        expert.encode_audio(audio, 6, stride=wrong)
+    with pytest.raises(ValueError, match="stride: expected a whole number"):
+        expert.encode_visual(torch.rand(1, 6, 3, 48, 48), stride=wrong)

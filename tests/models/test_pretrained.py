@@ -47,6 +47,16 @@ class TestFolder:
     def test_device(self, checkpoint: Path) -> None:
         assert {value.device.type for value in load_expert(checkpoint, device="meta").parameters()} == {"meta"}
 
+    @pytest.mark.parametrize("wrong", [2.5, "gpu", True, torch.zeros(2)])
+    def test_no_device(self, checkpoint: Path, wrong: Any) -> None:
+        with pytest.raises(ValueError, match='device: expected a device, such as "cuda", got'):
+            load_expert(checkpoint, device=wrong)
+
+    @pytest.mark.parametrize("wrong", [None, 3, torch.zeros(2), ["mel-rgb"]])
+    def test_no_name(self, wrong: Any) -> None:
+        with pytest.raises(ValueError, match="name: expected a name or a path, got"):
+            load_expert(wrong)
+
     def test_default_dtype_does_not_matter(self, checkpoint: Path) -> None:
         torch.set_default_dtype(torch.float64)
         try:

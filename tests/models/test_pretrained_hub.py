@@ -82,7 +82,7 @@ class TestHub:
     @pytest.mark.parametrize("status", [401, 403])
     def test_denied(self, hub: FakeHub, status: int) -> None:
         hub.status = status
-        with pytest.raises(ValueError, match=rf"access denied \(HTTP {status}\): run `hf auth login`"):
+        with pytest.raises(ValueError, match=rf"access denied \(HTTP {status}\): run `.* login`"):
             load_expert(REPO)
 
     def test_foreign_repository_is_refused_before_its_weights(self, hub: FakeHub, original: Path) -> None:
@@ -155,7 +155,7 @@ class TestHub:
             use_hub(url, tmp_path, monkeypatch)
             with (
                 Stopwatch() as watch,
-                pytest.raises(ValueError, match=f"{REPO}@v2: .*`hf download {REPO} --revision v2`"),
+                pytest.raises(ValueError, match=f"{REPO}@v2: .*`.* download {REPO} --revision v2`"),
             ):
                 load_expert(f"{REPO}@v2")
             assert watch.seconds < SOON

@@ -50,6 +50,10 @@ class TestSave:
             save_pretrained(large, checkpoint, dtype=torch.float16)
         with pytest.raises(ValueError, match=r"dtype: expected a floating-point type, got torch\.int8"):
             save_pretrained(tiny_expert, checkpoint, dtype=torch.int8)
+        with pytest.raises(ValueError, match=r"dtype: expected a floating-point type, got 'float16'"):
+            save_pretrained(tiny_expert, checkpoint, dtype="float16")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"expert: expected a UniSyncExpert, got str"):
+            save_pretrained("mel-rgb", checkpoint)  # type: ignore[arg-type]
         assert contents(checkpoint) == before
 
     @pytest.mark.parametrize("fail_at", [1, 2, 3])

@@ -84,3 +84,10 @@ def test_filter_bank_has_no_empty_filter(bank):
 def test_wrong_input(waveform):
     with pytest.raises(ValueError, match=r"expected \(B, S\) floating point with S > 400, got"):
         mel_spectrogram(waveform)
+
+
+def test_no_tensor_and_no_padding():
+    with pytest.raises(ValueError, match="waveform: expected a tensor, got ndarray"):
+        mel_spectrogram(np.zeros((1, 1600)))
+    with pytest.raises(ValueError, match='padding: expected "reflect" or "constant", got None'):
+        mel_spectrogram(torch.zeros(1, 1600), None)

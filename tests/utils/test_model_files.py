@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from helpers.fake_hub import Stopwatch, black_hole, dead_port, run_cold, use_hub
 from unisync_loss import UniSyncConfig, UniSyncExpert
 from unisync_loss.representations import HubertEncoder, WhisperEncoder
 from unisync_loss.utils import model_files
+from unisync_loss.utils.hub import hub_command
 
 REPO = "tiny/hubert"
 WIDTH = 32
@@ -184,7 +186,7 @@ class TestHub:
                 pytest.raises(
                     ValueError,
                     match=r"HuBERT facebook/hubert-large-ls960-ft@ece5.* no copy is cached.*"
-                    "`hf download facebook/hubert-large-ls960-ft --revision ece5",
+                    " download facebook/hubert-large-ls960-ft --revision ece5",
                 ),
             ):
                 expert(torch.rand(1, 5, 3, 32, 32), torch.randn(1, 3200))
@@ -206,4 +208,17 @@ class TestHub:
         )
         seconds, message = run_cold(program, tmp_path).split(" ", 1)
         assert float(seconds) < SOON
-        assert "`hf download facebook/hubert-large-ls960-ft --revision ece5" in message
+        assert " download facebook/hubert-large-ls960-ft --revision ece5" in message
+
+
+@pytest.mark.parametrize(
+    ("scripts", "expected"),
+    [
+        (["hf", "tiny-agents"], ("hf auth login", "hf download owner/name")),
+        (["huggingface-cli"], ("huggingface-cli login", "huggingface-cli download owner/name")),
+    ],
+)
+def test_commands_are_those_of_the_installed_client(monkeypatch, scripts, expected):
+    entries = SimpleNamespace(entry_points=[SimpleNamespace(name=name) for name in scripts])
+    monkeypatch.setattr("unisync_loss.utils.hub.distribution", lambda name: entries)
+    assert (hub_command("auth login"), hub_command("download owner/name")) == expected

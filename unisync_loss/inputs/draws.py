@@ -23,11 +23,12 @@ def draw_windows(count: int, windows: int | None, device: torch.device) -> Tenso
     Raises:
         ValueError: for less than 1.
     """
-    if windows is None or whole_number("windows", windows) >= count:
+    if windows is None:
         return None
-    if windows < 1:
-        raise ValueError(f"windows: expected at least 1, got {windows}")
-    return torch.randperm(count, device=device)[:windows].sort().values
+    number = whole_number("windows", windows)
+    if number < 1:
+        raise ValueError(f"windows: expected at least 1, got {number}")
+    return None if number >= count else torch.randperm(count, device=device)[:number].sort().values
 
 
 def draw_gradient_frames(frames: int, grad_frames: int | range | None, device: torch.device) -> GradientFrames | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -10,7 +12,7 @@ from unisync_loss.functional import straight_through_clamp
 from unisync_loss.inputs.batch import check_tensors
 from unisync_loss.inputs.values import check_finite
 from unisync_loss.utils.image import sample_region
-from unisync_loss.utils.tensors import at_least_float32, describe, whole_number
+from unisync_loss.utils.tensors import at_least_float32, check_choice, describe, real_number, whole_number
 
 _FACE_PIXELS = 160  # side of a face cut out by its box: the mouth, 0.4 to 0.55 of it, keeps the expert's 64 pixels
 
@@ -29,15 +31,13 @@ class GeneratorFrames:
     """
 
     def __init__(self, visual: str, value_range: tuple[float, float] | None, channel_order: str) -> None:
-        if channel_order not in ("rgb", "bgr"):
-            raise ValueError(f'channel_order: expected "rgb" or "bgr", got {channel_order!r}')
+        check_choice("channel_order", channel_order, "rgb", "bgr")
         if visual != "rgb" and (value_range is not None or channel_order != "rgb"):
             raise ValueError(
                 f"value_range, channel_order: expected them for an expert on rgb only, got one on {visual}"
             )
-        if value_range is not None and not value_range[0] < value_range[1]:
-            raise ValueError(f"value_range: expected (lowest, highest), got {value_range}")
-        self.visual, self.value_range, self.channel_order = visual, value_range, channel_order
+        self.value_range = None if value_range is None else _rising(value_range)
+        self.visual, self.channel_order = visual, channel_order
 
     def unflatten(self, video: Tensor, frames: int | None) -> Tensor:
         """Bring ((B T), …), the frames of a clip one after the other, to (B, T, …).
@@ -51,9 +51,10 @@ class GeneratorFrames:
         """
         if frames is None:
             return video
-        if whole_number("frames", frames) < 1 or not isinstance(video, Tensor) or video.ndim < 2 or len(video) % frames:
-            raise ValueError(f"video: expected (B * {frames}, …), {frames} frames per clip, got {describe(video)}")
-        return rearrange(video, "(b t) ... -> b t ...", t=frames)
+        number = whole_number("frames", frames)
+        if number < 1 or not isinstance(video, Tensor) or video.ndim < 2 or len(video) % number:
+            raise ValueError(f"video: expected (B * {number}, …), {number} frames per clip, got {describe(video)}")
+        return rearrange(video, "(b t) ... -> b t ...", t=number)
 
     def convert(self, video: Tensor) -> Tensor:
         """Bring (B, T, 3, H, W) to RGB in [0, 1]; other representations stay as they are."""
@@ -105,6 +106,15 @@ class GeneratorFrames:
         return rearrange(
             sample_region(images, torch.stack([x, y], 1), _FACE_PIXELS), "(b t) c h w -> b t c h w", b=len(video)
         )
+
+
+def _rising(value_range: object) -> tuple[float, float]:
+    """The two ends of a range, if they rise."""
+    if isinstance(value_range, tuple | list) and len(value_range) == 2:
+        least, most = (real_number("value_range", value) for value in value_range)
+        if -math.inf < least < most < math.inf:
+            return least, most
+    raise ValueError(f"value_range: expected (lowest, highest), got {value_range!r}")
 
 
 def check_boxes(boxes: Tensor, height: int, width: int) -> None:

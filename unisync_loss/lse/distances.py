@@ -23,6 +23,7 @@ from torch import Tensor
 from unisync_loss.config import SAMPLES_PER_FRAME, WINDOW_FRAMES
 from unisync_loss.lse.mfcc import HOP, WINDOW, compute_mfcc
 from unisync_loss.lse.syncnet import EMBEDDING, STEPS_PER_FRAME, WINDOW_STEPS, SyncNet
+from unisync_loss.utils.tensors import check_choice
 
 MAX_OFFSET = 15  # frames; 31 candidates, part of the definition of LSE (vshift of syncnet_python)
 _CHUNK = 32  # windows embedded at a time: constant memory
@@ -133,8 +134,7 @@ class LseMeter:
         Raises:
             ValueError: for another edge, or fewer than 6 frames with audio.
         """
-        if edge not in ("legacy", "valid"):
-            raise ValueError(f'edge: expected "legacy" or "valid", got {edge!r}')
+        check_choice("edge", edge, "legacy", "valid")
         windows = self.frames - WINDOW_FRAMES
         if windows < 1:
             raise ValueError(f"expected at least {WINDOW_FRAMES + 1} frames (0.24 s) with audio, got {self.frames}")

@@ -43,6 +43,9 @@ class UniSyncExpert(nn.Module):
     Args:
         config: representations, architecture and input contract; the weights are random.
 
+    Raises:
+        ValueError: for a name in place of a config.
+
     Example:
         >>> expert = UniSyncExpert(UniSyncConfig()).eval()
         >>> expert(torch.rand(1, 6, 3, 96, 96), torch.randn(1, 6 * 640) / 10).shape
@@ -51,6 +54,9 @@ class UniSyncExpert(nn.Module):
 
     def __init__(self, config: UniSyncConfig) -> None:
         super().__init__()
+        if not isinstance(config, UniSyncConfig):
+            got = f"{config!r}: use unisync_loss.load_expert" if isinstance(config, str) else describe(config)
+            raise ValueError(f"config: expected a UniSyncConfig, got {got}")
         self.config = config
         self.visual_input = visual_input(config)
         self.audio_input = audio_input(config)
@@ -129,6 +135,7 @@ class UniSyncExpert(nn.Module):
         Raises:
             ValueError: for fewer than 5 frames.
         """
+        stride = whole_number("stride", stride)
         count_windows(frames.shape[1], stride)
         embedding: Tensor = self.visual_tower(frames, stride, mask, gradient)
         return embedding
@@ -211,6 +218,7 @@ class UniSyncExpert(nn.Module):
 
     def _encode_features(self, features: Tensor, frames: int, stride: int, audio: Tensor) -> Tensor:
         """Embed features of ``audio``."""
+        frames, stride = whole_number("frames", frames), whole_number("stride", stride)
         last = stride * (count_windows(frames, stride) - 1)
         needed = self.config.first_step(last) + self.config.window_steps
         features = self.audio_input.fit(features, needed)
@@ -252,6 +260,6 @@ def count_windows(frames: int, stride: int = 1) -> int:
     """
     if frames < WINDOW_FRAMES:
         raise ValueError(f"video: expected at least T = {WINDOW_FRAMES} frames (0.2 s at 25 fps), got T = {frames}")
-    if whole_number("stride", stride) < 1:
+    if stride < 1:
         raise ValueError(f"stride: expected at least 1 frame, got {stride}")
     return (frames - WINDOW_FRAMES) // stride + 1

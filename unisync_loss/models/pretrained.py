@@ -28,7 +28,7 @@ from unisync_loss.models.released import PretrainedInfo, list_pretrained, tower_
 from unisync_loss.utils.files import recognise
 from unisync_loss.utils.hub import Fetch, check_size, hub_source
 from unisync_loss.utils.model_files import JSON_BYTES, most_bytes
-from unisync_loss.utils.tensors import match_weights
+from unisync_loss.utils.tensors import describe, match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -56,6 +56,12 @@ def load_expert(name: str | os.PathLike[str], *, device: str | torch.device | No
         >>> round(load_expert("mel-rgb").config.threshold, 3)
         0.433
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"name: expected a name or a path, got {describe(name)}")
+    try:
+        device = None if device is None else torch.device(device)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f'device: expected a device, such as "cuda", got {device!r}') from error
     text = os.fspath(name)
     if not isinstance(name, str) or (text and os.path.isdir(text)):
         return _load(partial(_folder_file, Path(text), (CONFIG, WEIGHTS)), device)
@@ -93,9 +99,11 @@ def save_pretrained(
             after the cast.
         OSError: when the disk is full, and an earlier checkpoint stays as it is, or the folder cannot be written.
     """
+    if not isinstance(expert, UniSyncExpert):
+        raise ValueError(f"expert: expected a UniSyncExpert, got {describe(expert)}")
     folder = Path(folder)
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating-point type, got {dtype}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype: expected a floating-point type, got {dtype!r}")
     with torch.device("meta"):
         expected = UniSyncExpert(expert.config).state_dict()
     if expert.state_dict().keys() != expected.keys():

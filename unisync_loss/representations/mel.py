@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from unisync_loss.config import AUDIO_FEATURES, SAMPLE_RATE, UniSyncConfig
 from unisync_loss.representations.base import AudioInput
 from unisync_loss.utils.frozen import ConstantTables
-from unisync_loss.utils.tensors import describe
+from unisync_loss.utils.tensors import check_choice, describe
 
 # hparams.py of Wav2Lip
 N_FFT = 800
@@ -42,8 +42,10 @@ def mel_spectrogram(waveform: Tensor, padding: Padding = "reflect") -> Tensor:
         (B, 80, L) with L = 1 + S // 200, in [-4, 4]; silence is -4.
 
     Raises:
-        ValueError: for another shape, an integer dtype, or a waveform too short.
+        ValueError: for another shape, an integer dtype, a waveform too short, or another padding.
     """
+    if not isinstance(waveform, Tensor):
+        raise ValueError(f"waveform: expected a tensor, got {describe(waveform)}")
     mel: Tensor = MelSpectrogram(padding).to(waveform.device)(waveform)
     return mel
 
@@ -62,6 +64,7 @@ class MelSpectrogram(ConstantTables):
     filters: Tensor
 
     def __init__(self, padding: Padding = "reflect") -> None:
+        check_choice("padding", padding, "reflect", "constant")
         filters = slaney_filters(AUDIO_FEATURES["mel"], N_FFT, F_MIN, F_MAX)
         super().__init__(window=torch.hann_window(N_FFT, dtype=torch.float32), filters=filters)
         self.padding = padding

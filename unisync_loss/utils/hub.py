@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,7 +75,7 @@ def hub_source(repo: str, revision: str, files: tuple[str, ...]) -> Fetch:
             return take
         raise ValueError(
             f"the Hub at {constants.ENDPOINT} gave no answer ({first}) and no copy is cached; pass a folder, or run "
-            f"`hf download {repo} --revision {revision}` where there is a network"
+            f"`{hub_command(f'download {repo} --revision {revision}')}` where there is a network"
         )
     commit, asked = revision, {files[0]: first}
 
@@ -222,7 +223,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _advice(repo: str) -> str:
-    return f"try again, or run `hf download {repo}` and pass the folder"
+    return f"try again, or run `{hub_command(f'download {repo}')}` and pass the folder"
 
 
 def _refusal(error: Exception, file: str) -> str | None:
@@ -231,15 +232,26 @@ def _refusal(error: Exception, file: str) -> str | None:
 
     # the first class is a subclass of the second
     if isinstance(error, utils.GatedRepoError):
-        return "access is gated: accept its terms on the Hub, then run `hf auth login`"
+        return f"access is gated: accept its terms on the Hub, then run `{hub_command('auth login')}`"
     if isinstance(error, utils.RepositoryNotFoundError):
-        return "no such repository on the Hub (a private one needs `hf auth login`), nor such a folder"
+        return f"no such repository on the Hub (a private one needs `{hub_command('auth login')}`), nor such a folder"
     if isinstance(error, utils.RevisionNotFoundError):
         return "no such revision in that repository"
     if is_absent(error):
         return f"no {file} in that repository; pickles (pytorch_model.bin, …) are never loaded instead"
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"access denied (HTTP {status}): run `hf auth login`" if status in (401, 403) else None
+    return f"access denied (HTTP {status}): run `{hub_command('auth login')}`" if status in (401, 403) else None
+
+
+def hub_command(arguments: str) -> str:
+    """Command line of the installed huggingface_hub, for messages: ``hf`` since 0.34, ``huggingface-cli`` before.
+
+    Args:
+        arguments: of ``hf``, such as ``"auth login"``.
+    """
+    if "hf" in {entry.name for entry in distribution("huggingface-hub").entry_points}:
+        return f"hf {arguments}"
+    return f"huggingface-cli {arguments.removeprefix('auth ')}"
 
 
 def is_absent(error: BaseException | None) -> bool:

@@ -1,7 +1,9 @@
-"""Dtypes and shapes of tensors, whole numbers, strict matching of weights, and the array type of measurements."""
+"""Dtypes and shapes of tensors, checks of scalar options, strict matching of weights, arrays of measurements."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
 import os
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 _SHOWN = 6  # problems listed in an error message
+_LARGEST = 2**31 - 1  # of a whole number: products with the size of a tensor must fit 64 bits
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -45,19 +48,77 @@ def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def whole_number(name: str, value: object) -> int:
-    """A whole number of any type, also of a library of arrays.
+    """A whole number of any type, also a scalar of a library of arrays.
 
     Args:
         name: of the argument, for the message.
         value: what was passed.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, a boolean, or a number of more than 31 bits.
     """
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
+    number = None
+    if _is_scalar(value):
+        with contextlib.suppress(TypeError, RuntimeError):  # RuntimeError: a tensor on the meta device
+            number = operator.index(value)  # type: ignore[arg-type]
+    if number is None or abs(number) > _LARGEST:
+        raise ValueError(f"{name}: expected a whole number, got {_shown(value)}")
+    return number
+
+
+def real_number(name: str, value: object) -> float:
+    """A number of any type, also a scalar of a library of arrays; infinity is one.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was passed.
+
+    Raises:
+        ValueError: for anything else, a boolean or NaN.
+    """
+    number = math.nan
+    if _is_scalar(value) and hasattr(value, "__float__"):  # float() takes texts, too
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+            number = float(value)
+    if math.isnan(number):
+        raise ValueError(f"{name}: expected a number, got {_shown(value)}")
+    return number
+
+
+def check_choice(name: str, value: object, *choices: str) -> None:
+    """Check an option that has named values.
+
+    Raises:
+        ValueError: for another value, or no text.
+    """
+    if not isinstance(value, str) or value not in choices:  # an array compares with each text by itself
+        *others, last = (f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name}: expected {', '.join(others)} or {last}, got {_shown(value)}")
+
+
+def flag(name: str, value: object) -> bool:
+    """An option that is on or off.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was passed.
+
+    Raises:
+        ValueError: for anything but True and False.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, got {_shown(value)}")
+    return value
+
+
+def _is_scalar(value: object) -> bool:
+    """Whether a value may be one number: no boolean, and no axes."""
+    kind = getattr(value, "dtype", type(value))
+    return "bool" not in str(kind) and not getattr(value, "ndim", 0)
+
+
+def _shown(value: object) -> str:
+    return describe(value) if getattr(value, "ndim", 0) else repr(value)
 
 
 def match_weights(
