@@ -77,3 +77,17 @@ def test_time_stamps_that_no_such_file_needs_are_refused(tmp_path):
         pytest.raises(ValueError, match=r"at most 1\d{4} s in a file of \d+ bytes, got 90000 s"),
     ):
         list(stream_frames(container))
+
+
+def test_titles_in_other_encodings(tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert path.read_bytes().count(b"TITLE") == 1
+    path.write_bytes(path.read_bytes().replace(b"TITLE", "Ölé 1".encode("latin-1")))
+    assert read_facts(path, audio=False).width == 64

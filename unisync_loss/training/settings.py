@@ -161,7 +161,7 @@ def expert_config(audio: str = "mel", visual: str = "rgb", **values: object) -> 
     Raises:
         ValueError: for an unknown field or representation.
     """
-    same, cross = MARGINS.get(audio, MARGINS["mel"])
+    same, cross = MARGINS.get(str(audio), MARGINS["mel"])  # of whatever a file says: the config checks it
     usual: dict[str, Any] = {"margin_same": same, "margin_cross": cross}
     if visual == "3dmm":
         usual["visual_features"] = EXPRESSIONS

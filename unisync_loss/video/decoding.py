@@ -83,7 +83,9 @@ def open_media(source: str | os.PathLike[str] | BinaryIO) -> Iterator[InputConta
     else:
         name, file = "video", source
     try:
-        with av.open(file, options={"protocol_whitelist": "file", "format_whitelist": _FORMATS}) as container:
+        options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+        # titles may be in any encoding; nobody reads them here
+        with av.open(file, options=options, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, UnicodeEncodeError) as error:
         if isinstance(error, OSError) and error.errno == errno.EACCES:
