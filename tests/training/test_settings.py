@@ -157,3 +157,17 @@ def test_a_preset_beside_a_file_of_another_is_refused(tmp_path):
     assert resolve({**GIVEN, "preset": "fast"}, tmp_path / "a.yaml") == resolve(GIVEN, tmp_path / "a.yaml")
     with pytest.raises(ValueError, match=r"preset: expected fast, the preset of .*a\.yaml, or none, got paper"):
         resolve({**GIVEN, "preset": "paper"}, tmp_path / "a.yaml")
+
+
+def test_a_list_in_place_of_a_name():
+    options = {"folders": ["clips"], "out": "out"}
+    with pytest.raises(ValueError, match=r"audio: expected one of mel, hubert, whisper, got \[\]"):
+        resolve(options, overrides=["expert.audio=[]"])
+
+
+def test_aliases_are_refused(tmp_path):
+    """Nested, a hundred bytes of them are gigabytes."""
+    bomb = "data: &a [x]\n" + "".join(f"k{number}: &b{number} [*a, *a]\n" for number in range(3))
+    (tmp_path / "config.yaml").write_text(bomb)
+    with pytest.raises(ValueError, match=r"config\.yaml: expected YAML.*aliases"):
+        resolve({}, tmp_path / "config.yaml")

@@ -1,5 +1,6 @@
 """Time stamps rule: holes, seeks, rotation and size, on files made for it."""
 
+import av
 import numpy as np
 import pytest
 from helpers.media import clicks, film, mux, onsets, write_at
