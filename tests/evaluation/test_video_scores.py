@@ -1,5 +1,6 @@
 import copy
 import threading
+import wave
 from dataclasses import replace
 
 import numpy as np
@@ -184,3 +185,30 @@ def test_what_cannot_be_made_from_video_is_refused_before_any_work(tmp_path):
     expert = UniSyncExpert(UniSyncConfig(visual="3dmm", embedding=8))
     with pytest.raises(ValueError, match="expected the 40 coefficients that are made from video"):
         score_video(tmp_path / "gone.mp4", [expert])
+
+
+def test_audio_that_ends_early_is_noted_and_only_what_has_sound_is_scored(tmp_path, expert, face):
+    mux(tmp_path / "a.mkv", face.frames, face.waveform[: 50 * 640])
+    scores = score_video(tmp_path / "a.mkv", [expert], finder=whole)
+    assert scores.notes == ["the audio ends at 2.0 s: the last 2.4 s are not scored"]
+    known = ~np.isnan(scores.tracks[0].table[:, 15])
+    assert known[:46].all()
+    assert not known[46:].any()
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_the_voice_of_another_file(tmp_path, expert, face, isolated):
+    """As if it were the sound of the video; also where the video has none."""
+    write_shifted(tmp_path / "a.mp4", face)
+    mux(tmp_path / "mute.mkv", face.frames, np.zeros(face.waveform.size, np.float32))
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((read_clip(tmp_path / "a.mp4").waveform * 32768).astype("<i2").tobytes())
+    own = score_video(tmp_path / "a.mp4", [expert], finder=whole).tracks[0].table
+    for audio in ("a.wav", "a.mp4"):
+        given = score_video(tmp_path / "a.mp4", [expert], finder=whole, audio=tmp_path / audio, isolated=isolated)
+        assert np.nanmax(np.abs(given.tracks[0].table - own)) < 1e-3
+        assert given.notes == []
+    with pytest.raises(ValueError, match="silent audio"):
+        score_video(tmp_path / "mute.mkv", [expert], finder=whole)
+    assert score_video(tmp_path / "mute.mkv", [expert], finder=whole, audio=tmp_path / "a.wav").tracks[0].has_scores

@@ -146,6 +146,7 @@ def test_tracks_of_a_video_are_averaged():
         "variant": "wav2lip-real",
         "offset": -2,
         "offset_valid": -2,
+        "notes": [],
         "tracks": tracks,
     }
     assert video_row("a", rows(-3, -2), "latentsync")["offset"] == -2  # -2.5, cut
@@ -157,10 +158,34 @@ def test_means_go_over_tracks_or_videos(tmp_path, monkeypatch):
     for name in (*values, "weights"):
         (tmp_path / name).touch()
 
-    def measured(net, path, variant, tick, isolated):
+    def measured(net, path, variant, tick, audio, isolated):
         return video_row(str(path), values[path.name], variant)
 
     monkeypatch.setattr(procedures, "load_syncnet", lambda path: None)
     monkeypatch.setattr(procedures, "measure_video", measured)
     for variant, mean in (("syncnet", 7 / 4), ("wav2lip-real", 7 / 4), ("latentsync", 3 / 2), ("wav2lip-lrs", 3 / 2)):
         assert measure_videos([tmp_path], tmp_path / "weights", variant, print)["means"]["lse_d"] == mean
+
+
+def test_the_voice_of_another_file_and_remarks_on_the_sound(quick, tmp_path, monkeypatch):
+    frames, samples = noise(40)
+    write_lossless(tmp_path / "a.mkv", frames, samples)
+    write_lossless(tmp_path / "other.mkv", frames, noise(40, seed=7)[1])
+    write_lossless(tmp_path / "short.mkv", frames, samples[: 20 * 640])
+    monkeypatch.setattr(procedures, "load_syncnet", lambda path: quick)
+    (tmp_path / "weights").touch()
+
+    def measured(video, audio=None):
+        report = measure_videos([tmp_path / video], tmp_path / "weights", "wav2lip-lrs", print, audio=audio)
+        return report["videos"][0]
+
+    own, other = measured("a.mkv"), measured("other.mkv")
+    given = measured("other.mkv", tmp_path / "a.mkv")
+    assert given["lse_d"] == pytest.approx(own["lse_d"], rel=1e-6)
+    assert given["lse_d"] != pytest.approx(other["lse_d"], rel=1e-3)
+    assert own["notes"] == []
+    assert measured("short.mkv")["notes"] == ["the audio ends at 0.8 of 1.6 s: the rest is not measured"]
+    with pytest.raises(ValueError, match="audio: expected one video, got 3"):
+        measure_videos([tmp_path], tmp_path / "weights", "wav2lip-lrs", print, audio=tmp_path / "a.mkv")
+    with pytest.raises(FileNotFoundError, match="no such audio file"):
+        measured("a.mkv", tmp_path / "gone.wav")

@@ -14,8 +14,8 @@ from unisync_loss.utils.process_pool import iterate
 def test_the_whole_image(tmp_path, isolated):
     frames, samples = noise(12)
     write_lossless(tmp_path / "a.mkv", frames, samples)
-    zero, spans, *steps = iterate(read_crops, tmp_path / "a.mkv", None, isolated=isolated)
-    assert (zero, spans) == (0, [(0, None)])
+    opened, spans, *steps = iterate(read_crops, tmp_path / "a.mkv", None, isolated=isolated)
+    assert (opened.facts.zero, spans) == (0, [(0, None)])
     assert [step.share for step in steps] == pytest.approx(np.arange(1, 13) / 12, abs=0.03)
     for step, frame in zip(steps, frames, strict=True):
         ((number, crop),) = step.crops

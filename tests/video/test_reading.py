@@ -21,7 +21,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("isolated", [False, True])
 def test_faces_are_those_of_the_video(path, isolated):
     first, *found, last = iterate(read_faces, path, whole, isolated=isolated)
-    assert (first.event.width, first.event.zero) == (128, 0)
+    assert (first.event.facts.width, first.event.facts.zero) == (128, 0)
     pieces = [each.event for each in found if isinstance(each.event, TrackPiece)]
     crops = np.concatenate([piece.crops for piece in pieces])
     assert np.abs(crops.mean((1, 2, 3)) - film(60).mean((1, 2, 3))).max() < 2

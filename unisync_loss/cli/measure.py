@@ -9,6 +9,11 @@ import typer
 
 from unisync_loss.cli.app import BEST_MODEL, Csv, Json, Model, Seed, app, log, write_json, write_text
 
+Audio = Annotated[
+    Path | None,
+    typer.Option(help="Take the voice from this audio or video file, which begins as the one video does."),
+]
+
 
 @app.command("eval")
 def evaluate(
@@ -46,6 +51,7 @@ def score(
     film: Annotated[
         bool, typer.Option("--film", help="Also write each video there, with its curve; not for stores.")
     ] = False,
+    audio: Audio = None,
     json_file: Json = None,
     csv_file: Csv = None,
     seed: Seed = 0,
@@ -59,7 +65,7 @@ def score(
     names = model or [BEST_MODEL]
     experts = [load_expert(name) for name in names]
     result = score_paths(
-        paths, experts, "+".join(names), report=report, film=film, reference=reference, seed=seed, log=log
+        paths, experts, "+".join(names), report=report, film=film, reference=reference, audio=audio, seed=seed, log=log
     )
     videos = result["videos"]
     if json_file:
@@ -81,6 +87,7 @@ def lse(
     paths: Annotated[list[Path], typer.Argument(help="Videos, and folders of videos.", metavar="VIDEO|FOLDER...")],
     weights: Annotated[Path, typer.Option(help="syncnet_v2.model, or its copy in safetensors format.")],
     variant: Annotated[str, typer.Option(help="syncnet, wav2lip-real, wav2lip-lrs or latentsync.")] = "syncnet",
+    audio: Audio = None,
     json_file: Json = None,
     csv_file: Csv = None,
 ) -> None:
@@ -88,7 +95,7 @@ def lse(
     from unisync_loss.lse.procedures import measure_videos
     from unisync_loss.lse.results import lse_csv, lse_table
 
-    report = measure_videos(paths, weights, variant, log)
+    report = measure_videos(paths, weights, variant, log, audio=audio)
     if json_file:
         write_json(json_file, report)
     if csv_file:

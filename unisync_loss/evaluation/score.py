@@ -21,6 +21,7 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.utils.files import write_atomically
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
+from unisync_loss.video.reading import check_audio
 
 _Source: TypeAlias = Path | ClipEntry  # video file, or clip of a store
 
@@ -33,6 +34,7 @@ def score_paths(
     report: Path | None = None,
     film: bool = False,
     reference: bool = False,
+    audio: Path | None = None,
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
 ) -> ScoreReport:
@@ -45,8 +47,8 @@ def score_paths(
         model: their names.
         report: folder for ``report.html`` and a figure and the sync matrix of every video; created if missing.
         film: also write every video into that folder, with its curve drawn below the image; not for stores.
-        reference: the first path holds real videos; each of the others holds generated versions of them, which are
-            compared with the real ones, paired by file name.
+        reference: the first path holds real videos, the others generated versions of them, paired by file name.
+        audio: file whose sound is taken; of one video only, without ``film``.
         seed: of the intervals.
         log: takes lines of progress.
 
@@ -55,18 +57,18 @@ def score_paths(
 
     Raises:
         FileNotFoundError: when a path does not exist.
-        ValueError: for a folder without a video, ``film`` for a store, or ``reference`` without a pair.
+        ValueError: for a folder without a video, or settings that do not go together.
         ImportError: without PyAV, MediaPipe, or, for a report, matplotlib.
     """
     groups = {str(path): _find(path) for path in paths}
+    _check(groups, report, film=film, reference=reference, audio=audio)
     todo = [(group, name, source) for group, sources in groups.items() for name, source in sources.items()]
-    _check(groups, report, film=film, reference=reference)
     progress, threshold = Progress(log, len(todo)), round(fmean(expert.config.threshold for expert in experts), 4)
     videos: list[VideoResult] = []
     for index, (group, name, source) in enumerate(todo):
         label, share = f"{index + 1}/{len(todo)} {Path(name).name}", 0.5 if film else 1.0
         try:
-            scores = _score(source, experts, partial(_report, progress, index, share, label))
+            scores = _score(source, experts, audio, partial(_report, progress, index, share, label))
             scored = summarise_video(name, scores, threshold, seed)
         except (ValueError, OSError) as error:
             videos.append({"video": name, "group": group, "error": _reason(error, source)})
@@ -74,17 +76,20 @@ def score_paths(
         scored["group"] = group
         videos.append(scored)
         if report:
-            stem = f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).stem)}"
-            _write_figure(report / stem, scored, scores, threshold)
+            stem = report / _stem(index, name)
+            _write_figure(stem, scored, scores, threshold)
             if film:
-                watch = partial(_report, progress, index + share, share, f"{label}, film")
-                _write_film(scored, scores, threshold, report / f"{stem}.mp4", watch)
-    result: ScoreReport = {"model": model, "threshold": threshold, "seed": seed, "videos": videos}
+                _write_film(stem, scored, scores, threshold, partial(_report, progress, index + share, share, label))
+    result = ScoreReport(model=model, threshold=threshold, seed=seed, videos=videos)
     if reference:
         result["comparison"] = _compare(videos, list(groups), seed)
     if report:
         write_score_page(result, report)
     return result
+
+
+def _stem(index: int, name: str) -> str:
+    return f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).stem)}"
 
 
 def _find(path: Path) -> dict[str, _Source]:
@@ -94,9 +99,11 @@ def _find(path: Path) -> dict[str, _Source]:
     return {video.as_posix(): video for video in find_videos(path)}
 
 
-def _score(source: _Source, experts: Sequence[UniSyncExpert], on_progress: OnProgress) -> VideoScores:
+def _score(
+    source: _Source, experts: Sequence[UniSyncExpert], audio: Path | None, on_progress: OnProgress
+) -> VideoScores:
     if isinstance(source, Path):
-        return score_video(source, experts, on_progress=on_progress, isolated=True)
+        return score_video(source, experts, audio=audio, on_progress=on_progress, isolated=True)
     scores = score_clip(source, experts, isolated=True)
     on_progress(scores.seconds, scores.seconds)
     return scores
@@ -117,7 +124,14 @@ def _compare(videos: Sequence[VideoResult], groups: Sequence[str], seed: int) ->
     return compare(real, dict(zip(groups[1:], generated, strict=True)), seed)
 
 
-def _check(groups: Mapping[str, Mapping[str, _Source]], report: Path | None, *, film: bool, reference: bool) -> None:
+def _check(
+    groups: Mapping[str, Mapping[str, _Source]],
+    report: Path | None,
+    *,
+    film: bool,
+    reference: bool,
+    audio: Path | None,
+) -> None:
     """Refuse impossible settings before any work, and create the folder of the report."""
     if reference and len(groups) < 2:
         raise ValueError("compare: expected real videos and at least one path of generated ones, got one path")
@@ -127,7 +141,10 @@ def _check(groups: Mapping[str, Mapping[str, _Source]], report: Path | None, *, 
             pair_videos(real, videos)
     if film and report is None:
         raise ValueError("film: expected a folder for the report, got none")
+    check_audio(audio, sum(map(len, groups.values())))
     stores = [group for group in groups if is_store_or_split(group)]
+    if audio and (film or stores):
+        raise ValueError(f"audio: expected a video file{', and no film' if film else f', got a store: {stores[0]}'}")
     if film and stores:
         raise ValueError(f"film: expected video files, got a store of clips: {stores[0]}")
     if report:
@@ -141,11 +158,11 @@ def _write_figure(path: Path, result: ScoredVideo, scores: VideoScores, threshol
     write_atomically(path.with_name(f"{path.name}.png"), draw_video(result, scores, threshold))
 
 
-def _write_film(result: ScoredVideo, scores: VideoScores, threshold: float, path: Path, watch: OnProgress) -> None:
+def _write_film(stem: Path, result: ScoredVideo, scores: VideoScores, threshold: float, watch: OnProgress) -> None:
     """Write the film of a video; that it could not be written is a note."""
     source = Path(result["video"])
     try:
-        write_film(source, scores, threshold, path, watch, isolated=True)
+        write_film(source, scores, threshold, stem.with_name(f"{stem.name}.mp4"), watch, isolated=True)
     except (ValueError, OSError) as error:
         result["notes"].append(f"no film: {_reason(error, source)}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unisync_loss.config import FPS, SAMPLES_PER_FRAME, SAMPLES_PER_STEP, WINDOW_FRAMES
+from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_STEP, WINDOW_FRAMES
 from unisync_loss.data.clips import ClipEntry, load_clip
 from unisync_loss.evaluation.embeddings import embed_clip, offset_table, share_audio
 from unisync_loss.evaluation.offsets import MAX_OFFSET
@@ -29,12 +29,11 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.representations.audio_encoder import AudioEncoder
 from unisync_loss.utils.process_pool import iterate
 from unisync_loss.video.audio_decoding import AudioReader
-from unisync_loss.video.decoding import Facts
 from unisync_loss.video.extraction import check_provided, visual_of_mesh
 from unisync_loss.video.face_detection import FaceFinder, Frame
 from unisync_loss.video.face_mesh import MeshFinder, has_face
 from unisync_loss.video.face_tracking import CROP_SIZE, SHORTEST_TRACK, TrackEnd, TrackPiece
-from unisync_loss.video.reading import read_clip_isolated, read_faces, read_sound
+from unisync_loss.video.reading import SILENT_END, Opened, read_clip_isolated, read_faces, read_sound
 from unisync_loss.video.voicing import NOISE_FLOOR, window_levels
 
 _BATCH = 64  # frames of a track embedded at a time
@@ -90,6 +89,7 @@ def score_video(
     experts: Sequence[UniSyncExpert],
     *,
     finder: FaceFinder | None = None,
+    audio: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
     isolated: bool = False,
 ) -> VideoScores:
@@ -99,6 +99,7 @@ def score_video(
         path: any file that FFmpeg reads.
         experts: one or more of any pair, in eval mode; their visual representations are made from the face crops.
         finder: face detector; default MediaPipe.
+        audio: file whose sound is taken, which begins with the first frame; default that of the video.
         on_progress: takes the seconds done and the seconds in all.
         isolated: decode and track in another process, so that a file that crashes or blocks FFmpeg or MediaPipe is a
             ValueError, see :func:`unisync_loss.utils.process_pool.iterate_isolated`.
@@ -116,31 +117,40 @@ def score_video(
     tracks: dict[int, _TrackScorer] = {}
     dropped: list[str] = []
     frames = 0
-    with closing(iterate(read_faces, path, finder, isolated=isolated)) as events, torch.inference_mode():
-        facts = next(events).event
-        assert isinstance(facts, Facts)
-        with closing(iterate(read_sound, path, facts.zero, isolated=isolated)) as blocks:
-            audio = _AudioWindows(experts, AudioReader(blocks))
+    with closing(iterate(read_faces, path, finder, audio, isolated=isolated)) as events, torch.inference_mode():
+        opened = next(events).event
+        assert isinstance(opened, Opened)
+        facts = opened.facts
+        source = (path, facts.zero) if audio is None else (audio, None)
+        with closing(iterate(read_sound, *source, isolated=isolated)) as blocks:
+            sound = AudioReader(blocks)
+            windows = _AudioWindows(experts, sound)
             for frames, event in events:
                 if on_progress:
                     on_progress(frames / FPS, facts.seconds)
                 if isinstance(event, TrackPiece):
                     if event.track not in tracks:
                         tracks[event.track] = _TrackScorer(event.start, experts)
-                    tracks[event.track].push(event.crops, audio)
+                    tracks[event.track].push(event.crops, windows)
                 elif isinstance(event, TrackEnd) and event.dropped:
                     dropped.append(event.dropped)
-                elif isinstance(event, TrackEnd) and not tracks[event.track].finish(audio):
+                elif isinstance(event, TrackEnd) and not tracks[event.track].finish(windows):
                     dropped.append("a face whose landmarks could not be found")
                     del tracks[event.track]
                 else:
                     _drop_undrawn_mouths(tracks.values())
-            loudest = audio.loudest(frames)
-    seconds = frames / FPS
+            loudest = windows.loudest(frames)
+            audible = sound.end(frames * SAMPLES_PER_FRAME) / SAMPLE_RATE
     _refuse_unscorable(path, frames, loudest, bool(tracks), dropped)
-    cut = seconds < 0.95 * facts.seconds - 0.5  # headers round, and count audio after the last frame
-    notes = [f"only {seconds:.1f} of {facts.seconds:.1f} s could be decoded"] if cut else []
-    return VideoScores([track.scores() for track in tracks.values()], dropped, seconds, notes)
+    notes = [*opened.notes, *_what_is_missing(frames / FPS, facts.seconds, audible)]
+    return VideoScores([track.scores() for track in tracks.values()], dropped, frames / FPS, notes)
+
+
+def _what_is_missing(seconds: float, expected: float, audible: float) -> Iterator[str]:
+    if seconds < 0.95 * expected - 0.5:  # headers round, and count audio after the last frame
+        yield f"only {seconds:.1f} of {expected:.1f} s could be decoded"
+    if audible < seconds - SILENT_END:
+        yield f"the audio ends at {audible:.1f} s: the last {seconds - audible:.1f} s are not scored"
 
 
 def score_clip(entry: ClipEntry, experts: Sequence[UniSyncExpert], *, isolated: bool = False) -> VideoScores:

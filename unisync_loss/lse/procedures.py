@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unisync_loss.config import FPS, SAMPLES_PER_FRAME
+from unisync_loss.config import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from unisync_loss.lse.distances import LseMeter, summarise
 from unisync_loss.lse.reading import read_crops
 from unisync_loss.lse.results import LseMeasures, LseReport, LseTrack, LseVideo, SkippedVideo, average
@@ -35,7 +35,7 @@ from unisync_loss.utils.process_pool import iterate
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
 from unisync_loss.video.encoding import to_int16
-from unisync_loss.video.reading import read_sound
+from unisync_loss.video.reading import SILENT_END, check_audio, read_sound
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def measure_video(
     variant: str,
     on_progress: Callable[[float], None] = lambda share: None,
     *,
+    audio: str | os.PathLike[str] | None = None,
     isolated: bool = False,
 ) -> LseVideo:
     """LSE of one video.
@@ -74,6 +75,7 @@ def measure_video(
         path: the file.
         variant: a name in :data:`PROCEDURES`.
         on_progress: takes the share of the video that is done.
+        audio: file whose sound is taken, which begins with the first frame; default that of the video.
         isolated: decode and find faces in another process, so that a file that crashes or blocks FFmpeg or MediaPipe is
             a ValueError, see :func:`unisync_loss.utils.process_pool.iterate_isolated`.
 
@@ -88,10 +90,10 @@ def measure_video(
     min_track = procedure(variant).min_track
     rows: list[LseTrack] = []
     meters: dict[int, LseMeter] = {}  # of the tracks that run: only these hold frames
-    with closing(iterate(read_crops, path, min_track, isolated=isolated)) as steps:
-        zero, spans = next(steps), next(steps)
-        samples = _read_samples(path, zero, isolated=isolated)
-        for share, crops in steps:
+    with closing(iterate(read_crops, path, min_track, audio, isolated=isolated)) as steps:
+        opened, spans = next(steps), next(steps)
+        samples = _read_samples(*((path, opened.facts.zero) if audio is None else (audio, None)), isolated=isolated)
+        for frames, (share, crops) in enumerate(steps, 1):  # noqa: B007 - the last number is their count
             for number, crop in crops:
                 start, length = spans[number]
                 if number not in meters:
@@ -103,10 +105,14 @@ def measure_video(
             on_progress(share)
     if min_track is None:
         rows = [track_row(meters[0], 0, 0)]
-    return video_row(str(path), rows, variant)
+    notes = list(opened.notes)
+    seconds, audible = frames / FPS, samples.size / SAMPLE_RATE
+    if audible < seconds - SILENT_END:
+        notes.append(f"the audio ends at {audible:.1f} of {seconds:.1f} s: the rest is not measured")
+    return video_row(str(path), rows, variant, notes)
 
 
-def _read_samples(path: str | os.PathLike[str], zero: float, *, isolated: bool) -> NDArray[np.int16]:
+def _read_samples(path: str | os.PathLike[str], zero: float | None, *, isolated: bool) -> NDArray[np.int16]:
     """Audio (S,) at 16 kHz from the first frame on; 32 kB per second, so all of it fits in memory."""
     samples = bytearray()
     with closing(iterate(read_sound, path, zero, isolated=isolated)) as blocks:
@@ -142,7 +148,7 @@ def track_row(meter: LseMeter, number: int, start: int) -> LseTrack:
     }
 
 
-def video_row(video: str, tracks: list[LseTrack], variant: str) -> LseVideo:
+def video_row(video: str, tracks: list[LseTrack], variant: str, notes: Sequence[str] = ()) -> LseVideo:
     """Measures of a video from those of its tracks."""
     longest = max(tracks, key=lambda track: track["frames"])
     offset, offset_valid = longest["offset"], longest["offset_valid"]
@@ -155,11 +161,14 @@ def video_row(video: str, tracks: list[LseTrack], variant: str) -> LseVideo:
         **average(tracks),
         "offset": offset,
         "offset_valid": offset_valid,
+        "notes": list(notes),
         "tracks": tracks,
     }
 
 
-def measure_videos(paths: Sequence[Path], weights: Path, variant: str, log: Callable[[str], None]) -> LseReport:
+def measure_videos(
+    paths: Sequence[Path], weights: Path, variant: str, log: Callable[[str], None], *, audio: Path | None = None
+) -> LseReport:
     """LSE of videos and folders of videos.
 
     Args:
@@ -167,16 +176,18 @@ def measure_videos(paths: Sequence[Path], weights: Path, variant: str, log: Call
         weights: ``syncnet_v2.model``, or its copy in safetensors format.
         variant: a name in :data:`PROCEDURES`.
         log: takes lines of progress.
+        audio: file whose sound is taken; of one video only.
 
     Returns:
         The report; videos that cannot be measured are in ``skipped``.
 
     Raises:
-        ValueError: for an unknown variant, a folder without videos, or unfit weights.
+        ValueError: for an unknown variant, a folder without videos, unfit weights, or ``audio`` with several videos.
         FileNotFoundError: for a path that does not exist.
     """
     over = procedure(variant).mean_over
     files = list(dict.fromkeys(video for path in paths for video in find_videos(path)))
+    check_audio(audio, len(files))
     net = load_syncnet(weights)
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     videos: list[LseVideo] = []
@@ -188,7 +199,7 @@ def measure_videos(paths: Sequence[Path], weights: Path, variant: str, log: Call
 
     for file in files:
         try:
-            videos.append(measure_video(net, file, variant, on_progress, isolated=True))
+            videos.append(measure_video(net, file, variant, on_progress, audio=audio, isolated=True))
         except (ValueError, OSError) as error:
             skipped.append({"video": str(file), "reason": str(error)})
     tracks = [track for video in videos for track in video["tracks"]]

@@ -14,8 +14,9 @@ from unisync_loss.config import FPS
 from unisync_loss.lse.crops import CropBox, FaceTrack, crop_boxes, crop_face, find_tracks, keep_tracks, resize_frame
 from unisync_loss.utils.prefetch import prefetch
 from unisync_loss.video.clip import every_frame, refuse_long_gaps
-from unisync_loss.video.decoding import open_media, read_facts, stream_frames
+from unisync_loss.video.decoding import open_media, stream_frames
 from unisync_loss.video.face_detection import Frame, shared_finder
+from unisync_loss.video.reading import open_source
 
 _SEARCH = 0.2  # share of the time that face detection takes
 
@@ -39,24 +40,28 @@ class Step(NamedTuple):
     crops: list[tuple[int, NDArray[np.uint8]]]
 
 
-def read_crops(path: str | os.PathLike[str], min_track: int | None) -> Generator[Any, None, None]:
+def read_crops(
+    path: str | os.PathLike[str], min_track: int | None, audio: str | os.PathLike[str] | None = None
+) -> Generator[Any, None, None]:
     """Find the faces of a video, then crop them.
 
     Args:
         path: the file.
         min_track: number of frames that a track must exceed; None takes the whole image.
+        audio: file whose sound is taken; default the same.
 
     Yields:
-        Time stamp of the first frame in seconds, the tracks as a list of :class:`Span`, and a :class:`Step` per frame.
+        The file as :class:`.video.reading.Opened`, the tracks as a list of
+        :class:`Span`, and a :class:`Step` per frame.
 
     Raises:
         ValueError: for a file that cannot be decoded, a gap of over ten seconds in its time stamps, or no face track
             that is long enough.
         FileNotFoundError: when there is no such file.
     """
-    facts = read_facts(path)
-    yield facts.zero
-    total = max(facts.seconds, 1 / FPS) * FPS
+    opened = open_source(path, audio)
+    yield opened
+    total = max(opened.facts.seconds, 1 / FPS) * FPS
     if min_track is None:
         yield [Span(0, None)]
         with _decoded(path) as frames:

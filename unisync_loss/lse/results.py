@@ -43,6 +43,7 @@ class LseVideo(LseMeasures):
     variant: str
     offset: int
     offset_valid: int
+    notes: list[str]  # remarks on the sound
     tracks: list[LseTrack]
 
 
@@ -103,6 +104,7 @@ def lse_table(report: LseReport) -> str:
             padded = f"{row['lse_d']:7.3f}  {row['lse_c']:7.3f}  {row['offset']:+4d}"
             valid = f"{row['lse_d_valid']:7.3f}  {row['lse_c_valid']:7.3f}  {row['offset_valid']:+4d}"
             lines.append(f"{padded}   |{valid}   {video['video']} at {row['start']} s")
+        lines += [f"{video['video']}: {note}" for note in video["notes"]]
     lines += [f"skipped {skipped['video']}: {skipped['reason']}" for skipped in report["skipped"]]
     means = report["means"]
     if means:

@@ -138,12 +138,23 @@ def read_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         ValueError: when the file cannot be decoded, or has no audio.
         FileNotFoundError: when there is no such file.
     """
-    # not by its streams: the cover of an audio file is a video stream, too
-    is_video = Path(path).suffix.lower() not in AUDIO_SUFFIXES
-    facts = read_facts(path) if is_video else None
+    zero = start_of(path)
     with open_media(path) as container:
-        zero = facts.zero if facts else (container.start_time or 0) / 1e6
         return np.concatenate([np.zeros(0, np.float32), *stream_audio(container, zero)])
+
+
+def start_of(path: str | os.PathLike[str]) -> float:
+    """Time stamp in seconds at which a file begins: of a video its first frame.
+
+    Raises:
+        ValueError: when the file cannot be decoded, or is a video without audio.
+        FileNotFoundError: when there is no such file.
+    """
+    # not by its streams: the cover of an audio file is a video stream, too
+    if Path(path).suffix.lower() not in AUDIO_SUFFIXES:
+        return read_facts(path).zero
+    with open_media(path) as container:
+        return float(container.start_time or 0) / 1e6
 
 
 def every_frame(timed: Iterator[TimedFrame]) -> Iterator[NDArray[np.uint8]]:
