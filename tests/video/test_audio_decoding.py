@@ -118,3 +118,14 @@ def test_where_the_audio_ends():
     assert sound.end(2500) == 2500
     assert sound.end(9000) == 5000
     assert sound.read(4000, 9000).size == 1000
+
+
+def test_recordings_joined_byte_by_byte_are_refused(tmp_path):
+    """Their time stamps begin again: half of the file would be dropped without a word."""
+    part = write_tracks(tmp_path / "part.ts", [tone()[None]], codec="aac").read_bytes()
+    (tmp_path / "a.ts").write_bytes(part + part)
+    with pytest.raises(ValueError, match=r"expected time stamps that increase, got \d\.\d s after \d\.\d s"):
+        read_clip(tmp_path / "a.ts")
+    with open_media(tmp_path / "a.ts") as container, pytest.raises(ValueError, match="time stamps that increase"):
+        list(stream_audio(container, 0.0))
+    assert len(read_clip(tmp_path / "part.ts").frames) == 75

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unisync_loss.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 from unisync_loss.utils.process_pool import sign_of_life
-from unisync_loss.video.decoding import audio_stream, check_span, decoded_frames, open_media
+from unisync_loss.video.decoding import RESTART, audio_stream, check_span, decoded_frames, open_media, restarted
 from unisync_loss.video.voicing import NOISE_FLOOR
 
 if TYPE_CHECKING:
@@ -39,11 +39,16 @@ def stream_audio(container: InputContainer, zero: float) -> Iterator[NDArray[np.
         Blocks (S,) float32 in [-1, 1]; the first begins exactly at ``zero``.
     """
     written = 0  # samples since zero
+    latest, late = float("-inf"), 0  # end of what was decoded, and samples that came too late in a row
     choice = choose_audio(container)
     stream = cast("AudioStream", container.streams[choice.stream])
     for start_time, yielded, block in _runs(decoded_frames(container, stream), choice.channel):
         place = round((start_time - zero) * SAMPLE_RATE) + yielded
         check_span(container, place / SAMPLE_RATE)
+        late = late + block.size if place < latest - RESTART * SAMPLE_RATE else 0
+        if late > RESTART * SAMPLE_RATE:
+            raise restarted(container, zero + latest / SAMPLE_RATE, start_time)
+        latest = max(latest, place + block.size)
         for size in _portions(place - written):
             yield np.zeros(size, np.float32)
             written += size

@@ -29,6 +29,7 @@ _LONGEST_FRAME = 1.0  # s that a frame is shown at most; the rest of a longer ga
 #: containers that FFmpeg may read, with pictures: not playlists, which lead to other files or hosts
 _FORMATS = "image2,jpeg_pipe,png_pipe,mov,matroska,avi,mpegts,mpeg,flv,asf,mxf,ogg,nut,gif,wav,aiff,flac,mp3,aac,caf"
 _LONGEST, _FEWEST_BYTES = 4 * 3600.0, 125  # s that any file may last, and bytes of each second beyond: 1 kbit/s
+RESTART = 1.0  # s by which time stamps go back, for longer than that, where a recording begins again; else it is damage
 _NO_SEEK = ("avi", "mpeg")  # containers whose times are guesses after a seek: read from the beginning
 _MOST_PIXELS = 2**27  # of a frame, 16K: decoding and conversion to RGB take five bytes per pixel
 
@@ -138,6 +139,14 @@ def check_span(container: InputContainer, seconds: float) -> None:
         )
 
 
+def restarted(container: InputContainer, last: float, time: float) -> ValueError:
+    """The error for a file whose time stamps begin again, as those of recordings joined byte by byte do."""
+    return ValueError(
+        f"{container.name}: expected time stamps that increase, got {time:.1f} s after {last:.1f} s, as in recordings "
+        "joined byte by byte: give them one by one, or join them with `ffmpeg -f concat`"
+    )
+
+
 def read_facts(path: str | os.PathLike[str], *, audio: bool = True) -> Facts:
     """Read the properties of a file, decoding one frame.
 
@@ -217,9 +226,12 @@ def stream_frames(
 
 
 def _in_order(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, Any]]:
-    last = float("-inf")
+    last, late = float("-inf"), 0
     for index, frame in enumerate(decoded_frames(container, stream)):
         time = frame.time if frame.time is not None else index / float(stream.average_rate or FPS)
+        late = late + 1 if time < last - RESTART else 0
+        if late > FPS:
+            raise restarted(container, last, time)
         if time > last and not frame.is_corrupt:
             yield time, frame
             last = time
