@@ -1,11 +1,14 @@
 """Exit codes and error messages of all commands."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+
+from unisync_loss.cli.app import log
 
 
 @pytest.mark.parametrize(
@@ -95,3 +98,10 @@ def test_a_console_of_another_encoding(tmp_path):
     assert done.returncode == 1
     assert b"no such data folder" in done.stderr
     assert b"\\U0001f375" in done.stderr
+
+
+def test_progress_that_cannot_be_printed_costs_nothing(monkeypatch):
+    """A full disk behind stderr made a video count as unreadable."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr("sys.stderr", io.TextIOWrapper(full, write_through=True))
+        log("1/2 clips")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +44,9 @@ Seed = Annotated[int, typer.Option(help="Seed of the random generators.")]
 
 
 def log(line: str) -> None:
-    """Print a line of progress on stderr."""
-    typer.echo(line, err=True)
+    """Print a line of progress on stderr; one that cannot be printed must not cost the file that it is about."""
+    with contextlib.suppress(OSError):
+        typer.echo(line, err=True)
 
 
 def write_json(path: Path, report: Mapping[str, object]) -> None:
