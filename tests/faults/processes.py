@@ -69,8 +69,7 @@ class Commands:
     def undisturbed(self, name):
         """Files and seconds of a run of a command."""
         if name not in self.whole:
-            home = self.folder / f"whole-{name}"
-            self.lay_out(home)
+            home = self.lay_out()
             started = time.monotonic()
             done = self.wait(self.start(name, home))
             if done[0]:
@@ -78,11 +77,14 @@ class Commands:
             self.whole[name] = contents(home), time.monotonic() - started
         return self.whole[name]
 
-    def lay_out(self, home):
+    def lay_out(self):
+        """A fresh folder of clips and results, always at the same place, because stores name their sources."""
+        home = self.folder / "home"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
         shutil.copytree(self.clips, home / "clips")
         (home / "out").mkdir()
+        return home
 
     def start(self, name, home, *, limits=(), environment=None, more=(), **streams):
         """Start a command in a session of its own, so that all of its processes can be ended."""
@@ -159,8 +161,7 @@ class Kills(Commands):
     def run(self, rng, folder):
         name = pick(rng, ["score", "eval", "align", "features", "doctor", "prepare", "train"])
         expected, seconds = self.undisturbed(name)
-        home = folder / "home"
-        self.lay_out(home)
+        home = self.lay_out()
         moment = float(rng.uniform(0.3, 1.0)) * seconds
         process = self.start(name, home)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -186,8 +187,8 @@ class Surroundings(Commands):
         ways = [way for way in dir(self) if way.startswith("with_")]
         way = pick(rng, ways)
         name = pick(rng, ["score", "eval", "align", "features", "doctor", "prepare", "info"])
-        home = folder / "home"
-        self.lay_out(home)
+        self.undisturbed(name)
+        home = self.lay_out()
         try:
             getattr(self, way)(rng, name, home)
         except Fault as error:
