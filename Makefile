@@ -62,5 +62,5 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@echo "setting up $(VENV): about 6 GB, some minutes, once"
 	$(PYTHON) -m venv "$(VENV)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[video,train,report,metrics,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[video,train,report,metrics,export,dev]'
 	@touch $(READY)

@@ -1,6 +1,6 @@
 """Accuracy and cost of every released expert on the same clips (the paper's Table IV).
 
-    python benchmarks/pairs.py --data VAL --json out/val.json --thresholds out/thresholds.json
+    python benchmarks/pairs.py --data VAL --json out/val.json --settings out/settings.json
     python benchmarks/pairs.py --data TEST --json out/test.json --average mel-rgb+mel-3dmm
 
 Protocol and seeds of `unisync eval`; embeddings are rounded to float16, see `tower_embeddings.py`: an interrupted run
@@ -27,7 +27,7 @@ from tower_embeddings import embed_all
 from unisync_loss import UniSyncExpert, UniSyncLoss, list_pretrained, load_expert
 from unisync_loss.config import FPS, PARSING_GROUPS, SAMPLE_RATE, WINDOW_FRAMES
 from unisync_loss.data import list_clips
-from unisync_loss.evaluation import ClipEmbedding, best_threshold, score_pairs, summarise
+from unisync_loss.evaluation import ClipEmbedding, calibration_of, choose_settings, score_pairs, summarise
 from unisync_loss.functional import sync_probability
 from unisync_loss.utils.files import to_json, write_atomically
 
@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing; 0 leaves out the costs")
     parser.add_argument("--cache", type=Path, default=Path("out/pairs_cache"), help="folder of the embeddings")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--thresholds", type=Path, help="validation data only: write the best threshold of every model")
+    parser.add_argument(
+        "--settings", type=Path, help="validation data only: write threshold and calibration of every model"
+    )
     options = parser.parse_args()
     members = {name: name.split("+") for name in options.average}
     unknown = sorted({member for names in members.values() for member in names} - set(options.model))
@@ -151,17 +153,21 @@ def main() -> None:
     thresholds = {name: expert.config.threshold for name, expert in experts.items()}
     # not the best on these clips: the data may be test data
     thresholds |= {name: statistics.mean(thresholds[member] for member in names) for name, names in members.items()}
+    calibrations = {name: calibration_of([expert.config]) for name, expert in experts.items()}
+    calibrations |= {
+        name: calibration_of([experts[member].config for member in names]) for name, names in members.items()
+    }
     cost = costs(experts, options.rounds) if options.rounds else {}
     data = {"data": options.label or options.data.resolve().name}
     reports = {
-        name: {**data, **summarise(clips, name, thresholds[name], options.seed)}
+        name: {**data, **summarise(clips, name, thresholds[name], options.seed, calibration=calibrations[name])}
         | ({"cost": cost[name]} if name in cost else {})
         for name, clips in found.items()
     }
     write_json(options.json, reports)
-    if options.thresholds:
-        best = {name: round(best_threshold(score_pairs(clips, options.seed)), 4) for name, clips in found.items()}
-        write_json(options.thresholds, best)
+    if options.settings:
+        chosen = {name: choose_settings(score_pairs(clips, options.seed)) for name, clips in found.items()}
+        write_json(options.settings, chosen)
     print("\n".join(line(name, report) for name, report in reports.items()))
 
 

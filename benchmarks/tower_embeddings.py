@@ -34,7 +34,7 @@ from unisync_loss.video.face_mesh import face_mesh, fill_gaps
 
 OTHER: dict[Side, Side] = {"audio": "visual", "visual": "audio"}
 #: fields of the config on which no embedding depends
-IRRELEVANT = {"margin_same", "margin_cross", "threshold"}
+IRRELEVANT = {"margin_same", "margin_cross", "threshold", "temperature", "midpoint"}
 FACTS = "clips"  # folder with the voiced windows of every clip, or the reason why it was left out
 
 

@@ -19,8 +19,9 @@ def test_retired_fields_are_dropped():
 
 def test_fields_that_earlier_versions_did_not_have():
     values = asdict(UniSyncConfig())
-    assert {"colour"} == set(ADDED_FIELDS)
-    assert UniSyncConfig.from_dict({name: values[name] for name in values if name not in ADDED_FIELDS}).colour
+    assert {"colour", "temperature", "midpoint"} == set(ADDED_FIELDS)
+    config = UniSyncConfig.from_dict({name: values[name] for name in values if name not in ADDED_FIELDS})
+    assert (config.colour, config.temperature) == (True, 0)
 
 
 @pytest.mark.parametrize(("audio", "expected"), [("hubert", ("some/model", "a" * 40, 7)), ("mel", ("", "", -1))])

@@ -7,6 +7,7 @@ from torch.autograd import gradcheck
 from unisync_loss.functional import (
     EPSILON,
     bounded_weight,
+    calibrated_probability,
     margin_loss,
     margin_plateau,
     offset_matrix,
@@ -170,6 +171,14 @@ class TestReduce:
     def test_unknown(self):
         with pytest.raises(ValueError, match="got 'max'"):
             reduce(self.values, reduction="max")
+
+
+def test_calibrated_probability():
+    score = torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64)
+    expected = torch.tensor([1 / (1 + math.e), 0.5, math.e / (1 + math.e)], dtype=torch.float64)
+    assert torch.allclose(calibrated_probability(score, 0.1, 0.5), expected)
+    with pytest.raises(ValueError, match="temperature: expected a number above 0, got 0"):
+        calibrated_probability(score, 0.0, 0.5)
 
 
 def test_nan_stays_nan():

@@ -1,6 +1,7 @@
 import copy
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -608,6 +609,15 @@ def test_score_is_a_reward_without_gradient(loss, batch):
     assert torch.allclose(loss.score(video, batch[1]), p.mean(1), atol=1e-6)
     assert torch.allclose(loss.score(video, batch[1], per_window=True), p, atol=1e-6)
     assert loss.score(video, batch[1], mask=mask)[0].item() == pytest.approx(p[0, :2].mean().item(), abs=1e-6)
+
+
+def test_calibrated_reward(loss, batch):
+    with pytest.raises(ValueError, match="expected a calibrated expert"):
+        loss.score(*batch, calibrated=True)
+    loss.expert.config = replace(loss.expert.config, temperature=0.1, midpoint=0.45)
+    expected = torch.sigmoid((loss.expert(*batch) - 0.45) / 0.1)
+    assert torch.allclose(loss.score(*batch, calibrated=True, per_window=True), expected, atol=1e-5)
+    assert torch.allclose(loss.score(*batch, calibrated=True), expected.mean(1), atol=1e-5)
 
 
 def test_data_parallel_is_refused_with_the_remedy(loss):

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,18 @@ def test_sync_probability(expert):
         metric.update(video[part], audio[part])
     with torch.no_grad():
         assert metric.compute() == pytest.approx(expert(video, audio).mean().item(), rel=1e-5)
+
+
+def test_calibrated_sync_probability(expert):
+    with pytest.raises(ValueError, match="expected a calibrated expert"):
+        SyncProbability(expert, calibrated=True)
+    expert.config = replace(expert.config, temperature=0.1, midpoint=0.45)
+    video, audio = torch.rand(2, 7, 3, 96, 96), torch.randn(2, 7 * 640) / 10
+    metric = SyncProbability(expert, calibrated=True)
+    metric.update(video, audio)
+    with torch.no_grad():
+        expected = torch.sigmoid((expert(video, audio) - 0.45) / 0.1).mean().item()
+    assert metric.compute() == pytest.approx(expected, rel=1e-4)
 
 
 def clips(count, frames=7, size=32):

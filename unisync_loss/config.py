@@ -46,7 +46,7 @@ RETIRED_FIELDS: dict[str, object] = {
 #: earlier names of fields, which experts on mel had, too, without a meaning
 RENAMED_FIELDS = {"hubert_model": "audio_model", "hubert_revision": "audio_revision", "hubert_layer": "audio_layer"}
 #: fields that earlier versions did not have, with the value of all experts of that time
-ADDED_FIELDS = {"colour": True}
+ADDED_FIELDS = {"colour": True, "temperature": 0.0, "midpoint": 0.5}
 #: fields that describe the input of one side, besides the name of its representation
 SIDE_FIELDS = {
     "audio": ("audio_features", "mel_padding", "audio_model", "audio_revision", "audio_layer"),
@@ -78,6 +78,9 @@ class UniSyncConfig:
         margin_same: eq. 1 margin of same-speaker negatives in training.
         margin_cross: eq. 1 margin of cross-speaker negatives in training.
         threshold: decision threshold of this checkpoint, chosen on validation data.
+        temperature: of this checkpoint's calibration, fitted on validation data, see
+            :func:`unisync_loss.functional.calibrated_probability`; 0 for a checkpoint without.
+        midpoint: of the same.
 
     Raises:
         ValueError: for a value outside its choices or range.
@@ -101,6 +104,8 @@ class UniSyncConfig:
     margin_same: float = 0.1
     margin_cross: float = 0.3
     threshold: float = 0.5
+    temperature: float = 0.0
+    midpoint: float = 0.5
 
     def __post_init__(self) -> None:
         """Fill in the usual feature counts and audio model, and check every choice and range."""
@@ -116,7 +121,7 @@ class UniSyncConfig:
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_FEATURES:
                 raise ValueError(f"{name}: expected a whole number from 1 to {MOST_FEATURES}, got {value!r}")
             object.__setattr__(self, name, value or usual[name])
-        for name in ("margin_same", "margin_cross", "threshold"):
+        for name in ("margin_same", "margin_cross", "threshold", "temperature", "midpoint"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")

@@ -195,6 +195,27 @@ def unit_rectified(embedding: Tensor) -> Tensor:
         return F.normalize(F.relu(at_least_float32(embedding)), dim=-1, eps=1e-8)
 
 
+def calibrated_probability(probability: Tensor, temperature: float, midpoint: float) -> Tensor:
+    """Calibrate a score by Platt scaling: sigmoid((p - midpoint) / temperature).
+
+    The cosine of eq. 2 orders windows, but is no frequency. The result is one, for windows of which half are in sync.
+
+    Args:
+        probability: (...) of eq. 2, in [0, 1].
+        temperature: above 0; width of the transition.
+        midpoint: score at which windows in sync and out of sync are equally frequent.
+
+    Returns:
+        (...) in (0, 1), increasing with the score.
+
+    Raises:
+        ValueError: for a temperature that is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature!r}")
+    return torch.sigmoid((at_least_float32(probability) - midpoint) / temperature)
+
+
 def reduce(values: Tensor, weights: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Weighted reduction over windows.
 

@@ -181,6 +181,7 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         boxes: Tensor | None = None,
         mask: Tensor | None = None,
         per_window: bool = False,
+        calibrated: bool = False,
     ) -> Tensor:
         """Sync probability without gradient: a reward for fine-tuning by preference or by forward passes alone.
 
@@ -192,12 +193,14 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
             boxes: see :meth:`forward`.
             mask: see :meth:`forward`.
             per_window: return each window instead of the mean of the clip.
+            calibrated: return calibrated probabilities of the windows, or their mean, see
+                :meth:`unisync_loss.UniSyncExpert.calibrate`, instead of the cosine of eq. 2.
 
         Returns:
             (B,) mean over the windows that the mask leaves, or (B, W), in [0, 1], higher is better.
 
         Raises:
-            ValueError: see :meth:`forward`.
+            ValueError: see :meth:`forward`; for ``calibrated`` with an expert that is not.
 
         Example:
             >>> loss = UniSyncLoss(UniSyncExpert(UniSyncConfig()))
@@ -207,7 +210,8 @@ class UniSyncLoss(FrozenModule[UniSyncExpert]):
         terms = self(
             video, audio, audio_embedding=audio_embedding, frames=frames, boxes=boxes, mask=mask, return_terms=True
         )
-        return terms.probability if flag("per_window", per_window) else reduce(terms.probability, terms.weights, "none")
+        values = self.expert.calibrate(terms.probability) if flag("calibrated", calibrated) else terms.probability
+        return values if flag("per_window", per_window) else reduce(values, terms.weights, "none")
 
     @torch.no_grad()
     def encode_audio(self, audio: Tensor, frames: int, *, stride: int = 1) -> Tensor:

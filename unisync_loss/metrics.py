@@ -144,7 +144,11 @@ class SyncProbability(_Mean):
 
     Args:
         expert: copied, not changed.
+        calibrated: mean of calibrated probabilities, see :meth:`unisync_loss.UniSyncExpert.calibrate`.
         options: of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: for ``calibrated`` with an expert that is not.
 
     Example:
         >>> metric = SyncProbability(UniSyncExpert(UniSyncConfig()))
@@ -155,10 +159,13 @@ class SyncProbability(_Mean):
 
     higher_is_better = True
 
-    def __init__(self, expert: UniSyncExpert, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, expert: UniSyncExpert, *, calibrated: bool = False, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
         check_type("expert", expert, UniSyncExpert, "unisync_loss.load_expert")
         self.loss = UniSyncLoss(expert)
+        self.calibrated = calibrated
+        if calibrated:
+            expert.calibrate(torch.zeros(()))  # raises for an expert without a calibration
 
     @torch.no_grad()
     def update(self, video: Tensor, audio: Tensor) -> None:
@@ -171,7 +178,7 @@ class SyncProbability(_Mean):
         Raises:
             ValueError: as :class:`unisync_loss.UniSyncLoss` does.
         """
-        self._add(self.loss(video, audio, return_terms=True).probability)
+        self._add(self.loss.score(video, audio, per_window=True, calibrated=self.calibrated))
 
 
 class _LipSyncError(Metric):

@@ -210,15 +210,20 @@ def test_average_of_an_unknown_model(measure, capsys):
     assert "expected names of --model joined by +, got nothing" in capsys.readouterr().err
 
 
-def test_thresholds(measure, tmp_path, models, data):
-    results = measure("--average", "rgb+3dmm", "--thresholds", tmp_path / "thresholds.json")
-    thresholds = json.loads((tmp_path / "thresholds.json").read_text())
-    assert thresholds.keys() == results.keys()
+def test_settings(measure, tmp_path, models, data):
+    results = measure("--average", "rgb+3dmm", "--settings", tmp_path / "settings.json")
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings.keys() == results.keys()
+    assert all(row["calibration"] is None for row in results.values())
     shutil.copytree(models / "rgb", tmp_path / "rgb")
     config = json.loads((tmp_path / "rgb" / "config.json").read_text())
     accuracy = []
-    for threshold in (thresholds["rgb"], 0.0, 0.3, 0.6, 0.9):
+    for threshold in (settings["rgb"]["threshold"], 0.0, 0.3, 0.6, 0.9):
         (tmp_path / "rgb" / "config.json").write_text(json.dumps({**config, "threshold": threshold}))
         accuracy.append(measure(model=[tmp_path / "rgb"])[str(tmp_path / "rgb")]["pairs"]["accuracy"])
     assert accuracy[0] >= max(accuracy)
     assert accuracy[0] > 0.5
+    calibrated = {**config, "temperature": 0.2, "midpoint": 0.4}
+    (tmp_path / "rgb" / "config.json").write_text(json.dumps(calibrated))
+    row = measure(model=[tmp_path / "rgb"])[str(tmp_path / "rgb")]["calibration"]
+    assert (row["temperature"], row["midpoint"]) == (0.2, 0.4)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers.scoring import embedded
 
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.evaluation.bootstrap import resample_weights
 from unisync_loss.evaluation.protocols import (
     PairScores,
@@ -13,11 +14,15 @@ from unisync_loss.evaluation.protocols import (
     area_ci,
     area_under_curve,
     best_threshold,
+    calibration_error,
+    calibration_of,
     draw_elsewhere,
     estimate_offset,
+    fit_calibration,
     retrieve,
     score_cross_pairs,
     score_pairs,
+    summarise_calibration,
     summarise_detection,
     wins_by_clip,
 )
@@ -59,6 +64,50 @@ class TestNumbers:
         assert 0.3 <= best_threshold(scores) < 0.6
         assert accuracy_at(scores, best_threshold(scores)) == 1
         assert accuracy_at(scores, 0.65) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def logistic_pairs(temperature, midpoint, clips=50, count=20_000):
+    """Pairs whose frequency in sync is exactly sigmoid((score - midpoint) / temperature)."""
+    rng = np.random.default_rng(0)
+    score = rng.random(8 * count)
+    in_sync = rng.random(8 * count) < 1 / (1 + np.exp((midpoint - score) / temperature))
+    return PairScores(
+        score[in_sync][:count], score[~in_sync][:count], rng.integers(clips, size=count), np.ones(count, bool)
+    )
+
+
+class TestCalibration:
+    def test_finds_the_curve_that_made_the_pairs(self):
+        # symmetrical, so that halves of positives and negatives change nothing
+        temperature, midpoint = fit_calibration(logistic_pairs(0.12, 0.5))
+        assert temperature == pytest.approx(0.12, rel=0.03)
+        assert midpoint == pytest.approx(0.5, abs=0.005)
+
+    def test_error_of_known_frequencies(self):
+        target = np.tile([1.0, 0.0, 0.0, 0.0], 500)
+        assert calibration_error(np.full(2000, 0.25), target) == pytest.approx(0, abs=1e-9)
+        assert calibration_error(np.full(2000, 0.6), target) == pytest.approx(0.35)
+        assert calibration_error(target, target) == 0
+
+    def test_calibrated_pairs_have_a_small_error(self):
+        row = summarise_calibration(logistic_pairs(0.12, 0.5), (0.12, 0.5), seed=0)
+        assert row["error"] < 0.012 < 0.05 < row["error_of_score"]
+        assert row["ci95_error"][0] <= row["error"] + 0.01 <= row["ci95_error"][1] + 0.01
+        assert row["predicted"] == sorted(row["predicted"])
+        assert row["observed"] == pytest.approx(row["predicted"], abs=0.03)
+
+    def test_finite_without_overlap_and_none_for_the_wrong_order(self):
+        high, low = np.linspace(0.7, 0.9, 50), np.linspace(0.1, 0.3, 50)
+        clip, voiced = np.zeros(50, int), np.ones(50, bool)
+        temperature, midpoint = fit_calibration(PairScores(high, low, clip, voiced))
+        assert 0 < temperature < 0.1
+        assert midpoint == pytest.approx(0.5, abs=0.01)
+        assert fit_calibration(PairScores(low, high, clip, voiced)) == (0.0, 0.5)
+
+    def test_of_several_experts(self):
+        one, two = (UniSyncConfig(temperature=value, midpoint=0.4) for value in (0.1, 0.2))
+        assert calibration_of([one, two]) == pytest.approx((0.15, 0.4))
+        assert calibration_of([one, UniSyncConfig()]) is None
 
 
 class TestProtocols:

@@ -28,7 +28,13 @@ AUDIOS = {
 }
 CONFIGS = {
     f"{audio}-{visual}": UniSyncConfig(
-        audio=audio, visual=visual, visual_features=size, embedding=8, threshold=0.4 + 0.0123 * len(visual), **fields
+        audio=audio,
+        visual=visual,
+        visual_features=size,
+        embedding=8,
+        threshold=0.4 + 0.0123 * len(visual),
+        temperature=0.1,
+        **fields,
     )
     for audio, fields in AUDIOS.items()
     for visual, size in VISUALS.items()
@@ -62,6 +68,10 @@ def made_up(data, draw):
             "left_out": [],
             "pairs": {**pairs, "threshold": threshold, "n": 27980},
             **group(["voiced", "unvoiced", "detection"]),
+            "calibration": {
+                **{key: figure() for key in ("temperature", "midpoint", "error_of_score", "error")},
+                **{key: [figure(), figure()] for key in ("ci95_error", "predicted", "observed")},
+            },
             "retrieval": {k: {"accuracy": figure(), "ci95": [figure(), figure()], "n": 9} for k in ("5", "9", "15")},
             "offset_within_1": figure(),
             "by_corpus": group(["lrs3", "wth"]),
@@ -120,7 +130,7 @@ def run(root, raw, monkeypatch):
 
 def files(root):
     return {
-        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8", errors="replace")
         for path in root.rglob("*")
         if path.is_file() and not path.name.startswith("out_")
     }
@@ -140,7 +150,8 @@ def test_what_is_written(run):
     written = run()
     results = {f"benchmarks/results/{name}.json" for name in (*SIZES, "robustness", "shifts")}
     cards = {f"unisync_loss/weights/{name}/README.md" for name in CONFIGS}
-    assert written.keys() == {"README.md", "docs/scores.md", "docs/pairs.csv"} | results | cards
+    documents = {"README.md", "docs/scores.md", "docs/pairs.csv", "docs/calibration.png"}
+    assert written.keys() == documents | results | cards
 
 
 def test_a_card_holds_the_figures(run, raw):
@@ -156,6 +167,10 @@ def test_a_card_holds_the_figures(run, raw):
         expected = cells(lambda r, k=key: r["pairs"][k], lambda r, i=interval: r["pairs"][i])
         assert row_of(card, f"pairs, accuracy {title}")[1:] == expected
     assert row_of(card, "pairs, AUC")[1:] == cells(lambda r: r["pairs"]["auc"], lambda r: r["pairs"]["ci95_auc"])
+    assert row_of(card, "`test_wild`")[1:] == [
+        f"{reports[1]['calibration']['error_of_score']:.3f}",
+        cells(lambda r: r["calibration"]["error"], lambda r: r["calibration"]["ci95_error"])[1],
+    ]
     for k in ("5", "9", "15"):
         expected = cells(lambda r, k=k: r["retrieval"][k]["accuracy"], lambda r, k=k: r["retrieval"][k]["ci95"])
         assert row_of(card, f"retrieval@{k}, ±1 among 31")[1:] == expected
@@ -242,10 +257,10 @@ def test_scores(run, raw):
     text = run()["docs/scores.md"]
     row, wild = raw["test"][AVERAGE]["pairs"], raw["test_wild"][AVERAGE]["pairs"]
     cells = [line for line in text.splitlines() if line.startswith(f"| `{AVERAGE}` |")]
-    assert len(cells) == 1, "an average has no cost"
+    assert len(cells) == 2, "scores and calibration; an average has no cost"
     assert f"{row['accuracy']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]" in cells[0]
     assert f"{wild['auc']:.3f} [{wild['ci95_auc'][0]:.3f}, {wild['ci95_auc'][1]:.3f}]" in cells[0]
-    costs = [line for line in text.splitlines() if line.startswith("| `hubert-3dmm` |")][1]
+    costs = [line for line in text.splitlines() if line.startswith("| `hubert-3dmm` |")][2]
     assert costs.endswith("| 13.51 M | 118 M | 36 M | 24 M | 0.59 |")
 
 

@@ -11,7 +11,8 @@ from unisync_loss.training.checkpoint import CheckpointKeeper
 def test_the_best_checkpoint_is_the_one_of_the_highest_auc(tmp_path):
     keeper, expert = CheckpointKeeper(tmp_path), UniSyncExpert(UniSyncConfig(embedding=8))
     for auc, threshold in ((0.6, 0.3), (0.8, 0.4), (0.7, 0.5)):
-        keeper.keep(expert, {"val_auc": auc, "threshold": threshold})
+        keeper.keep(expert, {"val_auc": auc, "threshold": threshold, "temperature": auc / 10, "midpoint": 0.4})
+    assert load_expert(tmp_path / "best").config.temperature == 0.08
     assert [load_expert(tmp_path / name).config.threshold for name in ("last", "best")] == [0.5, 0.4]
     assert keeper.best == 0.8
 

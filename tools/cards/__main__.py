@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.cards.card import card
+from tools.cards.reliability import draw_reliability
 from tools.cards.results import publish, read_results
 from tools.cards.tables import csv_rows, readme_section, scores_section
 from unisync_loss import list_pretrained
@@ -21,6 +22,7 @@ from unisync_loss.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("benchmarks/results")
+DRAWN = ("whisper-rgb", "hubert-rgb", "mel-rgb", "whisper-landmarks")  # experts in docs/calibration.png
 BEGIN, END = "<!-- written by python -m tools.cards: begin -->", "<!-- end -->"
 
 
@@ -72,8 +74,11 @@ def main() -> None:
         source = getattr(options, argument.dest)
         if source is not None:
             publish(source, name, ROOT / RESULTS)
-    for path, text in render(ROOT, {name: info.config for name, info in list_pretrained().items()}).items():
-        write_atomically(path, text)
+    configs = {name: info.config for name, info in list_pretrained().items()}
+    plot = draw_reliability(read_results(ROOT / RESULTS, configs), DRAWN)
+    contents: dict[Path, str | bytes] = {**render(ROOT, configs), ROOT / "docs/calibration.png": plot}
+    for path, content in contents.items():
+        write_atomically(path, content)
         print(path.relative_to(ROOT))
 
 

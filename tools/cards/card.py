@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.cards import texts
 from tools.cards.results import DATA, RETRIEVAL, Report, Results
-from tools.cards.tables import accuracy, area, millions, retrieval, table, with_interval
+from tools.cards.tables import accuracy, area, calibration_error, millions, retrieval, table, with_interval
 from unisync_loss.config import LANDMARK_SHAPES, UniSyncConfig
 
 Reports = Mapping[str, Report]  # of one expert, by data set
@@ -32,6 +32,7 @@ def card(name: str, config: UniSyncConfig, results: Results) -> str:
         introduction(name, config, reports["test"]),
         f"## Input contract\n\n{input_contract(config)}",
         f"## Scores\n\n{scores(config, reports)}",
+        f"## Calibration\n\n{calibration(config, reports)}",
         *robustness(name, results.robustness),
         *shifts(name, results.shifts),
         f"## Training data and recipe\n\n{recipe(name, config)}",
@@ -165,6 +166,27 @@ intervals over clips (`python benchmarks/pairs.py`, seed {main["seed"]}).
 guessing gives 0.5).
 
 {table(["`test`", "accuracy", "AUC", "pairs"], parts)}"""
+
+
+def calibration(config: UniSyncConfig, reports: Reports) -> str:
+    """Calibration, its error on the data sets it was not fitted on, and the reliability curve."""
+    found = {data: row["calibration"] for data, row in reports.items() if data != "val"}
+    errors = [[f"`{data}`", f"{row['error_of_score']:.3f}", calibration_error(row)] for data, row in found.items()]
+    bins = len(found[DATA[0]]["predicted"])
+    curve = [
+        [f"`{data}`, {kind}", *(f"{value:.2f}" for value in row[kind])]
+        for data, row in found.items()
+        for kind in ("predicted", "observed")
+    ]
+    return f"""\
+`expert.calibrate(p)` = sigmoid((p - {config.midpoint:.3f}) / {config.temperature:.3f}), fitted on `val`: of windows
+with this score, where half of all are in sync, the share that is in sync.
+
+{table(["expected calibration error", "of the score", "calibrated"], errors)}
+
+Reliability: mean calibrated probability and share in sync of {bins} bins of equally many pairs.
+
+{table(["bin", *map(str, range(1, bins + 1))], curve)}"""
 
 
 def accuracy_at_half(report: Report) -> str:

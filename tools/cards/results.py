@@ -18,7 +18,7 @@ RETRIEVAL = ("5", "9", "15")
 #: parts of a report that are published
 KEPT = (
     *("data", "clips", "speakers", "seed", "pairs", "voiced", "unvoiced", "retrieval", "offset_within_1"),
-    *("by_corpus", "by_language", "cost"),
+    *("by_corpus", "by_language", "calibration", "cost"),
 )
 KEPT_SHIFTS = ("within_1", "exact", "mean_absolute_error_ms", "interval_holds_the_shift")
 

@@ -35,6 +35,11 @@ def area(report: Report) -> str:
     return with_interval(report["pairs"]["auc"], report["pairs"]["ci95_auc"])
 
 
+def calibration_error(row: Mapping[str, Any]) -> str:
+    """Expected calibration error, with its interval."""
+    return with_interval(row["error"], row["ci95_error"])
+
+
 def retrieval(report: Report, frames: str) -> str:
     """Share of correct offsets from ``frames`` frames, with its interval; empty where no clip is long enough."""
     row = report["retrieval"].get(frames)
@@ -111,6 +116,11 @@ def scores_section(results: Results) -> str:
         for name in best_first(test, test)
     ]
     header = ["model", "accuracy, `test`", "AUC, `test`", "accuracy, `test_wild`", "AUC, `test_wild`", "AUC, `val`"]
+    reliability = [
+        [f"`{name}`"]
+        + [cell for row in (test[name], wild.get(name)) if row for cell in calibration_cells(row["calibration"])]
+        for name in best_first(test, test)
+    ]
     costs = [[f"`{name}`", *cost_cells(row["cost"])] for name, row in sorted(test.items()) if "cost" in row]
     lines = [
         f"`python benchmarks/pairs.py --data TEST`, seed {seed}. {sets(results)}.",
@@ -119,6 +129,17 @@ def scores_section(results: Results) -> str:
         "",
         table([*header, "retrieval@5, `test`", "retrieval@15, `test`"], scores),
         "",
+        "### Calibration",
+        "",
+        "Expected calibration error (10 bins of equally many pairs) of the score and of the calibrated probability,",
+        "`expert.calibrate`, fitted on `val`; for a name with +, the mean of the experts' temperatures and midpoints.",
+        "",
+        table(["model", *(f"{kind}, `{data}`" for data in PEOPLE for kind in ("score", "calibrated"))], reliability),
+        "",
+        "![calibrated probability and share of windows in sync](calibration.png)",
+        "",
+        "### Cost",
+        "",
         "Cost: multiply-adds per window of five frames, *alone* for a single window and *in one second* within a",
         "segment of that length, and of the audio encoder per second of audio. *ms* is the time of one loss step per",
         "window on two threads of a machine that was also doing other work: use it for comparison only.",
@@ -126,6 +147,11 @@ def scores_section(results: Results) -> str:
         table(["expert", "parameters", "audio encoder", "encoder, a second", "alone", "in one second", "ms"], costs),
     ]
     return "\n".join(lines)
+
+
+def calibration_cells(row: Mapping[str, Any]) -> list[str]:
+    """Cells of one data set in the table of calibration errors."""
+    return [f"{row['error_of_score']:.3f}", calibration_error(row)]
 
 
 def cost_cells(cost: Mapping[str, float]) -> list[str]:
@@ -165,6 +191,8 @@ def csv_row(name: str, report: Report) -> dict[str, Any]:
     row |= _with_ends("accuracy", pairs["accuracy"], pairs["ci95"])
     row |= _with_ends("accuracy_at_0.5", pairs["accuracy_at_0.5"], pairs["ci95_accuracy_at_0.5"])
     row |= _with_ends("auc", pairs["auc"], pairs["ci95_auc"])
+    row |= {"calibration_error_of_score": report["calibration"]["error_of_score"]}
+    row |= _with_ends("calibration_error", report["calibration"]["error"], report["calibration"]["ci95_error"])
     for frames in RETRIEVAL:
         found = report["retrieval"].get(frames, {"accuracy": "", "ci95": ["", ""]})
         row |= _with_ends(f"retrieval_{frames}", found["accuracy"], found["ci95"])

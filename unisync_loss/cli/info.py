@@ -1,4 +1,4 @@
-"""Commands info and demo."""
+"""Commands info, export and demo."""
 
 from __future__ import annotations
 
@@ -46,6 +46,22 @@ def _released() -> dict[str, Any]:
         for tower in info.towers.values():
             towers[tower.name] = {"parameters": tower.parameters, "bytes": tower.size}
     return {"pretrained": pretrained, "towers": dict(sorted(towers.items()))}
+
+
+@app.command("export")
+def export(
+    model: Annotated[str, typer.Argument(help="Released name, checkpoint folder, or owner/name[@revision].")],
+    out: Annotated[Path, typer.Argument(help="Folder for the graphs and config.json.")],
+    file_format: Annotated[str, typer.Option("--format", help="onnx, or pt2 of torch.export.")] = "onnx",
+) -> None:
+    """Write the towers of an expert as graphs that run without this package."""
+    from unisync_loss.models.export import export_expert
+    from unisync_loss.models.pretrained import load_expert
+
+    if file_format not in ("onnx", "pt2"):
+        raise ValueError(f"format: expected onnx or pt2, got {file_format!r}")
+    for path in export_expert(load_expert(model), out, "onnx" if file_format == "onnx" else "pt2", log=log):
+        typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()

@@ -10,7 +10,13 @@ from unisync_loss.evaluation.embeddings import (
     offset_table,
 )
 from unisync_loss.evaluation.offsets import MAX_OFFSET, TOLERANCE, find_offset
-from unisync_loss.evaluation.protocols import best_threshold, score_pairs, summarise_pairs
+from unisync_loss.evaluation.protocols import (
+    best_threshold,
+    calibration_of,
+    choose_settings,
+    score_pairs,
+    summarise_pairs,
+)
 from unisync_loss.evaluation.report import eval_table, summarise
 from unisync_loss.evaluation.video_scores import score_video
 from unisync_loss.video.voicing import voiced_windows
@@ -21,6 +27,8 @@ __all__ = [
     "ClipEmbedding",
     "best_threshold",
     "bootstrap_ci",
+    "calibration_of",
+    "choose_settings",
     "embed_audio",
     "embed_clips",
     "embed_video",

@@ -11,18 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.evaluation.bootstrap import bootstrap_ci, ratio_ci
 from unisync_loss.evaluation.embeddings import ClipEmbedding, offset_table, score_windows
 from unisync_loss.evaluation.offsets import MAX_OFFSET, MIN_SHIFT, TOLERANCE, offset_curve
-from unisync_loss.evaluation.results import DetectionResult, PairResult, RetrievalResult
+from unisync_loss.evaluation.results import CalibrationResult, DetectionResult, PairResult, RetrievalResult
+from unisync_loss.functional import calibrated_probability
 from unisync_loss.utils.tensors import Array
 
 #: K, from one window to eleven, as in the tables of Perfect Match, AVST and VocaLiST; UniSync, Table II, quotes K = 5
 RETRIEVAL_FRAMES = (5, 7, 9, 11, 13, 15)
+CALIBRATION_BINS = 10  # of equally many pairs
 OTHER_CLIPS = 4  # from which the cross-speaker negatives of a clip are drawn; one alone may be untypical
 
 
@@ -103,6 +109,93 @@ def best_threshold(scores: PairScores) -> float:
     # every half percent of the scores: finer than the interval of an accuracy over two hundred clips, about ±0.013
     candidates = np.quantile(np.concatenate([scores.positive, scores.negative]), np.linspace(0.005, 0.995, 199))
     return float(max(candidates, key=lambda threshold: accuracy_at(scores, float(threshold))))
+
+
+def fit_calibration(scores: PairScores) -> tuple[float, float]:
+    """Fit temperature and midpoint of :func:`unisync_loss.functional.calibrated_probability`; for validation data only.
+
+    Platt scaling by maximum likelihood, with his targets, which keep it finite for scores without overlap.
+
+    Returns:
+        Temperature and midpoint; (0, 0.5), which stands for no calibration, for scores that are not higher in sync.
+    """
+    count = len(scores.positive)
+    score = torch.from_numpy(np.concatenate([scores.positive, scores.negative])).double()
+    target = torch.full_like(score, 1 / (count + 2))
+    target[:count] = (count + 1) / (count + 2)
+    weights = torch.tensor([10.0, -10 * float(score.mean())], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.binary_cross_entropy_with_logits(weights[0] * score + weights[1], target)
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    slope, intercept = weights.tolist()
+    midpoint = -intercept / slope if slope > 0 else -1.0
+    return (1 / slope, midpoint) if 0 <= midpoint < 1 else (0.0, 0.5)
+
+
+def choose_settings(scores: PairScores) -> dict[str, float]:
+    """The fields of an expert's config that are chosen on validation data, rounded to four digits."""
+    temperature, midpoint = fit_calibration(scores)
+    values = {"threshold": best_threshold(scores), "temperature": temperature, "midpoint": midpoint}
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def calibration_of(configs: Sequence[UniSyncConfig]) -> tuple[float, float] | None:
+    """Mean temperature and midpoint of experts whose scores are averaged; None if one has no calibration."""
+    if not all(config.temperature for config in configs):
+        return None
+    return fmean(config.temperature for config in configs), fmean(config.midpoint for config in configs)
+
+
+def calibration_error(probability: Array, target: Array) -> float:
+    """Expected calibration error: mean distance of predicted and observed frequency over bins of equally many pairs."""
+    bins = np.array_split(np.argsort(probability, kind="stable"), CALIBRATION_BINS)
+    return float(sum(abs(probability[part].sum() - target[part].sum()) for part in bins) / len(target))
+
+
+def summarise_calibration(scores: PairScores, calibration: tuple[float, float], seed: int) -> CalibrationResult:
+    """Calibration error of the score itself and of the calibrated probability, with interval and reliability curve.
+
+    Args:
+        scores: of balanced pairs, from other clips than the calibration.
+        calibration: temperature, above 0, and midpoint.
+        seed: of the interval.
+    """
+    score, target = _by_pair(scores)
+    probability = calibrated_probability(torch.from_numpy(score), *calibration).numpy()
+    bins = np.array_split(np.argsort(probability, kind="stable"), CALIBRATION_BINS)
+    # what each clip adds to each bin, so that a draw of clips, with the bins of all, is a product
+    gaps, pairs = np.zeros((CALIBRATION_BINS, int(scores.clip.max()) + 1)), np.bincount(scores.clip) * 2.0
+    clip = np.concatenate([scores.clip, scores.clip])
+    for row, part in enumerate(bins):
+        np.add.at(gaps[row], clip[part], probability[part] - target[part])
+    present = pairs > 0
+    interval = bootstrap_ci(
+        lambda weights: np.abs(weights @ gaps[:, present].T).sum(1) / (weights @ pairs[present]),
+        int(present.sum()),
+        seed=seed,
+    )
+    return {
+        "temperature": round(calibration[0], 4),
+        "midpoint": round(calibration[1], 4),
+        "error_of_score": round(calibration_error(score, target), 4),
+        "error": round(calibration_error(probability, target), 4),
+        "ci95_error": _rounded(interval),
+        "predicted": [round(float(probability[part].mean()), 4) for part in bins],
+        "observed": [round(float(target[part].mean()), 4) for part in bins],
+    }
+
+
+def _by_pair(scores: PairScores) -> tuple[Array, Array]:
+    """Scores of positives and negatives, and 1 or 0."""
+    score = np.concatenate([scores.positive, scores.negative]).astype(np.float64)
+    return score, np.repeat([1.0, 0.0], len(scores.positive))
 
 
 def accuracy_ci(scores: PairScores, threshold: float, seed: int) -> tuple[float, float]:

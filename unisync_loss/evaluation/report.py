@@ -18,9 +18,11 @@ from unisync_loss.evaluation.protocols import (
     PairScores,
     accuracy_at,
     area_under_curve,
+    calibration_of,
     estimate_offset,
     score_cross_pairs,
     score_pairs,
+    summarise_calibration,
     summarise_detection,
     summarise_pairs,
     summarise_retrieval,
@@ -65,7 +67,7 @@ def evaluate_expert(
     for clip in embed_clips(expert, entries, skipped=skipped, isolated=True):
         clips.append(clip)
         progress.update(len(clips) + len(skipped))
-    result = summarise(clips, model, expert.config.threshold, seed, skipped)
+    result = summarise(clips, model, expert.config.threshold, seed, skipped, calibration_of([expert.config]))
     return {"audio": expert.config.audio, "visual": expert.config.visual, **result}
 
 
@@ -75,6 +77,7 @@ def summarise(
     threshold: float,
     seed: int,
     skipped: Mapping[str, str] | None = None,
+    calibration: tuple[float, float] | None = None,
 ) -> ProtocolResult:
     """Measure embedded clips by every protocol.
 
@@ -85,6 +88,8 @@ def summarise(
             (:func:`unisync_loss.evaluation.protocols.best_threshold`).
         seed: of pairs and intervals.
         skipped: name and reason of clips that could not be embedded.
+        calibration: temperature and midpoint, chosen on other clips, see
+            :func:`unisync_loss.functional.calibrated_probability`; None for a model without.
 
     Returns:
         The measures, ready for JSON.
@@ -115,6 +120,7 @@ def summarise(
         "pairs": summarise_pairs(scores, threshold, seed),
         "cross_speaker": summarise_pairs(cross, threshold, seed) if cross else None,
         "detection": summarise_detection(scores, threshold, seed),
+        "calibration": summarise_calibration(scores, calibration, seed) if calibration else None,
         "voiced": _group(scores, scores.voiced, threshold) if scores.voiced.any() else None,
         "unvoiced": _group(scores, ~scores.voiced, threshold) if (~scores.voiced).any() else None,
         "retrieval": summarise_retrieval(clips, seed),
@@ -144,6 +150,12 @@ def eval_table(report: ProtocolResult) -> str:
     if cross:
         lines.append(f"cross speaker accuracy {cross['accuracy']:.3f} {cross['ci95']}  AUC {cross['auc']:.3f}")
     lines.append(f"detection    accuracy {detection['accuracy']:.3f} {detection['ci95']} of {detection['n']} negatives")
+    calibration = report["calibration"]
+    if calibration:
+        lines.append(
+            f"calibration  error    {calibration['error']:.3f} {calibration['ci95_error']}, "
+            f"{calibration['error_of_score']:.3f} before"
+        )
     for frames, row in report["retrieval"].items():
         lines.append(f"retrieval@{frames:<2} accuracy {row['accuracy']:.3f} {row['ci95']} of {row['n']}")
     lines.append(f"clips with the right offset ±1: {report['offset_within_1']:.3f}")

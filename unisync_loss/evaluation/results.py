@@ -45,6 +45,18 @@ class RetrievalResult(TypedDict):
     n: int
 
 
+class CalibrationResult(TypedDict):
+    """Calibrated probabilities of the pairs; ``predicted`` and ``observed`` frequency by bins of equally many pairs."""
+
+    temperature: float
+    midpoint: float
+    error_of_score: float  # expected calibration error of the cosine, before calibration
+    error: float
+    ci95_error: list[float]
+    predicted: list[float]
+    observed: list[float]
+
+
 class GroupResult(TypedDict):
     """Accuracy and AUC of the pairs of a corpus, a language, or a kind of window."""
 
@@ -72,6 +84,7 @@ class ProtocolResult(TypedDict):
     pairs: PairResult
     cross_speaker: PairResult | None
     detection: DetectionResult
+    calibration: CalibrationResult | None  # None for a model without
     voiced: GroupResult | None
     unvoiced: GroupResult | None
     retrieval: dict[str, RetrievalResult]  # by K
@@ -115,6 +128,8 @@ class TrackResult(TypedDict):
     confidence: float
     probability_mean: float | None
     probability_mean_at_offset: float | None
+    calibrated_mean: float | None  # of calibrated probabilities at offset 0; None for experts without a calibration
+    calibrated_mean_at_offset: float | None
     share_in_sync: float | None
     voiced: WindowGroup
     unvoiced: WindowGroup

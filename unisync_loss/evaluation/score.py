@@ -13,6 +13,7 @@ from unisync_loss.data.clips import ClipEntry, list_clips
 from unisync_loss.data.store import is_store_or_split
 from unisync_loss.evaluation.compare import NamedVideo, compare, pair_videos
 from unisync_loss.evaluation.film import write_film
+from unisync_loss.evaluation.protocols import calibration_of
 from unisync_loss.evaluation.results import Comparison, ScoredVideo, ScoreReport, VideoResult
 from unisync_loss.evaluation.video_page import draw_video, pack_matrices, write_score_page
 from unisync_loss.evaluation.video_scores import OnProgress, VideoScores, score_clip, score_video
@@ -43,7 +44,7 @@ def score_paths(
     Args:
         paths: video files, folders that are searched, and stores of ``unisync prepare`` or splits of them, whose
             clips are named ``STORE/<corpus>/<speaker>/<clip>.mp4``.
-        experts: one or more of any pair, in eval mode; probability and threshold are the means of theirs.
+        experts: one or more of any pair, in eval mode; probability, threshold and calibration are the means of theirs.
         model: their names.
         report: folder for ``report.html`` and a figure and the sync matrix of every video; created if missing.
         film: also write every video into that folder, with its curve drawn below the image; not for stores.
@@ -64,12 +65,13 @@ def score_paths(
     _check(groups, report, film=film, reference=reference, audio=audio)
     todo = [(group, name, source) for group, sources in groups.items() for name, source in sources.items()]
     progress, threshold = Progress(log, len(todo)), round(fmean(expert.config.threshold for expert in experts), 4)
+    calibration = calibration_of([expert.config for expert in experts])
     videos: list[VideoResult] = []
     for index, (group, name, source) in enumerate(todo):
         label, share = f"{index + 1}/{len(todo)} {Path(name).name}", 0.5 if film else 1.0
         try:
             scores = _score(source, experts, audio, partial(_report, progress, index, share, label))
-            scored = summarise_video(name, scores, threshold, seed)
+            scored = summarise_video(name, scores, threshold, seed, calibration)
         except (ValueError, OSError) as error:
             videos.append({"video": name, "group": group, "error": _reason(error, source)})
             continue

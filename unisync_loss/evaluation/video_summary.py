@@ -7,11 +7,13 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from unisync_loss.config import FPS, WINDOW_FRAMES
 from unisync_loss.evaluation.offsets import MAX_OFFSET, find_drift, find_offset, local_offsets
 from unisync_loss.evaluation.results import LocalOffset, ScoredVideo, TrackResult, VideoResult
 from unisync_loss.evaluation.video_scores import TrackScores, VideoScores
+from unisync_loss.functional import calibrated_probability
 from unisync_loss.utils.tensors import Array
 from unisync_loss.video.voicing import voiced_by_level
 
@@ -20,7 +22,9 @@ LOCAL_WINDOWS = 100  # 4 s per local offset: a single second may hold one closed
 _SPEAKING_WINDOWS = 25  # 1 s over which the speaking face is decided
 
 
-def summarise_video(name: str, scores: VideoScores, threshold: float, seed: int = 0) -> ScoredVideo:
+def summarise_video(
+    name: str, scores: VideoScores, threshold: float, seed: int = 0, calibration: tuple[float, float] | None = None
+) -> ScoredVideo:
     """Measure a video.
 
     Args:
@@ -28,6 +32,7 @@ def summarise_video(name: str, scores: VideoScores, threshold: float, seed: int 
         scores: of :func:`unisync_loss.evaluation.video_scores.score_video`.
         threshold: probability above which a window counts as in sync; the checkpoint's own.
         seed: of the intervals.
+        calibration: temperature and midpoint of the checkpoint; None for one without.
 
     Returns:
         The measures, one track per face that has a score; see :func:`summarise_track`.
@@ -38,7 +43,7 @@ def summarise_video(name: str, scores: VideoScores, threshold: float, seed: int 
     scored = [track for track in scores.tracks if track.has_scores]
     if not scored:
         raise ValueError(f"{name}: expected audio while a face is visible, got none")
-    tracks = [summarise_track(number, track, threshold, seed) for number, track in enumerate(scored)]
+    tracks = [summarise_track(number, track, threshold, seed, calibration) for number, track in enumerate(scored)]
     speaking, voiced = who_speaks(scored, _main_offset(tracks), threshold)
     for track, given, total in zip(tracks, speaking, voiced, strict=True):
         track["speaking_share"] = round(given / total, 4) if total else None
@@ -52,7 +57,9 @@ def summarise_video(name: str, scores: VideoScores, threshold: float, seed: int 
     }
 
 
-def summarise_track(number: int, track: TrackScores, threshold: float, seed: int = 0) -> TrackResult:
+def summarise_track(
+    number: int, track: TrackScores, threshold: float, seed: int = 0, calibration: tuple[float, float] | None = None
+) -> TrackResult:
     """Measure one face.
 
     ``probability`` holds the score of every window of 0.2 s at offset 0, one value per frame, None without audio;
@@ -64,6 +71,7 @@ def summarise_track(number: int, track: TrackScores, threshold: float, seed: int
         track: its scores, at least one of them a number.
         threshold: probability above which a window counts as in sync.
         seed: of the intervals.
+        calibration: temperature and midpoint of the checkpoint; None for one without.
 
     Returns:
         The measures.
@@ -84,6 +92,8 @@ def summarise_track(number: int, track: TrackScores, threshold: float, seed: int
         "confidence": round(offset.confidence, 4),
         "probability_mean": _mean(probability),
         "probability_mean_at_offset": _mean(table[:, offset.frames + MAX_OFFSET]),
+        "calibrated_mean": _calibrated_mean(probability, calibration),
+        "calibrated_mean_at_offset": _calibrated_mean(table[:, offset.frames + MAX_OFFSET], calibration),
         "share_in_sync": _mean(in_sync),
         "voiced": {"probability_mean": _mean(probability[voiced]), "share_in_sync": _mean(in_sync[voiced])},
         "unvoiced": {"probability_mean": _mean(probability[~voiced]), "share_in_sync": _mean(in_sync[~voiced])},
@@ -95,6 +105,10 @@ def summarise_track(number: int, track: TrackScores, threshold: float, seed: int
         "fps": FPS,
         "speaking_share": None,
     }
+
+
+def _calibrated_mean(probability: Array, calibration: tuple[float, float] | None) -> float | None:
+    return _mean(calibrated_probability(torch.from_numpy(probability), *calibration).numpy()) if calibration else None
 
 
 def _over_time(table: Array, start: int) -> list[LocalOffset]:
@@ -152,7 +166,8 @@ def _mean(values: Array) -> float | None:
 
 COLUMNS = (
     "video", "track", "start", "seconds", "offset_frames", "offset_ms", "offset_low", "offset_high", "confidence",
-    "offset_agreement", "probability_mean", "probability_mean_at_offset", "share_in_sync",
+    "offset_agreement", "probability_mean", "probability_mean_at_offset", "calibrated_mean",
+    "calibrated_mean_at_offset", "share_in_sync",
     "voiced_probability_mean", "voiced_share_in_sync", "unvoiced_probability_mean", "unvoiced_share_in_sync",
     "voiced_share", "speaking_share", "speaker_track", "drift_ms_per_minute", "drift_low", "drift_high", "error",
 )  # fmt: skip

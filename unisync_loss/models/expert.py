@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unisync_loss.config import FPS, SAMPLES_PER_FRAME, STEP_RATE, WINDOW_FRAMES, UniSyncConfig
-from unisync_loss.functional import sync_probability
+from unisync_loss.functional import calibrated_probability, sync_probability
 from unisync_loss.models.layers import GradientFrames
 from unisync_loss.models.paper import WindowAudioTower, WindowVisualTower
 from unisync_loss.models.small import DenseAudioTower, DenseVisualTower
@@ -80,6 +80,22 @@ class UniSyncExpert(nn.Module):
         # audio first: a wrong length is found before the larger work on the video
         audio_embedding = self.encode_audio(audio, frames.shape[1], stride=stride)
         return sync_probability(audio_embedding, self.encode_prepared(frames, stride=stride))
+
+    def calibrate(self, probability: Tensor) -> Tensor:
+        """Turn the scores of this expert into calibrated probabilities, see :func:`calibrated_probability`.
+
+        Args:
+            probability: (...) of :meth:`forward`, in [0, 1].
+
+        Returns:
+            (...) in (0, 1): of windows with that score, where half of all are in sync, the share that is.
+
+        Raises:
+            ValueError: for an expert without a calibration.
+        """
+        if not self.config.temperature:
+            raise ValueError("expected a calibrated expert (temperature above 0 in its config), got one without")
+        return calibrated_probability(probability, self.config.temperature, self.config.midpoint)
 
     def prepare_visual(self, video: Tensor) -> Tensor:
         """Check the video and convert it to the form that the visual tower takes, differentiably.

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from unisync_loss.config import UniSyncConfig
 from unisync_loss.data.clips import list_split
 from unisync_loss.evaluation.embeddings import embed_clips
-from unisync_loss.evaluation.protocols import best_threshold, score_pairs
+from unisync_loss.evaluation.protocols import choose_settings, score_pairs
 from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.pretrained import load_expert, save_pretrained
 from unisync_loss.utils.files import write_atomically
@@ -37,9 +38,12 @@ class CheckpointKeeper:
         self._out, self.best = out, 0.0
 
     def keep(self, expert: UniSyncExpert, report: dict[str, float] | None) -> None:
-        """Save an expert with the threshold of its validation report, or 0.5 without validation."""
-        threshold = 0.5 if report is None else report["threshold"]
-        expert.config = replace(expert.config, threshold=round(threshold, 4))
+        """Save an expert with the threshold and calibration of its validation report, if there is one."""
+        names = ("threshold", "temperature", "midpoint")
+        chosen: dict[str, Any] = {
+            name: getattr(UniSyncConfig, name) if report is None else report[name] for name in names
+        }
+        expert.config = replace(expert.config, **chosen)
         save_pretrained(expert, self._out / "last")
         if report is not None and report["val_auc"] > self.best:
             self.best = report["val_auc"]
@@ -51,10 +55,11 @@ class CheckpointKeeper:
         return (self._out / "best").is_dir()
 
     def choose_threshold(self, folder: str) -> None:
-        """Set the best checkpoint's threshold on whole validation files, read as ``unisync eval`` reads them."""
+        """Set the best checkpoint's threshold and calibration on validation files, read as ``unisync eval`` does."""
         expert = load_expert(self._out / "best")
         scores = score_pairs(list(embed_clips(expert, list_split(folder))), seed=0)
-        expert.config = replace(expert.config, threshold=round(best_threshold(scores), 4))
+        chosen: dict[str, Any] = dict(choose_settings(scores))
+        expert.config = replace(expert.config, **chosen)
         save_pretrained(expert, self._out / "best")
 
 

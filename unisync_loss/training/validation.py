@@ -12,7 +12,7 @@ from unisync_loss.evaluation.protocols import (
     PairScores,
     accuracy_at,
     area_under_curve,
-    best_threshold,
+    choose_settings,
     estimate_offset,
     retrieve,
     score_pairs,
@@ -47,14 +47,14 @@ def validate(model: TrainingModel, data: CachedClipDataset) -> dict[str, float]:
 
 def summarise_validation(clips: list[ClipEmbedding], scores: PairScores) -> dict[str, float]:
     """Metrics of :func:`validate` from embeddings and scores of pairs."""
-    threshold = best_threshold(scores)
+    chosen = choose_settings(scores)
     within = np.mean([abs(estimate_offset(clip)) <= 1 for clip in clips])
     found = np.concatenate([retrieve(clip, 5) for clip in clips])
     return {
         "val_auc": round(area_under_curve(scores.positive, scores.negative), 4),
-        "val_accuracy": round(accuracy_at(scores, threshold), 4),
+        "val_accuracy": round(accuracy_at(scores, chosen["threshold"]), 4),
         "val_accuracy_at_0.5": round(accuracy_at(scores, 0.5), 4),
-        "threshold": round(threshold, 4),
+        **chosen,
         "val_offset_within_1": round(float(within), 4),
         "val_retrieval_5": round(float(found.mean()), 4),
     }
