@@ -3,7 +3,8 @@
 # make test-oldest  runs the tests that need no video, with Python 3.10 and each set of tests/constraints (9 GB)
 # make test-newest  the same with the newest versions there are, without the pins of constraints.txt (5 GB)
 # make faults runs thousands of damaged inputs and disturbed commands, see docs/reliability.md
-# make lint   ruff and mypy
+# make lint   ruff, mypy, and the workflows
+# make dist   builds and checks the wheel and the source archive
 # make clean  removes .venv, out and what builds leave
 # Both set up their own .venv on the first run; `make demo PYTHON=python3.12` chooses the interpreter.
 
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-oldest test-newest faults lint clean help
+.PHONY: demo test test-oldest test-newest faults lint dist clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -52,9 +53,20 @@ lint: $(READY)
 	$(BIN)/mypy adapters
 	$(BIN)/mypy research
 	$(BIN)/mypy tools
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+dist: $(VENV)-dist/.ready
+	rm -rf dist build
+	$(VENV)-dist/bin/python -m build --outdir dist
+	$(VENV)-dist/bin/twine check --strict dist/*
+
+$(VENV)-dist/.ready:
+	$(PYTHON) -m venv --clear "$(VENV)-dist"
+	$(VENV)-dist/bin/python -m pip install --quiet build twine
+	@touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-latentsync .venv-newest out build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-latentsync .venv-newest .venv-dist out build dist *.egg-info
 
 # the stamp comes last: an interrupted installation is begun again
 $(READY): setup.cfg pyproject.toml constraints.txt

@@ -99,7 +99,8 @@ def test_imports_are_declared(setup):
     """All but W&B, which asks for a protobuf that MediaPipe cannot use, and what only mypy imports and brings."""
     brought = {"unisync_loss", "wandb", "typing_extensions"}
     declared = {
-        canonicalize_name(one.name) for one in requirements(setup, extras=["video", "train", "report", "metrics"])
+        canonicalize_name(one.name)
+        for one in requirements(setup, extras=["video", "train", "report", "metrics", "export"])
     }
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "adapters").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -64,8 +64,7 @@ def score_paths(
     groups = {str(path): _find(path) for path in paths}
     _check(groups, report, film=film, reference=reference, audio=audio)
     todo = [(group, name, source) for group, sources in groups.items() for name, source in sources.items()]
-    progress, threshold = Progress(log, len(todo)), round(fmean(expert.config.threshold for expert in experts), 4)
-    calibration = calibration_of([expert.config for expert in experts])
+    progress, (threshold, calibration) = Progress(log, len(todo)), _mean_settings(experts)
     videos: list[VideoResult] = []
     for index, (group, name, source) in enumerate(todo):
         label, share = f"{index + 1}/{len(todo)} {Path(name).name}", 0.5 if film else 1.0
@@ -92,6 +91,12 @@ def score_paths(
 
 def _stem(index: int, name: str) -> str:
     return f"{index:04d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(name).stem)}"
+
+
+def _mean_settings(experts: Sequence[UniSyncExpert]) -> tuple[float, tuple[float, float] | None]:
+    """Threshold and calibration of the mean of several experts."""
+    configs = [expert.config for expert in experts]
+    return round(fmean(config.threshold for config in configs), 4), calibration_of(configs)
 
 
 def _find(path: Path) -> dict[str, _Source]:
