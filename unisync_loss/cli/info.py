@@ -1,4 +1,4 @@
-"""Commands info, export and demo."""
+"""Commands info, download, export and demo."""
 
 from __future__ import annotations
 
@@ -46,6 +46,26 @@ def _released() -> dict[str, Any]:
         for tower in info.towers.values():
             towers[tower.name] = {"parameters": tower.parameters, "bytes": tower.size}
     return {"pretrained": pretrained, "towers": dict(sorted(towers.items()))}
+
+
+@app.command()
+def download(
+    names: Annotated[list[str], typer.Argument(help="As for info: experts that will be used without a connection.")],
+) -> None:
+    """Fetch experts and their audio models into the Hub's cache, and check that they load."""
+    import torch
+
+    from unisync_loss.models.pretrained import load_expert
+    from unisync_loss.representations.encoder_input import EncoderInput
+
+    for name in names:
+        log(f"{name}: loading")
+        expert = load_expert(name)
+        lines = [name]
+        if isinstance(expert.audio_input, EncoderInput):
+            expert.audio_input.load_encoder(torch.device("cpu"))
+            lines.append(f"{expert.config.audio_model} at {expert.config.audio_revision[:12]}")
+        typer.echo(f"{' with '.join(lines)}: on this disk")
 
 
 @app.command("export")
