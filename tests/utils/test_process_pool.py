@@ -140,8 +140,10 @@ def test_no_reader_outlives_its_parent(tmp_path, number):
     """The parent ends while its reader hangs."""
     (tmp_path / "file").write_text("a hang")
     code = (
-        "import sys, pathlib\nfrom utils.test_process_pool import items\n"
+        "import signal, sys, pathlib\nfrom utils.test_process_pool import items\n"
         "from unisync_loss.utils.process_pool import iterate_isolated\n"
+        # a shell starts what runs in the background with SIGINT ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "if __name__ == '__main__':\n"
         "    for pid, _ in iterate_isolated(items, pathlib.Path(sys.argv[1])):\n        print(pid, flush=True)\n"
     )

@@ -198,7 +198,7 @@ def _probe(path: str, index: int) -> _Sound:
     import av
 
     resampler = av.AudioResampler(format="s16p", layout="stereo", rate=SAMPLE_RATE)
-    heard, loud = 0, 0
+    probed, loud = 0, 0
     products = np.zeros((2, 2))
     try:
         with open_media(path) as container:
@@ -206,12 +206,12 @@ def _probe(path: str, index: int) -> _Sound:
             for frame in decoded_frames(container, stream):
                 for block in resampler.resample(frame):
                     samples = block.to_ndarray().astype(np.float32) / 32768
-                    heard += samples.shape[1]
+                    probed += samples.shape[1]
                     level = max(float(np.sqrt((channel**2).mean())) for channel in samples) if samples.size else 0.0
                     if level > NOISE_FLOOR:
                         loud += samples.shape[1]
                         products += (samples @ samples.T).astype(np.float64)
-                if heard >= _PROBED or loud >= _ENOUGH * SAMPLES_PER_FRAME:
+                if probed >= _PROBED or loud >= _ENOUGH * SAMPLES_PER_FRAME:
                     break
             stereo = stream.codec_context.channels == 2
     except ValueError:  # it is damaged: judged by what comes before
