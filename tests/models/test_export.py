@@ -12,9 +12,8 @@ from unisync_loss import UniSyncConfig, UniSyncExpert, load_expert
 from unisync_loss.functional import sync_probability
 from unisync_loss.models.export import export_expert
 
-needs_exporter = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5), reason="the exporter needs PyTorch 2.5"
-)
+HAS_EXPORTER = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
+needs_exporter = pytest.mark.skipif(not HAS_EXPORTER, reason="the exporter needs PyTorch 2.5")
 
 
 def largest_difference(expert, run, video, features):
@@ -104,7 +103,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     paper = UniSyncExpert(UniSyncConfig(audio="mel", visual="landmarks", architecture="paper", embedding=8))
     with pytest.raises(ValueError, match="expected an expert of the small architecture, got 'paper'"):
         export_expert(paper, tmp_path)
-    if torch.__version__ >= "2.5":
+    if HAS_EXPORTER:
         monkeypatch.setitem(sys.modules, "onnxscript", None)
         with pytest.raises(ImportError, match=r"pip install 'unisync_loss\[export\]'"):
             export_expert(expert, tmp_path / "out")
