@@ -150,13 +150,11 @@ def main() -> None:
     experts = {name: load_expert(name) for name in options.model}
     found = embed_all(experts, list_clips(options.data), options.cache)
     found |= {name: average([found[member] for member in names]) for name, names in members.items()}
-    thresholds = {name: expert.config.threshold for name, expert in experts.items()}
-    # not the best on these clips: the data may be test data
-    thresholds |= {name: statistics.mean(thresholds[member] for member in names) for name, names in members.items()}
-    calibrations = {name: calibration_of([expert.config]) for name, expert in experts.items()}
-    calibrations |= {
-        name: calibration_of([experts[member].config for member in names]) for name, names in members.items()
-    }
+    # the settings are not the best on these clips: the data may be test data
+    groups = {name: [name] for name in experts} | members
+    configs = {name: [experts[member].config for member in names] for name, names in groups.items()}
+    thresholds = {name: statistics.mean(config.threshold for config in each) for name, each in configs.items()}
+    calibrations = {name: calibration_of(each) for name, each in configs.items()}
     cost = costs(experts, options.rounds) if options.rounds else {}
     data = {"data": options.label or options.data.resolve().name}
     reports = {

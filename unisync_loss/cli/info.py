@@ -78,9 +78,7 @@ def export(
     from unisync_loss.models.export import export_expert
     from unisync_loss.models.pretrained import load_expert
 
-    if file_format not in ("onnx", "pt2"):
-        raise ValueError(f"format: expected onnx or pt2, got {file_format!r}")
-    for path in export_expert(load_expert(model), out, "onnx" if file_format == "onnx" else "pt2", log=log):
+    for path in export_expert(load_expert(model), out, file_format, log=log):
         typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

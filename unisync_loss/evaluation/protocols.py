@@ -120,9 +120,8 @@ def fit_calibration(scores: PairScores) -> tuple[float, float]:
         Temperature and midpoint; (0, 0.5), which stands for no calibration, for scores that are not higher in sync.
     """
     count = len(scores.positive)
-    score = torch.from_numpy(np.concatenate([scores.positive, scores.negative])).double()
-    target = torch.full_like(score, 1 / (count + 2))
-    target[:count] = (count + 1) / (count + 2)
+    score, in_sync = map(torch.from_numpy, _by_pair(scores))
+    target = (count * in_sync + 1) / (count + 2)
     weights = torch.tensor([10.0, -10 * float(score.mean())], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -155,7 +154,7 @@ def calibration_of(configs: Sequence[UniSyncConfig]) -> tuple[float, float] | No
 
 def calibration_error(probability: Array, target: Array) -> float:
     """Expected calibration error: mean distance of predicted and observed frequency over bins of equally many pairs."""
-    bins = np.array_split(np.argsort(probability, kind="stable"), CALIBRATION_BINS)
+    bins = _calibration_bins(probability)
     return float(sum(abs(probability[part].sum() - target[part].sum()) for part in bins) / len(target))
 
 
@@ -169,18 +168,12 @@ def summarise_calibration(scores: PairScores, calibration: tuple[float, float], 
     """
     score, target = _by_pair(scores)
     probability = calibrated_probability(torch.from_numpy(score), *calibration).numpy()
-    bins = np.array_split(np.argsort(probability, kind="stable"), CALIBRATION_BINS)
+    bins = _calibration_bins(probability)
     # what each clip adds to each bin, so that a draw of clips, with the bins of all, is a product
-    gaps, pairs = np.zeros((CALIBRATION_BINS, int(scores.clip.max()) + 1)), np.bincount(scores.clip) * 2.0
-    clip = np.concatenate([scores.clip, scores.clip])
-    for row, part in enumerate(bins):
-        np.add.at(gaps[row], clip[part], probability[part] - target[part])
-    present = pairs > 0
-    interval = bootstrap_ci(
-        lambda weights: np.abs(weights @ gaps[:, present].T).sum(1) / (weights @ pairs[present]),
-        int(present.sum()),
-        seed=seed,
-    )
+    _, clip = np.unique(np.tile(scores.clip, 2), return_inverse=True)
+    pairs, gap = np.bincount(clip), probability - target
+    gaps = np.stack([np.bincount(clip[part], gap[part], minlength=len(pairs)) for part in bins], 1)
+    interval = bootstrap_ci(lambda weights: np.abs(weights @ gaps).sum(1) / (weights @ pairs), len(pairs), seed=seed)
     return {
         "temperature": round(calibration[0], 4),
         "midpoint": round(calibration[1], 4),
@@ -190,6 +183,11 @@ def summarise_calibration(scores: PairScores, calibration: tuple[float, float], 
         "predicted": [round(float(probability[part].mean()), 4) for part in bins],
         "observed": [round(float(target[part].mean()), 4) for part in bins],
     }
+
+
+def _calibration_bins(probability: Array) -> list[NDArray[np.int64]]:
+    """Indices of the pairs in each bin, from the lowest probability to the highest."""
+    return np.array_split(np.argsort(probability, kind="stable"), CALIBRATION_BINS)
 
 
 def _by_pair(scores: PairScores) -> tuple[Array, Array]:

@@ -14,7 +14,6 @@ times.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -31,6 +30,7 @@ from unisync_loss.lse.distances import LseMeter, summarise
 from unisync_loss.lse.reading import read_crops
 from unisync_loss.lse.results import LseMeasures, LseReport, LseTrack, LseVideo, SkippedVideo, average
 from unisync_loss.lse.syncnet import SyncNet, load_syncnet
+from unisync_loss.utils.hub import file_sha256
 from unisync_loss.utils.process_pool import iterate
 from unisync_loss.utils.progress import Progress
 from unisync_loss.video.clip import find_videos
@@ -189,7 +189,7 @@ def measure_videos(
     files = list(dict.fromkeys(video for path in paths for video in find_videos(path)))
     check_audio(audio, len(files))
     net = load_syncnet(weights)
-    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    digest = file_sha256(Path(weights))
     videos: list[LseVideo] = []
     skipped: list[SkippedVideo] = []
     progress = Progress(log, len(files), "videos")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -21,14 +21,13 @@ from unisync_loss.models.expert import UniSyncExpert
 from unisync_loss.models.layers import fold_batch_norms
 from unisync_loss.models.small import DenseAudioTower
 from unisync_loss.utils.files import atomic_path, write_atomically
+from unisync_loss.utils.tensors import check_choice
 
 #: of frames on each side, pixels; larger ones are reduced first
 SMALLEST, LARGEST = 65, 256
 LEAST_FRAMES = 6  # PyTorch treats the length of a single window as fixed
 _LONGEST, _MOST = 90_000, 4096  # frames (an hour) and clips
 _OLDEST = (2, 5)  # PyTorch whose ONNX exporter takes exported programs
-
-Format = Literal["onnx", "pt2"]
 
 
 class _Visual(nn.Module):
@@ -77,7 +76,7 @@ class _Mel(nn.Module):
 def export_expert(
     expert: UniSyncExpert,
     folder: str | os.PathLike[str],
-    file_format: Format = "onnx",
+    file_format: str = "onnx",
     *,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
@@ -100,8 +99,7 @@ def export_expert(
         ValueError: for the ``paper`` architecture, another format, or PyTorch before 2.5.
         ImportError: for ``"onnx"`` without onnx and onnxscript.
     """
-    if file_format not in ("onnx", "pt2"):
-        raise ValueError(f'format: expected "onnx" or "pt2", got {file_format!r}')
+    check_choice("format", file_format, "onnx", "pt2")
     if expert.config.architecture != "small":
         raise ValueError(f"expected an expert of the small architecture, got {expert.config.architecture!r}")
     if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST:
@@ -162,7 +160,7 @@ def _check_onnx() -> None:
         raise ImportError("the export to ONNX needs onnx and onnxscript: pip install 'unisync_loss[export]'") from error
 
 
-def _write(program: torch.export.ExportedProgram, path: Path, file_format: Format) -> None:
+def _write(program: torch.export.ExportedProgram, path: Path, file_format: str) -> None:
     if file_format == "pt2":
         torch.export.save(program, path)
         return

@@ -111,14 +111,20 @@ def _check_content(path: Path, etag: str | None) -> None:
     """Remove a file from the cache that has not the sha256 by which the Hub names it, as it does all large ones."""
     if etag is None or _SHA256.fullmatch(etag) is None:
         return
+    found = file_sha256(path)
+    if found != etag:
+        for name in {path.resolve(), path}:
+            name.unlink()
+        raise ValueError(f"{path.name}: expected a file of sha256 {etag}, got {found}: changed on its way")
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's content, in hexadecimal digits; the file is read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
-    if digest.hexdigest() != etag:
-        for name in {path.resolve(), path}:
-            name.unlink()
-        raise ValueError(f"{path.name}: expected a file of sha256 {etag}, got {digest.hexdigest()}: changed on its way")
+    return digest.hexdigest()
 
 
 def too_large(file: str, limit: int, size: str) -> ValueError:

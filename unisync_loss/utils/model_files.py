@@ -6,7 +6,6 @@ The weights are one file of one commit, or of one folder. Safetensors come first
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unisync_loss.utils.files import BUNDLED, read_json
-from unisync_loss.utils.hub import Fetch, check_size, hub_source, is_absent
+from unisync_loss.utils.hub import Fetch, check_size, file_sha256, hub_source, is_absent
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 _SHARDS = "model.safetensors.index.json"
@@ -79,7 +78,7 @@ def find_model(
 
 
 def most_bytes(parameters: int) -> int:
-    """Most bytes of a file of so many parameters: float32, names and shapes of the tensors, a little metadata."""
+    """Largest size of a file of weights: float32 parameters, names and shapes of the tensors, a little metadata."""
     return 4 * parameters + 2**20
 
 
@@ -113,11 +112,7 @@ def _folder_files(
     for name in metadata:
         check_size(folder / name, JSON_BYTES)
     check_size(present[0], limit(folder))
-    digest = hashlib.sha256()
-    with present[0].open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return ModelFiles(folder, present[0], digest.hexdigest())
+    return ModelFiles(folder, present[0], file_sha256(present[0]))
 
 
 def _hub_files(
