@@ -43,3 +43,23 @@ def test_a_download_names_the_audio_model(unisync, hub):
     code, _, err = unisync("download", "someone/missing")
     assert code == 1
     assert "someone/missing@main" in err
+
+
+def test_push_lists_before_it_uploads(unisync, hub, tmp_path):
+    code, out, _ = unisync("push", "mel-landmarks", "someone/expert")
+    assert code == 0
+    assert "model.safetensors  " in out
+    assert "dry run: nothing was uploaded to someone/expert" in out
+    assert hub.requests == []
+    assert hub.files == {}
+    code, out, _ = unisync("push", "mel-landmarks", "someone/expert", "--upload", "--private")
+    assert code == 0
+    name = out.splitlines()[-1]
+    assert hub.uploads.private == {"someone/expert": True}
+    assert load_expert(name).config == load_expert("mel-landmarks").config
+
+
+def test_push_needs_a_card(unisync, model):
+    code, _, err = unisync("push", model, "someone/expert")
+    assert code == 1
+    assert "expected license in the front matter" in err

@@ -91,6 +91,7 @@ EXCEPTIONS = {
     "makes a file that the package loads": {
         "tools/fit_face_model.py": "video.expressions video.face_mesh",
         "tools/release.py": "models.pretrained models.released",
+        "tools/repositories.py": "models.pretrained models.publishing",
         "tools/whisper_encoder.py": "representations.whisper_encoder representations.whisper_network",
     },
 }

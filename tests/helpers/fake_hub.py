@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from helpers.hub_uploads import Uploads
 
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^?]+)")
 
@@ -41,6 +43,7 @@ class FakeHub:
         status: answer everything with this HTTP status.
         identify: send the header by which a client knows a Hub.
         requests: ``"METHOD path"`` of everything asked.
+        uploads: what clients stored here.
     """
 
     url: str = ""
@@ -55,6 +58,7 @@ class FakeHub:
     status: int | None = None
     identify: bool = True
     requests: list[str] = field(default_factory=list)
+    uploads: Uploads = field(default_factory=Uploads)
 
     def add(self, repo: str, files: dict[str, bytes], *, revision: str = "main") -> str:
         """Push a commit and point the branch at it.
@@ -96,6 +100,21 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             self._send(body=True)
+
+        def do_POST(self) -> None:
+            status, answer, (repo, files) = hub.uploads.answer(hub.url, self.path, self._body())
+            if files:
+                commit = hub.add(repo, files)
+                answer = {"commitOid": commit, "commitUrl": f"{hub.url}/{repo}/commit/{commit}"}
+            content = json.dumps(answer).encode()
+            self._head(status, {"Content-Type": "application/json", "Content-Length": str(len(content))})
+            self.wfile.write(content)
+
+        def do_PUT(self) -> None:
+            self._head(hub.uploads.store(self.path, self._body()), {"Content-Length": "0"})
+
+        def _body(self) -> bytes:
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
         def log_message(self, format: str, *args: Any) -> None:
             hub.requests.append(f"{self.command} {self.path}")

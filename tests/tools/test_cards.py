@@ -199,7 +199,7 @@ def test_front_matter_as_the_hub_reads_it(run, raw):
             threshold = report["pairs"]["threshold"]
             assert found[place, f"pairs, accuracy at {threshold}"] == round(report["pairs"]["accuracy"], 4)
             assert found[place, "retrieval@9, ±1 frame among 31"] == round(report["retrieval"]["9"]["accuracy"], 4)
-        assert "pipeline_tag" not in yaml.safe_load(content.split("---\n")[1])
+        assert yaml.safe_load(content.split("---\n")[1])["pipeline_tag"] == "video-classification"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

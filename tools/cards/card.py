@@ -48,6 +48,7 @@ def front_matter(name: str, reports: Reports) -> str:
         "library_name: unisync_loss",
         "license: other",
         "license_name: research-only",
+        "pipeline_tag: video-classification",  # of the Hub's tasks, the one with this input
         "tags:",
         *(f"- {tag}" for tag in ("lip-sync", "audio-visual-synchronisation", "talking-face")),
         "model-index:",

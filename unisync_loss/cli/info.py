@@ -1,4 +1,4 @@
-"""Commands info, download, export and demo."""
+"""Commands info, download, push, export and demo."""
 
 from __future__ import annotations
 
@@ -66,6 +66,29 @@ def download(
             expert.audio_input.load_encoder(torch.device("cpu"))
             lines.append(f"{expert.config.audio_model} at {expert.config.audio_revision[:12]}")
         typer.echo(f"{' with '.join(lines)}: on this disk")
+
+
+@app.command()
+def push(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, such as RUN/best, or released name.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    upload: Annotated[bool, typer.Option("--upload", help="Upload, too; default: check and list only.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
+) -> None:
+    """Publish an expert as a repository of the Hub, from where from_pretrained("OWNER/NAME@COMMIT") loads it."""
+    import tempfile
+
+    from unisync_loss.models.publishing import check_repository, prepare_repository, push_folder
+
+    check_repository(repo)
+    with tempfile.TemporaryDirectory(prefix="unisync-push-") as folder:
+        for name, size in prepare_repository(source, folder).items():
+            typer.echo(f"{name}  {size:,} bytes")
+        if not upload:
+            typer.echo(f"dry run: nothing was uploaded to {repo}; add --upload")
+            return
+        log(f"{repo}: uploading")
+        typer.echo(f"{repo}@{push_folder(folder, repo, private=private)}")
 
 
 @app.command("export")

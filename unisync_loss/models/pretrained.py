@@ -31,6 +31,7 @@ from unisync_loss.utils.model_files import JSON_BYTES, most_bytes
 from unisync_loss.utils.tensors import describe, match_weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+UNSTATED = "Data, licence and scores: not stated."
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\S+))?", re.ASCII)
@@ -242,9 +243,10 @@ def _advice(folder: Path, names: list[str], missing: str) -> str:
 
 def _default_card(config: UniSyncConfig) -> str:
     return (
-        f"---\nlibrary_name: unisync_loss\ntags:\n- lip-sync\n---\n\n# UniSync expert, {config.name}\n\n"
+        "---\nlibrary_name: unisync_loss\npipeline_tag: video-classification\ntags:\n- lip-sync\n---\n\n"
+        f"# UniSync expert, {config.name}\n\n"
         f"Audio-visual synchronisation expert (arXiv 2503.16357), architecture {config.architecture!r}, decision "
-        f"threshold {config.threshold}.\nData, licence and scores: not stated.\n\n"
+        f"threshold {config.threshold}.\n{UNSTATED}\n\n"
         '```python\nfrom unisync_loss import load_expert\n\nexpert = load_expert("this/folder")\n```\n'
     )
 
