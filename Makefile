@@ -4,6 +4,7 @@
 # make test-newest  the same with the newest versions there are, without the pins of constraints.txt (5 GB)
 # make faults runs thousands of damaged inputs and disturbed commands, see docs/reliability.md
 # make lint   ruff, mypy, and the workflows
+# make docs   builds the documentation site in out/site
 # make dist   builds and checks the wheel and the source archive
 # make clean  removes .venv, out and what builds leave
 # Both set up their own .venv on the first run; `make demo PYTHON=python3.12` chooses the interpreter.
@@ -14,7 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-oldest test-newest faults lint dist clean help
+.PHONY: demo test test-oldest test-newest faults lint docs dist clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -55,6 +56,16 @@ lint: $(READY)
 	$(BIN)/mypy tools
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
+docs: $(VENV)-docs/.ready
+	$(VENV)-docs/bin/python -m tools.site out/site-source
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(VENV)-docs/bin):$$PATH" $(VENV)-docs/bin/mkdocs build --quiet
+	@echo "out/site/index.html"
+
+$(VENV)-docs/.ready: docs/requirements.txt
+	$(PYTHON) -m venv --clear "$(VENV)-docs"
+	$(VENV)-docs/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 dist: $(VENV)-dist/.ready
 	rm -rf dist build
 	$(VENV)-dist/bin/python -m build --outdir dist
@@ -66,7 +77,7 @@ $(VENV)-dist/.ready:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-latentsync .venv-newest .venv-dist out build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-latentsync .venv-newest .venv-docs .venv-dist out build dist *.egg-info
 
 # the stamp comes last: an interrupted installation is begun again
 $(READY): setup.cfg pyproject.toml constraints.txt

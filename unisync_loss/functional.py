@@ -14,7 +14,15 @@ from torch.nn import functional as F
 
 from unisync_loss.utils.tensors import at_least_float32, check_choice, whole_number
 
-__all__ = ["bounded_weight", "margin_loss", "margin_plateau", "offset_matrix", "reduce", "sync_probability"]
+__all__ = [
+    "bounded_weight",
+    "calibrated_probability",
+    "margin_loss",
+    "margin_plateau",
+    "offset_matrix",
+    "reduce",
+    "sync_probability",
+]
 
 EPSILON = 1e-6  # probabilities are kept in [EPSILON, 1 - EPSILON] before a logarithm: no loss above 13.8
 SURROGATE_SLOPE = 0.05  # negative slope of the leaky ReLU that replaces ReLU in the backward pass
