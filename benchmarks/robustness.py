@@ -1,6 +1,6 @@
-"""Effect of crop, image size and input length on the scores of an expert.
+"""Effect of crop, image size and input length on the scores of experts.
 
-    python benchmarks/robustness.py --model mel-rgb --data DIR --json out/robustness.json
+    python benchmarks/robustness.py --model whisper-rgb hubert-rgb --data DIR --json out/robustness.json
 
 Every row scores the same clips and pairs (one seed): crops 10 % looser and tighter, shifted by 10 % in each
 direction, frames of 96 x 96 and 256 x 256, a tight box resized to a square as by Wav2Lip's face detector, and inputs
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unisync_loss import UniSyncExpert, load_expert
-from unisync_loss.data import list_clips, load_clip
+from unisync_loss.data import ClipEntry, list_clips, load_clip
 from unisync_loss.evaluation import ClipEmbedding, embed_clips, score_pairs, summarise_pairs, voiced_windows
 
 
@@ -61,9 +62,10 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "tight box, resized to 96 x 96": crop(0.5, 0.5, 0.46, 0.59, 96),
     "tight box, resized to 256 x 256": crop(0.5, 0.5, 0.46, 0.59, 256),
 }
+ALONE = "five frames at a time"
 
 
-def embed_by_window(expert: UniSyncExpert, entries: list) -> list[ClipEmbedding]:  # type: ignore[type-arg]
+def embed_by_window(expert: UniSyncExpert, entries: Sequence[ClipEntry]) -> list[ClipEmbedding]:
     """Embed every window from its own five frames and 3200 samples, without context."""
     clips = []
     for entry in entries:
@@ -78,30 +80,34 @@ def embed_by_window(expert: UniSyncExpert, entries: list) -> list[ClipEmbedding]
     return clips
 
 
+def measure(name: str, entries: Sequence[ClipEntry], seed: int) -> dict[str, Any]:
+    """Score every condition with one expert."""
+    expert, report = load_expert(name), {}
+    for title in (*CONDITIONS, ALONE):
+        if title == ALONE:
+            clips = embed_by_window(expert, entries)
+        else:
+            clips = list(embed_clips(expert, entries, CONDITIONS[title]))
+        row = summarise_pairs(score_pairs(clips, seed), expert.config.threshold, seed)
+        report[title] = row
+        figures = f"accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f} {row['ci95_auc']}"
+        print(f"{name:20} {title:34} {figures}", flush=True)
+    return report
+
+
 def main() -> None:
     """Score every condition."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="mel-rgb")
+    parser.add_argument("--model", nargs="+", default=["mel-rgb"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="use every n-th clip")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    expert, entries = load_expert(options.model), list_clips(options.data)[:: options.every]
-    report: dict[str, object] = {"model": options.model, "seed": options.seed, "clips": len(entries)}
-
-    def record(name: str, clips: list[ClipEmbedding]) -> None:
-        row = summarise_pairs(score_pairs(clips, options.seed), expert.config.threshold, options.seed)
-        report[name] = row
-        print(
-            f"{name:34} accuracy {row['accuracy']:.3f} {row['ci95']}  AUC {row['auc']:.3f} {row['ci95_auc']}",
-            flush=True,
-        )
-
-    for name, transform in CONDITIONS.items():
-        record(name, list(embed_clips(expert, entries, transform)))
-    record("five frames at a time", embed_by_window(expert, entries))
+    entries = list_clips(options.data)[:: options.every]
+    experts = {name: measure(name, entries, options.seed) for name in options.model}
     if options.json:
+        report = {"seed": options.seed, "clips": len(entries), "experts": experts}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -92,7 +92,7 @@ def raw():
     shifts = {"mel-rgb": {**shift, "by_clip": {"a": [1] * 1000}}, "hubert-3dmm": shift}
     return {
         **{data: made_up(data, draw) for data in SIZES},
-        "robustness": {"model": "mel-rgb", "seed": 0, "clips": 28, "unchanged": condition, "96 x 96": condition},
+        "robustness": {"seed": 0, "clips": 28, "experts": {"mel-rgb": {"unchanged": condition, "96 x 96": condition}}},
         "shifts": {"clips": ["a", "b"], "seed": 0, "experts": shifts},
     }
 

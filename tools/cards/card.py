@@ -207,12 +207,11 @@ def retrieval_at(frames: str) -> Any:  # noqa: ANN401 - a function
 
 def robustness(name: str, found: dict[str, Any] | None) -> list[str]:
     """Table of other crops and lengths; nothing for experts that were not measured."""
-    if found is None or found["model"] != name:
+    if found is None or name not in found["experts"]:
         return []
     rows = [
         [title, with_interval(row["accuracy"], row["ci95"]), with_interval(row["auc"], row["ci95_auc"])]
-        for title, row in found.items()
-        if isinstance(row, dict)
+        for title, row in found["experts"][name].items()
     ]
     text = f"Other crops and lengths, the same pairs of {found['clips']} clips (`python benchmarks/robustness.py`):"
     return [f"{text}\n\n{table(['', 'accuracy', 'AUC'], rows)}"]

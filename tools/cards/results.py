@@ -29,7 +29,7 @@ class Results:
 
     Attributes:
         pairs: report of every model by data set.
-        robustness: of ``benchmarks/robustness.py``, for one model; None where there is none.
+        robustness: of ``benchmarks/robustness.py``; None where there is none.
         shifts: of ``benchmarks/shift_study.py``; None where there is none.
     """
 
@@ -53,6 +53,9 @@ def publish(source: Path, name: str, folder: Path) -> None:
     try:
         if name in DATA:
             content = {model: _part(report, KEPT) for model, report in content.items()}
+        elif name == "robustness":
+            experts = {model: dict(rows) for model, rows in content["experts"].items()}
+            content = {"clips": content["clips"], "seed": content["seed"], "experts": experts}
         elif name == "shifts":
             experts = {model: _part(row, KEPT_SHIFTS) for model, row in content["experts"].items()}
             content = {"clips": len(content["clips"]), "seed": content["seed"], "experts": experts}
